@@ -1,0 +1,1 @@
+//! HTTP types, errors and a typed client.

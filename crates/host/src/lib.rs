@@ -1,0 +1,1 @@
+//! Observes, reconciles and applies on this Linux host.

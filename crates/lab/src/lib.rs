@@ -1,0 +1,1 @@
+//! An Internet in a box: named topologies of network namespaces.

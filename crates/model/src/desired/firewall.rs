@@ -1,0 +1,1 @@
+//! The firewall as data, and its nftables text.

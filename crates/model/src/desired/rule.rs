@@ -1,0 +1,18 @@
+//! Policy routing rules of ours: protocol 173, priorities 4200 to 4299.
+
+use ipnet::IpNet;
+
+/// A rule that carries our protocol number. Its family is that of `source`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rule {
+    /// Priority; lower is looked at first.
+    pub priority: u32,
+    /// Packets from this prefix.
+    pub source: IpNet,
+    /// Only those that came in by this interface, if named.
+    pub input_interface: Option<String>,
+    /// Table that is looked up.
+    pub table: u32,
+    /// `suppress_prefixlength`: results of the table with a prefix this short or shorter are passed over.
+    pub suppress_prefix_length: Option<u32>,
+}

@@ -1,0 +1,1 @@
+//! Loads the state and commits changes.

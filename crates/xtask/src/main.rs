@@ -1,0 +1,3 @@
+//! Repository chores: layout checks.
+
+fn main() {}
