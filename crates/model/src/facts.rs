@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::key::PublicKey;
 use crate::protocol::Protocol;
 
 /// Everything about this host that a decision may depend on. Our own objects are left out.
@@ -24,6 +25,8 @@ pub struct Facts {
     pub sysctls: BTreeMap<String, String>,
     /// Whether this kernel does IPv6 at all (`/proc/net/if_inet6` is there).
     pub ipv6: bool,
+    /// The gateway's own public key, once it is known.
+    pub gateway_key: Option<PublicKey>,
 }
 
 /// A network interface.

@@ -1,7 +1,15 @@
 //! Every decision of Adit, and no effect: state, edits, addresses, policy, desired kernel objects.
 
+pub mod address;
+pub mod change;
 pub mod configuration;
+pub mod decide;
 pub mod desired;
+pub mod edit;
 pub mod facts;
 pub mod key;
+mod name;
 pub mod protocol;
+pub mod refusal;
+pub mod state;
+pub mod uplink;

@@ -1,0 +1,134 @@
+//! The userspace WireGuard process: starting it so that it outlives us, and finding the one that is there.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::Command;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{PATIENCE, WireGuardError, uapi};
+
+pub(super) const WIREGUARD_GO: &str = "wireguard-go";
+
+/// The process that serves an interface.
+#[derive(Debug)]
+pub(super) struct Process {
+    /// `wireguard-go` or `adit`.
+    pub(super) implementation: &'static str,
+    /// Whether it lives in our network namespace.
+    pub(super) is_here: bool,
+}
+
+/// Starts `wireguard-go` for an interface, in a session of its own, and waits until its socket answers.
+pub(super) async fn start(interface: &str) -> Result<(), WireGuardError> {
+    let failed = |source| WireGuardError::Io {
+        operation: "start wireguard-go for",
+        interface: interface.to_owned(),
+        source,
+    };
+    let mut command = Command::new(WIREGUARD_GO);
+    command
+        .arg(interface)
+        .current_dir("/")
+        .env_remove("WG_PROCESS_FOREGROUND")
+        .env_remove("WG_TUN_FD")
+        .env_remove("WG_UAPI_FD")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    #[expect(
+        unsafe_code,
+        reason = "setsid is async-signal-safe, and nothing else runs between fork and exec"
+    )]
+    // SAFETY: the closure makes one system call and touches no memory of the parent.
+    unsafe {
+        command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(io::Error::from));
+    }
+    let mut launcher = match command.spawn() {
+        Ok(launcher) => launcher,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(WireGuardError::Missing {
+                interface: interface.to_owned(),
+            });
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    // It goes to the background by itself: the launcher ends when the interface and the socket are there.
+    let status = timeout(PATIENCE, launcher.wait())
+        .await
+        .map_err(|_| WireGuardError::Timeout {
+            operation: "start wireguard-go for",
+            interface: interface.to_owned(),
+        })?
+        .map_err(failed)?;
+    if !status.success() {
+        return Err(WireGuardError::Start {
+            program: WIREGUARD_GO,
+            interface: interface.to_owned(),
+            status: status.to_string(),
+        });
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while !uapi::is_live(interface).await? {
+        if Instant::now() > deadline {
+            return Err(WireGuardError::Timeout {
+                operation: "reach wireguard-go for",
+                interface: interface.to_owned(),
+            });
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
+}
+
+/// Looks for the process that serves an interface by its command line: the credentials of a UAPI socket are those of
+/// the launcher, which has ended. One of our own network namespace wins over others of that name.
+pub(super) fn find(interface: &str) -> Option<Process> {
+    let here = fs::read_link("/proc/thread-self/ns/net").ok();
+    let mut found: Option<Process> = None;
+    for entry in fs::read_dir("/proc").ok()?.flatten() {
+        let path = entry.path();
+        let Some(implementation) = implementation(&path, interface) else {
+            continue;
+        };
+        let Ok(namespace) = fs::read_link(path.join("ns/net")) else {
+            continue;
+        };
+        let is_here = here.as_ref() == Some(&namespace);
+        if is_here || found.is_none() {
+            found = Some(Process {
+                implementation,
+                is_here,
+            });
+        }
+        if is_here {
+            break;
+        }
+    }
+    found
+}
+
+fn implementation(process: &Path, interface: &str) -> Option<&'static str> {
+    process.file_name()?.to_str()?.parse::<u32>().ok()?;
+    let command_line = fs::read(process.join("cmdline")).ok()?;
+    let arguments: Vec<&str> = command_line
+        .split(|byte| *byte == 0)
+        .filter_map(|argument| std::str::from_utf8(argument).ok())
+        .filter(|argument| !argument.is_empty())
+        .collect();
+    let program = Path::new(*arguments.first()?).file_name()?;
+    if *arguments.last()? != interface {
+        return None;
+    }
+    if program == OsStr::new(WIREGUARD_GO) {
+        Some(WIREGUARD_GO)
+    } else if arguments.get(1) == Some(&"wireguard") {
+        Some("adit")
+    } else {
+        None
+    }
+}

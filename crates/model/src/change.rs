@@ -1,0 +1,294 @@
+//! Changes: what someone wants. `decide` turns them into edits or refuses them.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::configuration::Routing;
+use crate::key::PublicKey;
+use crate::protocol::Protocol;
+use crate::state::{Delivery, DeviceKind, Egress, Scope};
+
+/// A change that someone wants. References are ids or, for subnets, devices and tokens, names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Adds a subnet.
+    AddSubnet(AddSubnet),
+    /// Changes a subnet.
+    SetSubnet(String, SetSubnet),
+    /// Removes a subnet; with its devices if forced.
+    RemoveSubnet {
+        /// The subnet.
+        reference: String,
+        /// Takes its devices along.
+        force: bool,
+    },
+    /// Adds a device.
+    AddDevice(AddDevice),
+    /// Changes a device.
+    SetDevice(String, SetDevice),
+    /// Gives a device another key.
+    RekeyDevice {
+        /// The device.
+        reference: String,
+        /// Its new public key.
+        public_key: PublicKey,
+    },
+    /// Removes a device with its delegations, forwards and pinholes.
+    RemoveDevice(String),
+    /// Adds a forward.
+    AddForward(AddForward),
+    /// Changes a forward.
+    SetForward(String, SetForward),
+    /// Removes a forward.
+    RemoveForward(String),
+    /// Adds a pinhole.
+    AddPinhole(AddPinhole),
+    /// Changes a pinhole.
+    SetPinhole(String, SetPinhole),
+    /// Removes a pinhole.
+    RemovePinhole(String),
+    /// Says something about the uplink on an interface; none: the only one.
+    SetUplink(Option<String>, SetUplink),
+    /// Changes settings.
+    SetSettings(SetSettings),
+    /// Adds a token, whose hash is given.
+    AddToken(AddToken),
+    /// Removes a token.
+    RemoveToken(String),
+}
+
+/// A field of a patch that may be left alone, set, or emptied (`null`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Patch<T> {
+    /// Not mentioned.
+    #[default]
+    Keep,
+    /// `null`.
+    Clear,
+    /// A new value.
+    Set(T),
+}
+
+impl<T> Patch<T> {
+    /// Whether it says nothing.
+    pub const fn is_keep(&self) -> bool {
+        matches!(self, Self::Keep)
+    }
+
+    /// Puts the new value in place.
+    pub(crate) fn apply(self, field: &mut Option<T>) {
+        match self {
+            Self::Keep => {}
+            Self::Clear => *field = None,
+            Self::Set(value) => *field = Some(value),
+        }
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Patch<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Option::<T>::deserialize(deserializer)?.map_or(Self::Clear, Self::Set))
+    }
+}
+
+/// The IPv6 prefix that is wanted for a subnet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Ipv6Wish {
+    /// A random unique local /64 (RFC 4193).
+    #[default]
+    Private,
+    /// None.
+    None,
+    /// This one.
+    Prefix(Ipv6Net),
+}
+
+/// A subnet to add.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddSubnet {
+    /// Unique name.
+    pub name: String,
+    /// IPv4 network.
+    pub ipv4: Ipv4Net,
+    /// IPv6 prefix.
+    pub ipv6: Ipv6Wish,
+    /// How the provider delivers the prefix.
+    pub delivery: Delivery,
+    /// Where traffic leaves.
+    pub egress: Option<Egress>,
+    /// Devices reach each other.
+    pub peers: bool,
+    /// Devices reach the gateway host.
+    pub host_access: bool,
+    /// Does without an IPv6 default route.
+    pub force: bool,
+}
+
+/// Fields of a subnet to change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SetSubnet {
+    /// New name.
+    pub name: Option<String>,
+    /// New prefix.
+    pub ipv6: Option<Ipv6Wish>,
+    /// New delivery.
+    pub delivery: Option<Delivery>,
+    /// New egress.
+    pub egress: Patch<Egress>,
+    /// Devices reach each other.
+    pub peers: Option<bool>,
+    /// Devices reach the gateway host.
+    pub host_access: Option<bool>,
+    /// Does without an IPv6 default route.
+    pub force: bool,
+}
+
+/// A prefix that is wanted for a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DelegationWish {
+    /// The lowest free prefix of this length out of the subnet's.
+    Length(u8),
+    /// This prefix.
+    Prefix(IpNet),
+}
+
+/// A device to add.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddDevice {
+    /// Unique name.
+    pub name: String,
+    /// Its subnet; none: the only one.
+    pub subnet: Option<String>,
+    /// What it may do.
+    pub kind: DeviceKind,
+    /// What it routes through the tunnel; none: `inbound` for a server, `full` for a client.
+    pub routing: Option<Routing>,
+    /// Its IPv4 address; none: the lowest free one.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Its public key.
+    pub public_key: PublicKey,
+    /// Prefixes for the network behind it.
+    pub delegate: Vec<DelegationWish>,
+    /// Seconds since 1970.
+    pub expires: Option<u64>,
+}
+
+/// Fields of a device to change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SetDevice {
+    /// New name.
+    pub name: Option<String>,
+    /// New kind.
+    pub kind: Option<DeviceKind>,
+    /// New routing.
+    pub routing: Option<Routing>,
+    /// New address.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Enable or disable.
+    pub enabled: Option<bool>,
+    /// New expiry.
+    pub expires: Patch<u64>,
+    /// Prefixes to add.
+    pub delegate: Vec<DelegationWish>,
+    /// Prefixes to take back.
+    pub revoke: Vec<IpNet>,
+}
+
+/// A forward to add.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddForward {
+    /// Public address; none: those of the device's uplink.
+    pub address: Option<IpAddr>,
+    /// First port.
+    pub port: u16,
+    /// Last port.
+    pub port_end: u16,
+    /// Protocols; empty: all.
+    pub protocols: BTreeSet<Protocol>,
+    /// The device, by id or name.
+    pub device: String,
+    /// Port on the device; none: the same.
+    pub target_port: Option<u16>,
+    /// TLS name.
+    pub hostname: Option<String>,
+    /// Free text.
+    pub label: String,
+}
+
+/// Fields of a forward to change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SetForward {
+    /// Enable or disable.
+    pub enabled: Option<bool>,
+    /// New label.
+    pub label: Option<String>,
+    /// New device, by id or name.
+    pub device: Option<String>,
+    /// New port on the device.
+    pub target_port: Option<u16>,
+}
+
+/// A pinhole to add.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddPinhole {
+    /// The device, by id or name.
+    pub device: String,
+    /// First port.
+    pub port: u16,
+    /// Last port.
+    pub port_end: u16,
+    /// Protocols; empty: all.
+    pub protocols: BTreeSet<Protocol>,
+    /// Free text.
+    pub label: String,
+}
+
+/// Fields of a pinhole to change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SetPinhole {
+    /// Enable or disable.
+    pub enabled: Option<bool>,
+    /// New label.
+    pub label: Option<String>,
+}
+
+/// Fields of an uplink to change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SetUplink {
+    /// The IPv4 address that the Internet sees.
+    pub advertised: Patch<Ipv4Addr>,
+    /// What devices connect to.
+    pub endpoint: Patch<String>,
+}
+
+/// Settings to change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SetSettings {
+    /// UDP port of WireGuard.
+    pub listen_port: Option<u16>,
+    /// Resolvers for `full` devices.
+    pub dns_servers: Option<Vec<IpAddr>>,
+    /// Range that outbound connections are translated to.
+    pub snat_ports: Option<(u16, u16)>,
+    /// Tunnel MTU.
+    pub mtu: Patch<u16>,
+    /// Packet size that TCP is clamped to.
+    pub clamp_mtu: Option<u16>,
+}
+
+/// A token to add.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddToken {
+    /// Unique name.
+    pub name: String,
+    /// SHA-256 of the text, in hexadecimal.
+    pub hash: String,
+    /// What it allows.
+    pub scopes: BTreeSet<Scope>,
+    /// Seconds since 1970.
+    pub expires: Option<u64>,
+}

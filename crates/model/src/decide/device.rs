@@ -1,0 +1,310 @@
+//! Devices: added, changed, given another key, removed.
+
+use std::net::Ipv4Addr;
+
+use super::{Draft, delegation};
+use crate::address;
+use crate::change::{AddDevice, Patch, SetDevice};
+use crate::configuration::Routing;
+use crate::edit::{Key, Object};
+use crate::key::{PresharedKey, PublicKey};
+use crate::name;
+use crate::refusal::Refusal;
+use crate::state::{Device, DeviceId, DeviceKind, Subnet};
+
+pub(super) fn add(draft: &mut Draft<'_>, wish: AddDevice) -> Result<(), Refusal> {
+    name::check("device", &wish.name)?;
+    check_name_free(draft, &wish.name)?;
+    let subnet = resolve_subnet(draft, wish.subnet.as_deref())?;
+    check_key(draft, &wish.public_key, None)?;
+    check_expiry(draft, &wish.name, wish.expires)?;
+    let mut occupied = draft.occupied(&subnet)?;
+    let ipv4 = match wish.ipv4 {
+        Some(ipv4) => check_ipv4(draft, &subnet, ipv4, None)?,
+        None => lowest_free(draft, &subnet)?,
+    };
+    if let Some(ipv6) = subnet.ipv6_of(ipv4) {
+        occupied.take_host(ipv6, format!("device `{}`", wish.name));
+    }
+    let mut psk = [0; 32];
+    psk.copy_from_slice(&draft.random[32..]);
+    let id = DeviceId(draft.next_id());
+    let device = Device {
+        id,
+        subnet: subnet.id,
+        name: wish.name,
+        kind: wish.kind,
+        routing: wish.routing.unwrap_or(match wish.kind {
+            DeviceKind::Server => Routing::Inbound,
+            DeviceKind::Client => Routing::Full,
+        }),
+        ipv4,
+        public_key: wish.public_key,
+        preshared_key: PresharedKey::from_bytes(psk),
+        enabled: true,
+        expires: wish.expires,
+    };
+    draft.set(Object::Device(device.clone()));
+    delegation::add(draft, &subnet, &device, &mut occupied, &wish.delegate)
+}
+
+pub(super) fn set(draft: &mut Draft<'_>, reference: &str, patch: SetDevice) -> Result<(), Refusal> {
+    let mut device = draft.state.device(reference)?.clone();
+    if patch == SetDevice::default() {
+        return Err(Refusal::NothingToChange {
+            kind: "device",
+            reference: reference.to_owned(),
+        });
+    }
+    let SetDevice {
+        name,
+        kind,
+        routing,
+        ipv4,
+        enabled,
+        expires,
+        delegate,
+        revoke,
+    } = patch;
+    let subnet = subnet_of(draft, &device)?;
+    if let Some(name) = name.filter(|name| *name != device.name) {
+        name::check("device", &name)?;
+        check_name_free(draft, &name)?;
+        device.name = name;
+    }
+    if let Some(ipv4) = ipv4.filter(|ipv4| *ipv4 != device.ipv4) {
+        device.ipv4 = check_ipv4(draft, &subnet, ipv4, Some(device.id))?;
+    }
+    device.kind = kind.unwrap_or(device.kind);
+    if let Some(routing) = routing {
+        let forwarded = draft
+            .state
+            .forwards
+            .values()
+            .any(|forward| forward.device == device.id);
+        if routing == Routing::Split && forwarded {
+            return Err(Refusal::SplitTunnel {
+                device: device.name,
+            });
+        }
+        device.routing = routing;
+    }
+    device.enabled = enabled.unwrap_or(device.enabled);
+    if let Patch::Set(expires) = expires {
+        check_expiry(draft, &device.name, Some(expires))?;
+    }
+    expires.apply(&mut device.expires);
+    draft.set(Object::Device(device.clone()));
+    let revoked = delegation::revoke(draft, &device, &revoke)?;
+    if delegate.is_empty() {
+        return Ok(());
+    }
+    let mut occupied = draft.occupied(&subnet)?;
+    if let Some(ipv6) = subnet.ipv6_of(device.ipv4) {
+        occupied.take_host(ipv6, format!("device `{}`", device.name));
+    }
+    if let Some(prefix) = revoked.first() {
+        return Err(Refusal::DelegationInvalid {
+            prefix: prefix.to_string(),
+            reason: "it cannot be revoked while another is delegated; make two changes".to_owned(),
+        });
+    }
+    delegation::add(draft, &subnet, &device, &mut occupied, &delegate)
+}
+
+pub(super) fn rekey(
+    draft: &mut Draft<'_>,
+    reference: &str,
+    public_key: PublicKey,
+) -> Result<(), Refusal> {
+    let mut device = draft.state.device(reference)?.clone();
+    check_key(draft, &public_key, Some(device.id))?;
+    let mut psk = [0; 32];
+    psk.copy_from_slice(&draft.random[32..]);
+    device.public_key = public_key;
+    device.preshared_key = PresharedKey::from_bytes(psk);
+    draft.set(Object::Device(device));
+    Ok(())
+}
+
+pub(super) fn remove(draft: &mut Draft<'_>, reference: &str) -> Result<(), Refusal> {
+    let id = draft.state.device(reference)?.id;
+    remove_with_dependents(draft, id);
+    Ok(())
+}
+
+/// Removes a device and what exists only for it.
+pub(super) fn remove_with_dependents(draft: &mut Draft<'_>, id: DeviceId) {
+    let state = draft.state;
+    let forwards = state
+        .forwards
+        .values()
+        .filter(|forward| forward.device == id)
+        .map(|forward| Key::Forward(forward.id));
+    let pinholes = state
+        .pinholes
+        .values()
+        .filter(|pinhole| pinhole.device == id)
+        .map(|pinhole| Key::Pinhole(pinhole.id));
+    let delegations = state
+        .delegations_of(id)
+        .map(|delegation| Key::Delegation(delegation.id));
+    for key in forwards.chain(pinholes).chain(delegations) {
+        draft.remove(key);
+    }
+    draft.remove(Key::Device(id));
+}
+
+fn resolve_subnet(draft: &Draft<'_>, reference: Option<&str>) -> Result<Subnet, Refusal> {
+    if let Some(reference) = reference {
+        return draft.state.subnet(reference).cloned();
+    }
+    let mut subnets = draft.state.subnets.values();
+    match (subnets.next(), subnets.next()) {
+        (Some(subnet), None) => Ok(subnet.clone()),
+        (None, _) | (Some(_), Some(_)) => Err(Refusal::SubnetUnclear {
+            count: draft.state.subnets.len(),
+        }),
+    }
+}
+
+fn subnet_of(draft: &Draft<'_>, device: &Device) -> Result<Subnet, Refusal> {
+    draft
+        .state
+        .subnets
+        .get(&device.subnet)
+        .cloned()
+        .ok_or_else(|| Refusal::NotFound {
+            kind: "subnet",
+            reference: device.subnet.to_string(),
+        })
+}
+
+fn check_name_free(draft: &Draft<'_>, name: &str) -> Result<(), Refusal> {
+    if draft
+        .state
+        .devices
+        .values()
+        .any(|device| device.name == name)
+    {
+        return Err(Refusal::NameTaken {
+            kind: "device",
+            name: name.to_owned(),
+        });
+    }
+    Ok(())
+}
+
+fn check_key(draft: &Draft<'_>, key: &PublicKey, own: Option<DeviceId>) -> Result<(), Refusal> {
+    if key.as_bytes() == &[0; 32] {
+        return Err(Refusal::KeyInvalid {
+            reason: "it is all zeros".to_owned(),
+        });
+    }
+    if draft.facts.gateway_key == Some(*key) {
+        return Err(Refusal::KeyInvalid {
+            reason: "it is the gateway's own".to_owned(),
+        });
+    }
+    let other = draft
+        .state
+        .devices
+        .values()
+        .find(|device| device.public_key == *key && Some(device.id) != own);
+    match other {
+        Some(device) => Err(Refusal::KeyTaken {
+            device: device.name.clone(),
+        }),
+        None => Ok(()),
+    }
+}
+
+fn check_expiry(draft: &Draft<'_>, name: &str, expires: Option<u64>) -> Result<(), Refusal> {
+    if expires.is_some_and(|expires| expires <= draft.now) {
+        return Err(Refusal::ExpiryPassed {
+            name: name.to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// An address that was asked for: a host of the subnet, nobody else's, and neither is its IPv6 counterpart.
+fn check_ipv4(
+    draft: &Draft<'_>,
+    subnet: &Subnet,
+    address: Ipv4Addr,
+    own: Option<DeviceId>,
+) -> Result<Ipv4Addr, Refusal> {
+    if !address::is_host(subnet.ipv4, address) {
+        return Err(Refusal::AddressOutside {
+            address,
+            network: subnet.ipv4,
+        });
+    }
+    if address == subnet.gateway_ipv4() {
+        return Err(Refusal::AddressTaken {
+            address,
+            other: "the gateway".to_owned(),
+        });
+    }
+    let others = || {
+        draft
+            .state
+            .devices_of(subnet.id)
+            .filter(|device| Some(device.id) != own)
+    };
+    if let Some(device) = others().find(|device| device.ipv4 == address) {
+        return Err(Refusal::AddressTaken {
+            address,
+            other: format!("device `{}`", device.name),
+        });
+    }
+    let Some(ipv6) = subnet.ipv6_of(address) else {
+        return Ok(address);
+    };
+    let refuse = |other: String| {
+        Err(Refusal::AddressCollision {
+            address,
+            ipv6,
+            other,
+        })
+    };
+    if let Some(device) = others().find(|device| subnet.ipv6_of(device.ipv4) == Some(ipv6)) {
+        return refuse(format!("device `{}`", device.name));
+    }
+    let occupied = draft.occupied(subnet)?;
+    let own_name = own
+        .and_then(|own| draft.state.devices.get(&own))
+        .map(|device| format!("device `{}`", device.name));
+    match occupied.owner(ipv6) {
+        Some(owner) if Some(owner) != own_name.as_deref() => refuse(owner.to_owned()),
+        Some(_) | None => Ok(address),
+    }
+}
+
+fn lowest_free(draft: &Draft<'_>, subnet: &Subnet) -> Result<Ipv4Addr, Refusal> {
+    let occupied = draft.occupied(subnet)?;
+    let taken: std::collections::BTreeSet<Ipv4Addr> = draft
+        .state
+        .devices_of(subnet.id)
+        .map(|device| device.ipv4)
+        .chain([subnet.gateway_ipv4()])
+        .collect();
+    address::lowest_free_ipv4(subnet.ipv4, subnet.ipv6, |address| {
+        let ipv6_free = subnet
+            .ipv6_of(address)
+            .is_none_or(|ipv6| occupied.owner(ipv6).is_none());
+        ipv6_free && !taken.contains(&address)
+    })
+    .ok_or_else(|| {
+        let full = taken.len() >= subnet.ipv4.hosts().count();
+        let network = match subnet.ipv6 {
+            Some(prefix) if !full => prefix.into(),
+            Some(_) | None => subnet.ipv4.into(),
+        };
+        Refusal::AddressesExhausted {
+            subnet: subnet.name.clone(),
+            network,
+        }
+    })
+}

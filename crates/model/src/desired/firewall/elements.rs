@@ -1,0 +1,331 @@
+//! The elements of the table's maps and sets, and the commands that add and delete them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{Display, Write};
+
+use ipnet::{Ipv4Net, Ipv6Net};
+
+use crate::protocol::PortRange;
+
+use super::{Endpoint, Firewall, Keep, Port, TABLE, Translations, skeleton};
+
+/// Elements in one command: long enough to be quick, short enough to be read in an error message.
+const CHUNK: usize = 200;
+
+/// What the maps and sets of a table hold, by set name and key; the value is `None` in a plain set. Empty sets do not appear.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Elements(BTreeMap<String, BTreeMap<String, Option<String>>>);
+
+impl Elements {
+    pub(super) fn of(firewall: &Firewall) -> Self {
+        let mut elements = Self::default();
+        elements.insert_policy(firewall);
+        elements.insert_ports(firewall);
+        elements
+    }
+
+    pub fn insert(&mut self, set: impl Into<String>, key: impl Display, value: Option<String>) {
+        self.0
+            .entry(set.into())
+            .or_default()
+            .insert(key.to_string(), value);
+    }
+
+    pub fn sets(&self) -> impl Iterator<Item = (&str, &BTreeMap<String, Option<String>>)> {
+        self.0
+            .iter()
+            .map(|(set, elements)| (set.as_str(), elements))
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.values().map(BTreeMap::len).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The elements that `other` has not, or has with another value.
+    pub fn difference(&self, other: &Self) -> Self {
+        let none = BTreeMap::new();
+        let mut difference = Self::default();
+        for (set, elements) in &self.0 {
+            let missing = missing(elements, other.0.get(set).unwrap_or(&none));
+            if !missing.is_empty() {
+                difference.0.insert(set.clone(), missing);
+            }
+        }
+        difference
+    }
+
+    /// The script that turns `self` into `other`. It is empty when they are equal.
+    pub fn render_delta(&self, other: &Self) -> String {
+        Self::render_exchange(&self.difference(other), &other.difference(self))
+    }
+
+    /// Deletions come first, so that a key may change its value in one transaction.
+    pub(super) fn render_exchange(obsolete: &Self, missing: &Self) -> String {
+        let mut text = String::new();
+        for (set, elements) in &obsolete.0 {
+            let keys: Vec<String> = elements.keys().cloned().collect();
+            push_commands(&mut text, "delete", set, &keys);
+        }
+        missing.render_additions(&mut text);
+        text
+    }
+
+    pub(super) fn render_additions(&self, text: &mut String) {
+        for (set, elements) in &self.0 {
+            let pairs: Vec<String> = elements
+                .iter()
+                .map(|(key, value)| match value {
+                    Some(value) => format!("{key} : {value}"),
+                    None => key.clone(),
+                })
+                .collect();
+            push_commands(text, "add", set, &pairs);
+        }
+    }
+
+    fn insert_policy(&mut self, firewall: &Firewall) {
+        for uplink in &firewall.uplinks {
+            self.insert("uplinks", format!("\"{uplink}\""), None);
+        }
+        for (protocol, port) in &firewall.services {
+            self.insert("services", format!("{protocol} . {port}"), None);
+        }
+        for prefix in disjoint6(&firewall.own_prefixes6) {
+            self.insert("own_prefixes6", network6(prefix), None);
+        }
+        for (id, policy) in &firewall.subnets {
+            let peers = policy
+                .peers_allowed
+                .then(|| format!("jump {}", skeleton::chain_of(*id)));
+            let snat = format!("jump {}", skeleton::snat_chain_of(*id));
+            for network in disjoint4(&policy.networks4) {
+                let key = network4(network);
+                let snat = policy.snat4.is_some().then_some(&snat);
+                self.insert_network(
+                    "4",
+                    &key,
+                    &skeleton::networks4_of(*id),
+                    peers.as_ref(),
+                    snat,
+                    policy.host_access,
+                );
+            }
+            for network in disjoint6(&policy.networks6) {
+                let key = network6(network);
+                let snat = policy.snat6.is_some().then_some(&snat);
+                self.insert_network(
+                    "6",
+                    &key,
+                    &skeleton::networks6_of(*id),
+                    peers.as_ref(),
+                    snat,
+                    policy.host_access,
+                );
+            }
+        }
+        for range in disjoint_ranges(&firewall.pinholes) {
+            self.insert("pinhole_ranges", endpoint(&range), None);
+        }
+    }
+
+    fn insert_network(
+        &mut self,
+        family: &str,
+        key: &str,
+        subnet_set: &str,
+        peers: Option<&String>,
+        snat: Option<&String>,
+        host_access: bool,
+    ) {
+        self.insert(format!("networks{family}"), key, None);
+        self.insert(subnet_set, key, None);
+        if let Some(peers) = peers {
+            self.insert(format!("peers{family}"), key, Some(peers.clone()));
+        }
+        if let Some(snat) = snat {
+            self.insert(format!("snat{family}"), key, Some(snat.clone()));
+        }
+        if host_access {
+            self.insert(format!("host_networks{family}"), key, None);
+        }
+    }
+
+    fn insert_ports(&mut self, firewall: &Firewall) {
+        self.insert_translations("4", &firewall.translations4);
+        self.insert_translations("6", &firewall.translations6);
+        for pinhole in firewall
+            .pinholes
+            .iter()
+            .filter(|pinhole| pinhole.ports.is_single())
+        {
+            self.insert("pinholes", endpoint(pinhole), None);
+        }
+    }
+
+    fn insert_translations<A: Ord + Display>(
+        &mut self,
+        family: &str,
+        translations: &Translations<A>,
+    ) {
+        let Translations {
+            forwards,
+            forward_ranges,
+            keeps,
+            keep_ranges,
+            hairpins,
+        } = translations;
+        self.extend(
+            format!("forwards{family}"),
+            forwards.iter().map(|(from, to)| (port(from), target(to))),
+        );
+        let ranges = forward_ranges
+            .iter()
+            .map(|(from, to)| (endpoint(from), to.to_string()));
+        self.extend(format!("forward_ranges{family}"), ranges);
+        let kept = keeps.iter().map(|(Keep { uplink, device }, to)| {
+            (format!("\"{uplink}\" . {}", port(device)), target(to))
+        });
+        self.extend(format!("keeps{family}"), kept);
+        let kept = keep_ranges.iter();
+        let kept = kept.map(|(Keep { uplink, device }, to)| {
+            (
+                format!("\"{uplink}\" . {}", endpoint(device)),
+                to.to_string(),
+            )
+        });
+        self.extend(format!("keep_ranges{family}"), kept);
+        let loops = hairpins
+            .iter()
+            .map(|(device, gateway)| (format!("{device} . {device}"), gateway.to_string()));
+        self.extend(format!("hairpins{family}"), loops);
+    }
+
+    fn extend(&mut self, set: String, pairs: impl Iterator<Item = (String, String)>) {
+        let pairs: BTreeMap<_, _> = pairs.map(|(key, value)| (key, Some(value))).collect();
+        if !pairs.is_empty() {
+            self.0.insert(set, pairs);
+        }
+    }
+}
+
+/// What `from` has and `to` has not, and the reverse. Forwards are compared before they are written as text: their
+/// number is large and their change is small. The rest is few, and overlaps in it are resolved, so it is compared as text.
+pub(super) fn differences(from: &Firewall, to: &Firewall) -> (Elements, Elements) {
+    let (mut from_policy, mut to_policy) = (Elements::default(), Elements::default());
+    from_policy.insert_policy(from);
+    to_policy.insert_policy(to);
+    let mut obsolete = from_policy.difference(&to_policy);
+    let mut missing = to_policy.difference(&from_policy);
+    obsolete.insert_ports(&ports_missing(from, to));
+    missing.insert_ports(&ports_missing(to, from));
+    (obsolete, missing)
+}
+
+fn ports_missing(here: &Firewall, there: &Firewall) -> Firewall {
+    Firewall {
+        translations4: translations_missing(&here.translations4, &there.translations4),
+        translations6: translations_missing(&here.translations6, &there.translations6),
+        pinholes: here.pinholes.difference(&there.pinholes).copied().collect(),
+        ..Firewall::default()
+    }
+}
+
+fn translations_missing<A: Ord + Copy>(
+    here: &Translations<A>,
+    there: &Translations<A>,
+) -> Translations<A> {
+    Translations {
+        forwards: missing(&here.forwards, &there.forwards),
+        forward_ranges: missing(&here.forward_ranges, &there.forward_ranges),
+        keeps: missing(&here.keeps, &there.keeps),
+        keep_ranges: missing(&here.keep_ranges, &there.keep_ranges),
+        hairpins: missing(&here.hairpins, &there.hairpins),
+    }
+}
+
+fn missing<K: Ord + Clone, V: PartialEq + Clone>(
+    here: &BTreeMap<K, V>,
+    there: &BTreeMap<K, V>,
+) -> BTreeMap<K, V> {
+    here.iter()
+        .filter(|(key, value)| there.get(*key) != Some(*value))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
+}
+
+fn push_commands(text: &mut String, verb: &str, set: &str, elements: &[String]) {
+    for chunk in elements.chunks(CHUNK) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "{verb} element {TABLE} {set} {{ {} }}",
+            chunk.join(", ")
+        );
+    }
+}
+
+fn port<A: Display>(port: &Port<A>) -> String {
+    format!("{} . {} . {}", port.address, port.protocol, port.port)
+}
+
+fn endpoint<A: Display>(endpoint: &Endpoint<A>) -> String {
+    format!(
+        "{} . {} . {}",
+        endpoint.address, endpoint.protocol, endpoint.ports
+    )
+}
+
+fn target<A: Display>((address, port): &(A, u16)) -> String {
+    format!("{address} . {port}")
+}
+
+/// The kernel lists a network of one address without its length.
+fn network4(network: Ipv4Net) -> String {
+    if network.prefix_len() == 32 {
+        network.addr().to_string()
+    } else {
+        network.trunc().to_string()
+    }
+}
+
+fn network6(network: Ipv6Net) -> String {
+    if network.prefix_len() == 128 {
+        network.addr().to_string()
+    } else {
+        network.trunc().to_string()
+    }
+}
+
+/// An interval set refuses overlaps.
+fn disjoint4(networks: &BTreeSet<Ipv4Net>) -> Vec<Ipv4Net> {
+    Ipv4Net::aggregate(&networks.iter().copied().collect())
+}
+
+fn disjoint6(networks: &BTreeSet<Ipv6Net>) -> Vec<Ipv6Net> {
+    Ipv6Net::aggregate(&networks.iter().copied().collect())
+}
+
+/// The ranges among `endpoints`, with those that overlap or touch joined.
+fn disjoint_ranges<A: Ord + Copy>(endpoints: &BTreeSet<Endpoint<A>>) -> Vec<Endpoint<A>> {
+    let mut ranges: Vec<Endpoint<A>> = Vec::new();
+    for endpoint in endpoints
+        .iter()
+        .filter(|endpoint| !endpoint.ports.is_single())
+    {
+        match ranges.last_mut() {
+            Some(last)
+                if last.address == endpoint.address
+                    && last.protocol == endpoint.protocol
+                    && endpoint.ports.first <= last.ports.last.saturating_add(1) =>
+            {
+                last.ports.last = last.ports.last.max(endpoint.ports.last);
+            }
+            _ => ranges.push(*endpoint),
+        }
+    }
+    ranges
+}

@@ -1,0 +1,243 @@
+//! Edits: one object set or removed. Stored, absorbed, told, audited, and undone by their inverse.
+
+use serde::{Deserialize, Serialize};
+
+use crate::state::{
+    Delegation, DelegationId, Device, DeviceId, Forward, ForwardId, Pinhole, PinholeId, Settings,
+    State, Subnet, SubnetId, Token, TokenId, Uplink, UplinkId,
+};
+
+/// One object, whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "object", rename_all = "lowercase")]
+pub enum Object {
+    /// What was said about an uplink.
+    Uplink(Uplink),
+    /// A subnet.
+    Subnet(Subnet),
+    /// A device.
+    Device(Device),
+    /// A delegation.
+    Delegation(Delegation),
+    /// A forward.
+    Forward(Forward),
+    /// A pinhole.
+    Pinhole(Pinhole),
+    /// A token.
+    Token(Token),
+    /// The settings.
+    Settings(Settings),
+    /// The highest id given.
+    Sequence(u64),
+}
+
+/// Names one object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "id", rename_all = "lowercase")]
+pub enum Key {
+    /// An uplink's settings.
+    Uplink(UplinkId),
+    /// A subnet.
+    Subnet(SubnetId),
+    /// A device.
+    Device(DeviceId),
+    /// A delegation.
+    Delegation(DelegationId),
+    /// A forward.
+    Forward(ForwardId),
+    /// A pinhole.
+    Pinhole(PinholeId),
+    /// A token.
+    Token(TokenId),
+    /// The settings.
+    Settings,
+    /// The highest id given.
+    Sequence,
+}
+
+/// A change of one object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Edit {
+    /// The object is now this.
+    Set(Object),
+    /// The object is gone; settings go back to their defaults.
+    Remove(Key),
+}
+
+/// Stored text that is not the object it should be.
+#[derive(Debug, thiserror::Error)]
+#[error("stored {kind} {id}: {reason}")]
+pub struct ObjectError {
+    kind: String,
+    id: u64,
+    reason: String,
+}
+
+impl Key {
+    /// The kind's name, as it is stored.
+    pub const fn kind(self) -> &'static str {
+        match self {
+            Self::Uplink(_) => "uplink",
+            Self::Subnet(_) => "subnet",
+            Self::Device(_) => "device",
+            Self::Delegation(_) => "delegation",
+            Self::Forward(_) => "forward",
+            Self::Pinhole(_) => "pinhole",
+            Self::Token(_) => "token",
+            Self::Settings => "settings",
+            Self::Sequence => "sequence",
+        }
+    }
+
+    /// The number within the kind; 0 where there is one object.
+    pub const fn id(self) -> u64 {
+        match self {
+            Self::Uplink(id) => id.0,
+            Self::Subnet(id) => id.0,
+            Self::Device(id) => id.0,
+            Self::Delegation(id) => id.0,
+            Self::Forward(id) => id.0,
+            Self::Pinhole(id) => id.0,
+            Self::Token(id) => id.0,
+            Self::Settings | Self::Sequence => 0,
+        }
+    }
+}
+
+impl Object {
+    /// What names it.
+    pub const fn key(&self) -> Key {
+        match self {
+            Self::Uplink(object) => Key::Uplink(object.id),
+            Self::Subnet(object) => Key::Subnet(object.id),
+            Self::Device(object) => Key::Device(object.id),
+            Self::Delegation(object) => Key::Delegation(object.id),
+            Self::Forward(object) => Key::Forward(object.id),
+            Self::Pinhole(object) => Key::Pinhole(object.id),
+            Self::Token(object) => Key::Token(object.id),
+            Self::Settings(_) => Key::Settings,
+            Self::Sequence(_) => Key::Sequence,
+        }
+    }
+
+    /// The object as JSON, without its kind.
+    pub fn to_body(&self) -> serde_json::Value {
+        let tagged = serde_json::to_value(self).unwrap_or_default();
+        tagged.get("object").cloned().unwrap_or_default()
+    }
+
+    /// Reads what [`Object::to_body`] wrote.
+    pub fn from_body(kind: &str, id: u64, body: serde_json::Value) -> Result<Self, ObjectError> {
+        let error = |reason: String| ObjectError {
+            kind: kind.to_owned(),
+            id,
+            reason,
+        };
+        let tagged = serde_json::json!({"kind": kind, "object": body});
+        let object: Self =
+            serde_json::from_value(tagged).map_err(|source| error(source.to_string()))?;
+        if object.key().id() == id {
+            Ok(object)
+        } else {
+            Err(error(format!("its body says {}", object.key().id())))
+        }
+    }
+}
+
+impl Edit {
+    /// What it changes.
+    pub const fn key(&self) -> Key {
+        match self {
+            Self::Set(object) => object.key(),
+            Self::Remove(key) => *key,
+        }
+    }
+}
+
+impl State {
+    /// Makes an edit part of the state.
+    pub fn absorb(&mut self, edit: &Edit) {
+        match edit {
+            Edit::Set(object) => self.set(object.clone()),
+            Edit::Remove(key) => self.remove(*key),
+        }
+    }
+
+    /// The object that a key names.
+    pub fn object(&self, key: Key) -> Option<Object> {
+        match key {
+            Key::Uplink(id) => self.uplinks.get(&id).cloned().map(Object::Uplink),
+            Key::Subnet(id) => self.subnets.get(&id).cloned().map(Object::Subnet),
+            Key::Device(id) => self.devices.get(&id).cloned().map(Object::Device),
+            Key::Delegation(id) => self.delegations.get(&id).cloned().map(Object::Delegation),
+            Key::Forward(id) => self.forwards.get(&id).cloned().map(Object::Forward),
+            Key::Pinhole(id) => self.pinholes.get(&id).cloned().map(Object::Pinhole),
+            Key::Token(id) => self.tokens.get(&id).cloned().map(Object::Token),
+            Key::Settings => Some(Object::Settings(self.settings.clone())),
+            Key::Sequence => Some(Object::Sequence(self.sequence)),
+        }
+    }
+
+    /// The edit that undoes an edit, taken before it is absorbed.
+    pub fn inverse(&self, edit: &Edit) -> Edit {
+        let key = edit.key();
+        self.object(key).map_or(Edit::Remove(key), Edit::Set)
+    }
+
+    fn set(&mut self, object: Object) {
+        match object {
+            Object::Uplink(object) => {
+                self.uplinks.insert(object.id, object);
+            }
+            Object::Subnet(object) => {
+                self.subnets.insert(object.id, object);
+            }
+            Object::Device(object) => {
+                self.devices.insert(object.id, object);
+            }
+            Object::Delegation(object) => {
+                self.delegations.insert(object.id, object);
+            }
+            Object::Forward(object) => {
+                self.forwards.insert(object.id, object);
+            }
+            Object::Pinhole(object) => {
+                self.pinholes.insert(object.id, object);
+            }
+            Object::Token(object) => {
+                self.tokens.insert(object.id, object);
+            }
+            Object::Settings(settings) => self.settings = settings,
+            Object::Sequence(sequence) => self.sequence = sequence,
+        }
+    }
+
+    fn remove(&mut self, key: Key) {
+        match key {
+            Key::Uplink(id) => {
+                self.uplinks.remove(&id);
+            }
+            Key::Subnet(id) => {
+                self.subnets.remove(&id);
+            }
+            Key::Device(id) => {
+                self.devices.remove(&id);
+            }
+            Key::Delegation(id) => {
+                self.delegations.remove(&id);
+            }
+            Key::Forward(id) => {
+                self.forwards.remove(&id);
+            }
+            Key::Pinhole(id) => {
+                self.pinholes.remove(&id);
+            }
+            Key::Token(id) => {
+                self.tokens.remove(&id);
+            }
+            Key::Settings => self.settings = Settings::default(),
+            Key::Sequence => self.sequence = 0,
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Everything that is committed: objects by id, and how edits change them.
+
+pub mod delegation;
+pub mod device;
+pub mod forward;
+pub mod pinhole;
+pub mod settings;
+pub mod subnet;
+pub mod token;
+pub mod uplink;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+pub use delegation::Delegation;
+pub use device::{Device, DeviceKind};
+pub use forward::{Forward, Origin};
+pub use pinhole::Pinhole;
+pub use settings::Settings;
+pub use subnet::{Delivery, Egress, Subnet};
+pub use token::{Scope, Token};
+pub use uplink::Uplink;
+
+use crate::refusal::Refusal;
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub u64);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(formatter)
+            }
+        }
+    };
+}
+
+id! {
+    /// Identifies a subnet; never used again.
+    SubnetId
+}
+id! {
+    /// Identifies a device; never used again.
+    DeviceId
+}
+id! {
+    /// Identifies a delegation.
+    DelegationId
+}
+id! {
+    /// Identifies a forward.
+    ForwardId
+}
+id! {
+    /// Identifies a pinhole.
+    PinholeId
+}
+id! {
+    /// Identifies a token.
+    TokenId
+}
+id! {
+    /// Identifies an uplink's stored settings.
+    UplinkId
+}
+
+/// The gateway that owns an object; one today.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct GatewayId(pub u64);
+
+impl Default for GatewayId {
+    fn default() -> Self {
+        Self(1)
+    }
+}
+
+/// All committed objects, and the revision of the last commit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// Number of the last committed change.
+    pub revision: u64,
+    /// Highest id ever given; ids are shared by all kinds and not used again.
+    pub sequence: u64,
+    /// What administrators said about uplinks.
+    pub uplinks: BTreeMap<UplinkId, Uplink>,
+    /// Tunnel subnets.
+    pub subnets: BTreeMap<SubnetId, Subnet>,
+    /// Devices.
+    pub devices: BTreeMap<DeviceId, Device>,
+    /// Prefixes routed to devices.
+    pub delegations: BTreeMap<DelegationId, Delegation>,
+    /// Forwards.
+    pub forwards: BTreeMap<ForwardId, Forward>,
+    /// Pinholes.
+    pub pinholes: BTreeMap<PinholeId, Pinhole>,
+    /// API tokens, hashed.
+    pub tokens: BTreeMap<TokenId, Token>,
+    /// Settings of the whole.
+    pub settings: Settings,
+}
+
+impl State {
+    /// Finds a subnet by id or name.
+    pub fn subnet(&self, reference: &str) -> Result<&Subnet, Refusal> {
+        find(
+            self.subnets.values(),
+            reference,
+            |subnet| subnet.id.0,
+            |subnet| Some(&subnet.name),
+        )
+        .ok_or_else(|| not_found("subnet", reference))
+    }
+
+    /// Finds a device by id or name.
+    pub fn device(&self, reference: &str) -> Result<&Device, Refusal> {
+        find(
+            self.devices.values(),
+            reference,
+            |device| device.id.0,
+            |device| Some(&device.name),
+        )
+        .ok_or_else(|| not_found("device", reference))
+    }
+
+    /// Finds a forward by id.
+    pub fn forward(&self, reference: &str) -> Result<&Forward, Refusal> {
+        find(
+            self.forwards.values(),
+            reference,
+            |forward| forward.id.0,
+            |_| None,
+        )
+        .ok_or_else(|| not_found("forward", reference))
+    }
+
+    /// Finds a pinhole by id.
+    pub fn pinhole(&self, reference: &str) -> Result<&Pinhole, Refusal> {
+        find(
+            self.pinholes.values(),
+            reference,
+            |pinhole| pinhole.id.0,
+            |_| None,
+        )
+        .ok_or_else(|| not_found("pinhole", reference))
+    }
+
+    /// Finds a token by id or name.
+    pub fn token(&self, reference: &str) -> Result<&Token, Refusal> {
+        find(
+            self.tokens.values(),
+            reference,
+            |token| token.id.0,
+            |token| Some(&token.name),
+        )
+        .ok_or_else(|| not_found("token", reference))
+    }
+
+    /// What was said about the uplink on an interface.
+    pub fn uplink(&self, name: &str) -> Option<&Uplink> {
+        self.uplinks.values().find(|uplink| uplink.name == name)
+    }
+
+    /// The devices of a subnet.
+    pub fn devices_of(&self, subnet: SubnetId) -> impl Iterator<Item = &Device> {
+        self.devices
+            .values()
+            .filter(move |device| device.subnet == subnet)
+    }
+
+    /// The prefixes delegated to a device.
+    pub fn delegations_of(&self, device: DeviceId) -> impl Iterator<Item = &Delegation> {
+        self.delegations
+            .values()
+            .filter(move |delegation| delegation.device == device)
+    }
+
+    /// The device with an IPv6 or IPv4 address inside the tunnel.
+    pub fn device_at(&self, address: std::net::IpAddr) -> Option<&Device> {
+        self.devices.values().find(|device| {
+            let ipv6 = self
+                .subnets
+                .get(&device.subnet)
+                .and_then(|subnet| subnet.ipv6_of(device.ipv4));
+            address == device.ipv4 || ipv6.is_some_and(|ipv6| address == ipv6)
+        })
+    }
+
+    /// Every network that is in use inside the tunnel, with its owner in words.
+    pub(crate) fn networks(&self) -> impl Iterator<Item = (IpNet, String)> + '_ {
+        let subnets = self.subnets.values().flat_map(|subnet| {
+            let owner = format!("subnet `{}`", subnet.name);
+            let ipv4 = Some((IpNet::V4(subnet.ipv4), owner.clone()));
+            let ipv6 = subnet.ipv6.map(|prefix| (IpNet::V6(prefix), owner));
+            ipv4.into_iter().chain(ipv6)
+        });
+        let delegations = self.delegations.values().map(|delegation| {
+            let name = self
+                .devices
+                .get(&delegation.device)
+                .map_or("?", |device| device.name.as_str());
+            (delegation.prefix, format!("device `{name}` (delegation)"))
+        });
+        subnets.chain(delegations)
+    }
+}
+
+fn not_found(kind: &'static str, reference: &str) -> Refusal {
+    Refusal::NotFound {
+        kind,
+        reference: reference.chars().take(100).collect(),
+    }
+}
+
+fn find<'a, T>(
+    mut items: impl Iterator<Item = &'a T>,
+    reference: &str,
+    id: impl Fn(&T) -> u64,
+    name: impl Fn(&T) -> Option<&String>,
+) -> Option<&'a T> {
+    match reference.parse::<u64>() {
+        Ok(number) => items.find(|item| id(item) == number),
+        Err(_) => items.find(|item| name(item).is_some_and(|name| name == reference)),
+    }
+}

@@ -1,0 +1,36 @@
+//! Settings of the whole gateway.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// Settings; every field has a default, so that an older database reads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub struct Settings {
+    /// UDP port of WireGuard.
+    pub listen_port: u16,
+    /// Resolvers that `full` devices are told.
+    pub dns_servers: Vec<IpAddr>,
+    /// First port that outbound connections are translated to.
+    pub snat_first: u16,
+    /// Last port that outbound connections are translated to.
+    pub snat_last: u16,
+    /// Tunnel MTU in bytes; none: computed from the uplinks.
+    pub mtu: Option<u16>,
+    /// The packet size that TCP is clamped to, in bytes. 1280 passes every path that can carry IPv6 at all.
+    pub clamp_mtu: u16,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen_port: 51820,
+            dns_servers: Vec::new(),
+            snat_first: 40000,
+            snat_last: 65535,
+            mtu: None,
+            clamp_mtu: 1280,
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Tunnel subnets.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
+
+use super::SubnetId;
+use crate::address;
+
+/// One tunnel subnet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subnet {
+    /// Identifier.
+    pub id: SubnetId,
+    /// Unique name.
+    pub name: String,
+    /// IPv4 network; the gateway has its first host address.
+    pub ipv4: Ipv4Net,
+    /// IPv6 prefix: global, or a unique local /64 (RFC 4193), or none.
+    #[serde(default)]
+    pub ipv6: Option<Ipv6Net>,
+    /// How the provider brings the prefix to us.
+    #[serde(default)]
+    pub delivery: Delivery,
+    /// Where the subnet's traffic leaves, if not by the default.
+    #[serde(default)]
+    pub egress: Option<Egress>,
+    /// Whether devices of this subnet reach each other.
+    #[serde(default = "yes")]
+    pub peers: bool,
+    /// Whether devices reach the gateway host itself.
+    #[serde(default)]
+    pub host_access: bool,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+/// How a provider brings a prefix to the gateway.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Delivery {
+    /// On-link where the prefix lies on an uplink, else routed.
+    #[default]
+    Auto,
+    /// Routed to an address of ours.
+    Routed,
+    /// Asked for by Neighbor Discovery.
+    OnLink,
+}
+
+/// Where traffic leaves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Egress {
+    /// With this source address, by the uplink that has it.
+    Address(IpAddr),
+    /// By this uplink, with its first address.
+    Interface(String),
+}
+
+impl fmt::Display for Egress {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(formatter),
+            Self::Interface(name) => formatter.write_str(name),
+        }
+    }
+}
+
+impl Subnet {
+    /// The gateway's IPv4 address in the subnet: its first host.
+    pub fn gateway_ipv4(&self) -> Ipv4Addr {
+        address::first_host(self.ipv4)
+    }
+
+    /// The gateway's IPv6 address in the subnet.
+    pub fn gateway_ipv6(&self) -> Option<Ipv6Addr> {
+        self.ipv6_of(self.gateway_ipv4())
+    }
+
+    /// The IPv6 address of the host with an IPv4 address of this subnet.
+    pub fn ipv6_of(&self, ipv4: Ipv4Addr) -> Option<Ipv6Addr> {
+        self.ipv6.map(|prefix| address::host_ipv6(prefix, ipv4))
+    }
+
+    /// The prefix, if it is a global one (not unique local).
+    pub fn global_ipv6(&self) -> Option<Ipv6Net> {
+        self.ipv6
+            .filter(|prefix| !address::is_unique_local(prefix.network()))
+    }
+
+    /// The prefix, if it is a unique local one, which is translated on its way out.
+    pub fn local_ipv6(&self) -> Option<Ipv6Net> {
+        self.ipv6
+            .filter(|prefix| address::is_unique_local(prefix.network()))
+    }
+}

@@ -1,0 +1,180 @@
+//! Uplinks as they are: the interfaces with a default route, with what was said about them.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv6Net};
+
+use crate::facts::Facts;
+use crate::state::{Delivery, Egress, State, Subnet};
+
+/// One uplink.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    /// Id of its stored settings, or 0.
+    pub id: u64,
+    /// Interface name.
+    pub name: String,
+    /// IPv4 addresses on it.
+    pub ipv4: Vec<Ipv4Addr>,
+    /// IPv6 addresses on it, link-local ones left out.
+    pub ipv6: Vec<Ipv6Addr>,
+    /// What the Internet sees of its first IPv4 address.
+    pub advertised: Option<Ipv4Addr>,
+    /// What devices connect to, if it was said.
+    pub endpoint: Option<String>,
+    /// Prefixes on the link, link-local ones left out.
+    pub on_link: BTreeSet<IpNet>,
+    /// Next hops of its default routes.
+    pub next_hops: BTreeSet<IpAddr>,
+    /// MTU in bytes.
+    pub mtu: u32,
+}
+
+impl Uplink {
+    /// Its first IPv4 address.
+    pub fn local_ipv4(&self) -> Option<Ipv4Addr> {
+        self.ipv4.first().copied()
+    }
+
+    /// Its first global IPv6 address.
+    pub fn local_ipv6(&self) -> Option<Ipv6Addr> {
+        self.ipv6
+            .iter()
+            .copied()
+            .find(|address| !crate::address::is_unique_local(*address))
+    }
+
+    /// What the Internet sees of it: the advertised IPv4 address, else the local one.
+    pub fn public_ipv4(&self) -> Option<Ipv4Addr> {
+        self.advertised.or_else(|| self.local_ipv4())
+    }
+
+    /// What devices connect to: what was said, else the public IPv4 address, else IPv6.
+    pub fn endpoint_host(&self) -> Option<String> {
+        self.endpoint
+            .clone()
+            .or_else(|| self.public_ipv4().map(|address| address.to_string()))
+            .or_else(|| self.local_ipv6().map(|address| address.to_string()))
+    }
+
+    /// Whether an address is its own, or the advertised one.
+    pub fn has(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.ipv4.contains(&address) || self.advertised == Some(address),
+            IpAddr::V6(address) => self.ipv6.contains(&address),
+        }
+    }
+}
+
+/// All uplinks of this host, by name.
+pub fn list(state: &State, facts: &Facts) -> Vec<Uplink> {
+    let names: BTreeSet<&str> = facts
+        .routes
+        .iter()
+        .filter(|route| route.destination.prefix_len() == 0)
+        .map(|route| route.interface.as_str())
+        .collect();
+    names
+        .into_iter()
+        .map(|name| describe(name, state, facts))
+        .collect()
+}
+
+fn describe(name: &str, state: &State, facts: &Facts) -> Uplink {
+    let stored = state.uplink(name);
+    let next_hops = facts
+        .routes
+        .iter()
+        .filter(|route| route.interface == name && route.destination.prefix_len() == 0)
+        .filter_map(|route| route.gateway)
+        .collect();
+    let by_address = facts
+        .addresses
+        .iter()
+        .filter(|fact| {
+            fact.interface == name && fact.address.prefix_len() < fact.address.max_prefix_len()
+        })
+        .map(|fact| fact.address.trunc());
+    let by_route = facts
+        .routes
+        .iter()
+        .filter(|route| {
+            route.interface == name && route.gateway.is_none() && route.destination.prefix_len() > 0
+        })
+        .map(|route| route.destination);
+    let on_link = by_address
+        .chain(by_route)
+        .filter(|net| !is_link_scope(*net))
+        .collect();
+    Uplink {
+        id: stored.map_or(0, |uplink| uplink.id.0),
+        name: name.to_owned(),
+        ipv4: facts.ipv4_of(name).collect(),
+        ipv6: facts.ipv6_of(name).collect(),
+        advertised: stored.and_then(|uplink| uplink.advertised),
+        endpoint: stored.and_then(|uplink| uplink.endpoint.clone()),
+        on_link,
+        next_hops,
+        mtu: facts.links.get(name).map_or(1500, |link| link.mtu),
+    }
+}
+
+fn is_link_scope(net: IpNet) -> bool {
+    match net {
+        IpNet::V4(net) => net.addr().is_link_local(),
+        IpNet::V6(net) => net.addr().is_unicast_link_local() || net.addr().is_multicast(),
+    }
+}
+
+/// The uplink that a prefix lies on: one whose on-link prefix it lies in, equals or contains.
+pub fn carrying<'a>(uplinks: &'a [Uplink], prefix: Ipv6Net) -> Option<&'a Uplink> {
+    uplinks.iter().find(|uplink| {
+        uplink.on_link.iter().any(|net| match net {
+            IpNet::V6(net) => net.contains(&prefix) || prefix.contains(net),
+            IpNet::V4(_) => false,
+        })
+    })
+}
+
+/// Whether a subnet's prefix has to be answered for on an uplink, and on which.
+pub fn on_link_for<'a>(uplinks: &'a [Uplink], subnet: &Subnet) -> Option<&'a Uplink> {
+    let prefix = subnet.global_ipv6()?;
+    match subnet.delivery {
+        Delivery::Routed => None,
+        Delivery::Auto => carrying(uplinks, prefix),
+        Delivery::OnLink => carrying(uplinks, prefix)
+            .or_else(|| uplinks.iter().find(|uplink| !uplink.ipv6.is_empty())),
+    }
+}
+
+/// The uplink of a subnet: the one its prefix lies on, else its egress, else that of the best default route.
+pub fn of_subnet<'a>(uplinks: &'a [Uplink], facts: &Facts, subnet: &Subnet) -> Option<&'a Uplink> {
+    let by_prefix = subnet
+        .global_ipv6()
+        .and_then(|prefix| carrying(uplinks, prefix));
+    by_prefix
+        .or_else(|| {
+            subnet
+                .egress
+                .as_ref()
+                .and_then(|egress| of_egress(uplinks, egress))
+        })
+        .or_else(|| best(uplinks, facts))
+}
+
+/// The uplink that an egress names.
+pub fn of_egress<'a>(uplinks: &'a [Uplink], egress: &Egress) -> Option<&'a Uplink> {
+    match egress {
+        Egress::Address(address) => uplinks.iter().find(|uplink| uplink.has(*address)),
+        Egress::Interface(name) => uplinks.iter().find(|uplink| uplink.name == *name),
+    }
+}
+
+/// The uplink with the best default route: of IPv4, else of IPv6.
+pub fn best<'a>(uplinks: &'a [Uplink], facts: &Facts) -> Option<&'a Uplink> {
+    let route = facts
+        .default_interface(false)
+        .or_else(|| facts.default_interface(true))?;
+    uplinks.iter().find(|uplink| uplink.name == route.interface)
+}
