@@ -74,7 +74,10 @@ pub async fn remove(netlink: &Netlink, name: &str) -> Result<(), NetlinkError> {
     message
         .attributes
         .push(LinkAttribute::IfName(name.to_owned()));
-    match netlink.change(RouteNetlinkMessage::DelLink(message), 0).await {
+    match netlink
+        .change(RouteNetlinkMessage::DelLink(message), 0)
+        .await
+    {
         Ok(()) => Ok(()),
         Err(cause) if cause.is_gone() => Ok(()),
         Err(cause) => Err(NetlinkError::because("remove", format!("link {name}"))(

@@ -64,7 +64,9 @@ pub enum Cause {
     #[error("the table kept changing while it was read")]
     Changing,
     /// Something that is not ours is where ours should go; it is left alone.
-    #[error("something that Adit does not own is already there; remove it, or keep it and change Adit's configuration")]
+    #[error(
+        "something that Adit does not own is already there; remove it, or keep it and change Adit's configuration"
+    )]
     Occupied,
     /// The interface does not exist.
     #[error("there is no interface {0}")]

@@ -220,9 +220,7 @@ async fn change(netlink: &Netlink, routes: &[Route], change: Change) -> Vec<Resu
             let reason = cause.to_string();
             return routes
                 .iter()
-                .map(|_| {
-                    Err(Cause::Socket(std::io::Error::other(reason.clone())))
-                })
+                .map(|_| Err(Cause::Socket(std::io::Error::other(reason.clone()))))
                 .collect();
         }
     };
@@ -359,7 +357,9 @@ fn object(route: &Route) -> String {
         RouteTarget::Interface {
             interface,
             gateway: Some(gateway),
-        } => format!("route {destination} via {gateway} dev {interface} table {table} metric {metric}"),
+        } => format!(
+            "route {destination} via {gateway} dev {interface} table {table} metric {metric}"
+        ),
         RouteTarget::Interface {
             interface,
             gateway: None,

@@ -9,6 +9,8 @@ pub mod edit;
 pub mod facts;
 pub mod key;
 mod name;
+pub mod plan;
+pub mod problem;
 pub mod protocol;
 pub mod refusal;
 pub mod state;

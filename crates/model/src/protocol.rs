@@ -62,6 +62,12 @@ pub struct PortRange {
 }
 
 impl PortRange {
+    /// All ports that need no privilege to bind.
+    pub const UNPRIVILEGED: Self = Self {
+        first: 1024,
+        last: 65535,
+    };
+
     /// A range, unless it is empty or starts at 0.
     pub const fn new(first: u16, last: u16) -> Option<Self> {
         if first == 0 || last < first {

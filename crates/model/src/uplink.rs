@@ -148,19 +148,66 @@ pub fn on_link_for<'a>(uplinks: &'a [Uplink], subnet: &Subnet) -> Option<&'a Upl
     }
 }
 
-/// The uplink of a subnet: the one its prefix lies on, else its egress, else that of the best default route.
-pub fn of_subnet<'a>(uplinks: &'a [Uplink], facts: &Facts, subnet: &Subnet) -> Option<&'a Uplink> {
+/// The uplink of a subnet in one address family: the one its prefix lies on, else its egress, else that of the best
+/// default route; among those that have an address of the family.
+pub fn of_subnet<'a>(
+    uplinks: &'a [Uplink],
+    facts: &Facts,
+    subnet: &Subnet,
+    ipv6: bool,
+) -> Option<&'a Uplink> {
     let by_prefix = subnet
         .global_ipv6()
         .and_then(|prefix| carrying(uplinks, prefix));
-    by_prefix
-        .or_else(|| {
-            subnet
-                .egress
-                .as_ref()
-                .and_then(|egress| of_egress(uplinks, egress))
-        })
-        .or_else(|| best(uplinks, facts))
+    let by_egress = subnet
+        .egress
+        .as_ref()
+        .and_then(|egress| of_egress(uplinks, egress));
+    let by_default = facts
+        .default_interface(ipv6)
+        .and_then(|route| uplinks.iter().find(|uplink| uplink.name == route.interface));
+    let usable = |uplink: &&Uplink| {
+        if ipv6 {
+            uplink.local_ipv6().is_some()
+        } else {
+            uplink.local_ipv4().is_some()
+        }
+    };
+    [by_prefix, by_egress, by_default]
+        .into_iter()
+        .flatten()
+        .find(usable)
+}
+
+/// The uplink that devices of a subnet connect to.
+pub fn endpoint_of<'a>(
+    uplinks: &'a [Uplink],
+    facts: &Facts,
+    subnet: &Subnet,
+) -> Option<&'a Uplink> {
+    of_subnet(uplinks, facts, subnet, false)
+        .or_else(|| of_subnet(uplinks, facts, subnet, true))
+        .or_else(|| uplinks.first())
+}
+
+/// The IPv4 address that a subnet's packets have on the Internet's side of the host.
+pub fn source_ipv4(uplink: &Uplink, subnet: &Subnet) -> Option<Ipv4Addr> {
+    match subnet.egress {
+        Some(Egress::Address(IpAddr::V4(address))) if uplink.ipv4.contains(&address) => {
+            Some(address)
+        }
+        Some(Egress::Address(_) | Egress::Interface(_)) | None => uplink.local_ipv4(),
+    }
+}
+
+/// The IPv6 address that the packets of a subnet with a unique local prefix have on the Internet's side.
+pub fn source_ipv6(uplink: &Uplink, subnet: &Subnet) -> Option<Ipv6Addr> {
+    match subnet.egress {
+        Some(Egress::Address(IpAddr::V6(address))) if uplink.ipv6.contains(&address) => {
+            Some(address)
+        }
+        Some(Egress::Address(_) | Egress::Interface(_)) | None => uplink.local_ipv6(),
+    }
 }
 
 /// The uplink that an egress names.
@@ -169,12 +216,4 @@ pub fn of_egress<'a>(uplinks: &'a [Uplink], egress: &Egress) -> Option<&'a Uplin
         Egress::Address(address) => uplinks.iter().find(|uplink| uplink.has(*address)),
         Egress::Interface(name) => uplinks.iter().find(|uplink| uplink.name == *name),
     }
-}
-
-/// The uplink with the best default route: of IPv4, else of IPv6.
-pub fn best<'a>(uplinks: &'a [Uplink], facts: &Facts) -> Option<&'a Uplink> {
-    let route = facts
-        .default_interface(false)
-        .or_else(|| facts.default_interface(true))?;
-    uplinks.iter().find(|uplink| uplink.name == route.interface)
 }

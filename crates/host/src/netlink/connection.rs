@@ -96,9 +96,7 @@ impl Connection {
                     }
                     return match answer.payload {
                         NetlinkPayload::InnerMessage(inner) => Ok(Some(inner)),
-                        NetlinkPayload::Error(error) => {
-                            result_of(error.raw_code()).map(|()| None)
-                        }
+                        NetlinkPayload::Error(error) => result_of(error.raw_code()).map(|()| None),
                         _ => Ok(None),
                     };
                 }
@@ -166,7 +164,9 @@ impl Connection {
         loop {
             let messages = match self.receive().await {
                 Ok(messages) => messages,
-                Err(Cause::Socket(error)) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => {
+                Err(Cause::Socket(error))
+                    if error.raw_os_error() == Some(Errno::ENOBUFS as i32) =>
+                {
                     return Ok(None);
                 }
                 Err(cause) => return Err(cause),

@@ -10,8 +10,7 @@ use crate::edit::Object;
 use crate::name;
 use crate::protocol::{PortRange, Protocol};
 use crate::refusal::Refusal;
-use crate::state::{Device, Forward, ForwardId, GatewayId, Origin, Subnet};
-use crate::uplink::{self, Uplink};
+use crate::state::{Device, Forward, ForwardId, GatewayId, Origin};
 
 pub(super) fn add(draft: &mut Draft<'_>, wish: AddForward) -> Result<(), Refusal> {
     name::check_label(&wish.label)?;
@@ -66,35 +65,6 @@ pub(super) fn set(
     Ok(())
 }
 
-/// The public addresses of a forward as they are on this host's interfaces: where it names none, the IPv4 address of
-/// the device's uplink, and the IPv6 address where the subnet's prefix is a private one.
-pub(crate) fn external_addresses(
-    forward: &Forward,
-    subnet: &Subnet,
-    uplink: Option<&Uplink>,
-) -> BTreeSet<IpAddr> {
-    if let Some(address) = forward.address {
-        return [address].into();
-    }
-    let Some(uplink) = uplink else {
-        return BTreeSet::new();
-    };
-    let egress_ipv4 = match subnet.egress {
-        Some(crate::state::Egress::Address(IpAddr::V4(address)))
-            if uplink.ipv4.contains(&address) =>
-        {
-            Some(address)
-        }
-        Some(_) | None => None,
-    };
-    let ipv4 = egress_ipv4.or_else(|| uplink.local_ipv4()).map(IpAddr::V4);
-    let ipv6 = subnet
-        .local_ipv6()
-        .and_then(|_| uplink.local_ipv6())
-        .map(IpAddr::V6);
-    ipv4.into_iter().chain(ipv6).collect()
-}
-
 fn check(draft: &Draft<'_>, forward: &Forward, device: &Device) -> Result<(), Refusal> {
     let range = check_ports(forward.port, forward.port_end)?;
     if forward.target_port == 0 {
@@ -130,8 +100,7 @@ fn check(draft: &Draft<'_>, forward: &Forward, device: &Device) -> Result<(), Re
             });
         }
     }
-    let uplink = uplink::of_subnet(&draft.uplinks, draft.facts, subnet);
-    let externals = canonical(&draft.uplinks, external_addresses(forward, subnet, uplink));
+    let externals = forward.local_addresses(subnet, &draft.uplinks, draft.facts);
     if externals.is_empty() {
         return Err(Refusal::NoUplink {
             device: device.name.clone(),
@@ -148,21 +117,6 @@ fn check(draft: &Draft<'_>, forward: &Forward, device: &Device) -> Result<(), Re
         check_forwards(draft, forward, &externals, range, *protocol)?;
     }
     Ok(())
-}
-
-/// Addresses as they are on interfaces: an advertised one stands for the local one behind it.
-fn canonical(uplinks: &[Uplink], addresses: BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
-    addresses
-        .into_iter()
-        .map(|address| {
-            let behind = uplinks
-                .iter()
-                .find(|uplink| uplink.advertised.map(IpAddr::V4) == Some(address));
-            behind
-                .and_then(Uplink::local_ipv4)
-                .map_or(address, IpAddr::V4)
-        })
-        .collect()
 }
 
 fn check_listeners(
@@ -226,8 +180,7 @@ fn check_forwards(
         let Some(subnet) = draft.state.subnets.get(&device.subnet) else {
             continue;
         };
-        let uplink = uplink::of_subnet(&draft.uplinks, draft.facts, subnet);
-        let theirs = canonical(&draft.uplinks, external_addresses(other, subnet, uplink));
+        let theirs = other.local_addresses(subnet, &draft.uplinks, draft.facts);
         if !theirs.is_disjoint(externals) {
             let ports = other
                 .ports()

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{Ipv4Net, Ipv6Net};
 use crate::protocol::{PortRange, Protocol};
+use ipnet::{Ipv4Net, Ipv6Net};
 
 mod elements;
 mod skeleton;
@@ -180,6 +180,17 @@ impl<A: Ord> Default for Translations<A> {
             keep_ranges: BTreeMap::new(),
             hairpins: BTreeMap::new(),
         }
+    }
+}
+
+impl<A: Copy + Into<IpAddr>> Port<A> {
+    fn any_family(&self) -> Option<Endpoint<IpAddr>> {
+        let ports = PortRange::new(self.port, self.port)?;
+        Some(Endpoint {
+            address: self.address.into(),
+            protocol: self.protocol,
+            ports,
+        })
     }
 }
 

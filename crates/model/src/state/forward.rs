@@ -5,8 +5,10 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DeviceId, ForwardId, GatewayId};
+use super::{DeviceId, ForwardId, GatewayId, Subnet};
+use crate::facts::Facts;
 use crate::protocol::{PortRange, Protocol};
+use crate::uplink::{self, Uplink};
 
 /// One forward.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,5 +61,35 @@ impl Forward {
     /// The public ports; none only for a stored object that no decision made.
     pub fn ports(&self) -> Option<PortRange> {
         PortRange::new(self.port, self.port_end)
+    }
+
+    /// Its public addresses as they are on this host's interfaces: where it names none, the IPv4 address of the device's
+    /// uplink, and the IPv6 address too where the subnet's prefix is a private one. An advertised address stands for the
+    /// local one behind it.
+    pub fn local_addresses(
+        &self,
+        subnet: &Subnet,
+        uplinks: &[Uplink],
+        facts: &Facts,
+    ) -> BTreeSet<IpAddr> {
+        if let Some(address) = self.address {
+            let behind = uplinks
+                .iter()
+                .find(|uplink| uplink.advertised.map(IpAddr::V4) == Some(address));
+            return [behind
+                .and_then(Uplink::local_ipv4)
+                .map_or(address, IpAddr::V4)]
+            .into();
+        }
+        let ipv4 = uplink::of_subnet(uplinks, facts, subnet, false)
+            .and_then(|uplink| uplink::source_ipv4(uplink, subnet));
+        let ipv6 = subnet
+            .local_ipv6()
+            .and_then(|_| uplink::of_subnet(uplinks, facts, subnet, true))
+            .and_then(|uplink| uplink::source_ipv6(uplink, subnet));
+        ipv4.map(IpAddr::V4)
+            .into_iter()
+            .chain(ipv6.map(IpAddr::V6))
+            .collect()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Display, Write};
+use std::net::Ipv6Addr;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
@@ -157,11 +158,24 @@ impl Elements {
     fn insert_ports(&mut self, firewall: &Firewall) {
         self.insert_translations("4", &firewall.translations4);
         self.insert_translations("6", &firewall.translations6);
-        for pinhole in firewall
-            .pinholes
-            .iter()
-            .filter(|pinhole| pinhole.ports.is_single())
-        {
+        self.insert_pinholes(firewall.pinholes.iter());
+    }
+
+    /// The ports that `here` has and `there` has not.
+    fn insert_ports_missing(&mut self, here: &Firewall, there: &Firewall) {
+        self.insert_translations(
+            "4",
+            &translations_missing(&here.translations4, &there.translations4),
+        );
+        self.insert_translations(
+            "6",
+            &translations_missing(&here.translations6, &there.translations6),
+        );
+        self.insert_pinholes(here.pinholes.difference(&there.pinholes));
+    }
+
+    fn insert_pinholes<'a>(&mut self, pinholes: impl Iterator<Item = &'a Endpoint<Ipv6Addr>>) {
+        for pinhole in pinholes.filter(|pinhole| pinhole.ports.is_single()) {
             self.insert("pinholes", endpoint(pinhole), None);
         }
     }
@@ -220,18 +234,9 @@ pub(super) fn differences(from: &Firewall, to: &Firewall) -> (Elements, Elements
     to_policy.insert_policy(to);
     let mut obsolete = from_policy.difference(&to_policy);
     let mut missing = to_policy.difference(&from_policy);
-    obsolete.insert_ports(&ports_missing(from, to));
-    missing.insert_ports(&ports_missing(to, from));
+    obsolete.insert_ports_missing(from, to);
+    missing.insert_ports_missing(to, from);
     (obsolete, missing)
-}
-
-fn ports_missing(here: &Firewall, there: &Firewall) -> Firewall {
-    Firewall {
-        translations4: translations_missing(&here.translations4, &there.translations4),
-        translations6: translations_missing(&here.translations6, &there.translations6),
-        pinholes: here.pinholes.difference(&there.pinholes).copied().collect(),
-        ..Firewall::default()
-    }
 }
 
 fn translations_missing<A: Ord + Copy>(
@@ -312,20 +317,29 @@ fn disjoint6(networks: &BTreeSet<Ipv6Net>) -> Vec<Ipv6Net> {
 /// The ranges among `endpoints`, with those that overlap or touch joined.
 fn disjoint_ranges<A: Ord + Copy>(endpoints: &BTreeSet<Endpoint<A>>) -> Vec<Endpoint<A>> {
     let mut ranges: Vec<Endpoint<A>> = Vec::new();
-    for endpoint in endpoints
+    for next in endpoints
         .iter()
         .filter(|endpoint| !endpoint.ports.is_single())
     {
-        match ranges.last_mut() {
-            Some(last)
-                if last.address == endpoint.address
-                    && last.protocol == endpoint.protocol
-                    && endpoint.ports.first <= last.ports.last.saturating_add(1) =>
-            {
-                last.ports.last = last.ports.last.max(endpoint.ports.last);
-            }
-            _ => ranges.push(*endpoint),
+        let joined = ranges
+            .last_mut()
+            .and_then(|last| Some((join(last, next)?, last)));
+        match joined {
+            Some((ports, last)) => last.ports = ports,
+            None => ranges.push(*next),
         }
     }
     ranges
+}
+
+/// The ports of two ranges of one address, the first of which starts first, if they overlap or touch.
+fn join<A: PartialEq>(first: &Endpoint<A>, second: &Endpoint<A>) -> Option<PortRange> {
+    let same = first.address == second.address && first.protocol == second.protocol;
+    if !same || second.ports.first() > first.ports.last().saturating_add(1) {
+        return None;
+    }
+    PortRange::new(
+        first.ports.first(),
+        first.ports.last().max(second.ports.last()),
+    )
 }

@@ -1,1 +1,397 @@
 //! Goldens of the rendered table, and the property that a delta leads where it says.
+
+use proptest::collection::{btree_map, btree_set};
+use proptest::prelude::*;
+
+use super::*;
+
+fn range(first: u16, last: u16) -> PortRange {
+    PortRange::new(first, last).unwrap()
+}
+
+/// One subnet with everything that a table can have, another with nothing.
+fn small() -> Firewall {
+    let public4: Ipv4Addr = "192.0.2.1".parse().unwrap();
+    let device4: Ipv4Addr = "10.59.0.2".parse().unwrap();
+    let device6: Ipv6Addr = "2001:db8:0:1::2".parse().unwrap();
+    let http = Port {
+        address: public4,
+        protocol: Protocol::Tcp,
+        port: 80,
+    };
+    let media = Endpoint {
+        address: public4,
+        protocol: Protocol::Udp,
+        ports: range(5000, 5010),
+    };
+    let uplink = "eth0".to_owned();
+    Firewall {
+        interface: "adit0".to_owned(),
+        uplinks: BTreeSet::from([uplink.clone()]),
+        snat_ports: range(40000, 65535),
+        clamp: Clamp {
+            ipv4: 1380,
+            ipv6: 1360,
+        },
+        subnets: BTreeMap::from([
+            (
+                1,
+                SubnetPolicy {
+                    networks4: ["10.59.0.0/24", "192.168.7.0/24"]
+                        .map(|network| network.parse().unwrap())
+                        .into(),
+                    networks6: ["2001:db8:0:1::/64", "2001:db8:0:1:8000::/68"]
+                        .map(|network| network.parse().unwrap())
+                        .into(),
+                    peers_allowed: true,
+                    host_access: true,
+                    snat4: Some(SourceAddress {
+                        uplink: uplink.clone(),
+                        address: public4,
+                    }),
+                    snat6: None,
+                },
+            ),
+            (
+                2,
+                SubnetPolicy {
+                    networks4: BTreeSet::from(["10.60.0.0/24".parse().unwrap()]),
+                    networks6: BTreeSet::from(["fd00:60::/64".parse().unwrap()]),
+                    snat6: Some(SourceAddress {
+                        uplink: uplink.clone(),
+                        address: "2001:db8::1".parse().unwrap(),
+                    }),
+                    ..SubnetPolicy::default()
+                },
+            ),
+        ]),
+        own_prefixes6: BTreeSet::from(["2001:db8:0:1::/64".parse().unwrap()]),
+        services: BTreeSet::from([(Protocol::Udp, 5351)]),
+        translations4: Translations {
+            forwards: BTreeMap::from([(http, (device4, 8080))]),
+            forward_ranges: BTreeMap::from([(media, device4)]),
+            keeps: BTreeMap::from([(
+                Keep {
+                    uplink: uplink.clone(),
+                    device: Port {
+                        address: device4,
+                        port: 8080,
+                        ..http
+                    },
+                },
+                (public4, 80),
+            )]),
+            keep_ranges: BTreeMap::from([(
+                Keep {
+                    uplink,
+                    device: Endpoint {
+                        address: device4,
+                        ..media
+                    },
+                },
+                public4,
+            )]),
+            hairpins: BTreeMap::from([(device4, "10.59.0.1".parse().unwrap())]),
+        },
+        translations6: Translations::default(),
+        pinholes: [range(22, 22), range(6000, 6100), range(6050, 6200)]
+            .map(|ports| Endpoint {
+                address: device6,
+                protocol: Protocol::Tcp,
+                ports,
+            })
+            .into(),
+    }
+}
+
+#[test]
+fn small_table_reads_well() {
+    insta::assert_snapshot!(small().render(), @r#"
+    table inet adit {}
+    delete table inet adit
+    table inet adit {
+        comment "Adit: packets from and to the tunnel adit0"
+
+        set uplinks { type ifname; }
+        set services { type inet_proto . inet_service; }
+        set networks4 { type ipv4_addr; flags interval; }
+        set networks6 { type ipv6_addr; flags interval; }
+        set own_prefixes6 { type ipv6_addr; flags interval; }
+        set host_networks4 { type ipv4_addr; flags interval; }
+        set host_networks6 { type ipv6_addr; flags interval; }
+        map peers4 { type ipv4_addr : verdict; flags interval; }
+        map peers6 { type ipv6_addr : verdict; flags interval; }
+        map snat4 { type ipv4_addr : verdict; flags interval; }
+        map snat6 { type ipv6_addr : verdict; flags interval; }
+        map forwards4 { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }
+        map forwards6 { type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; }
+        map forward_ranges4 { type ipv4_addr . inet_proto . inet_service : ipv4_addr; flags interval; }
+        map forward_ranges6 { type ipv6_addr . inet_proto . inet_service : ipv6_addr; flags interval; }
+        map keeps4 { type ifname . ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }
+        map keeps6 { type ifname . ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; }
+        map keep_ranges4 { type ifname . ipv4_addr . inet_proto . inet_service : ipv4_addr; flags interval; }
+        map keep_ranges6 { type ifname . ipv6_addr . inet_proto . inet_service : ipv6_addr; flags interval; }
+        map hairpins4 { type ipv4_addr . ipv4_addr : ipv4_addr; }
+        map hairpins6 { type ipv6_addr . ipv6_addr : ipv6_addr; }
+        set pinholes { type ipv6_addr . inet_proto . inet_service; }
+        set pinhole_ranges { type ipv6_addr . inet_proto . inet_service; flags interval; }
+        set subnet_1_networks4 { type ipv4_addr; flags interval; }
+        set subnet_1_networks6 { type ipv6_addr; flags interval; }
+        set subnet_2_networks4 { type ipv4_addr; flags interval; }
+        set subnet_2_networks6 { type ipv6_addr; flags interval; }
+
+        chain subnet_1 {
+            meta nfproto ipv4 ip daddr @subnet_1_networks4 accept comment "to a device of the same subnet"
+            meta nfproto ipv6 ip6 daddr @subnet_1_networks6 accept
+        }
+
+        chain snat_subnet_1 {
+            oifname "eth0" meta nfproto ipv4 meta l4proto { tcp, udp } snat ip to 192.0.2.1:40000-65535
+            oifname "eth0" meta nfproto ipv4 snat ip to 192.0.2.1
+        }
+
+        chain subnet_2 {
+            meta nfproto ipv4 ip daddr @subnet_2_networks4 accept comment "to a device of the same subnet"
+            meta nfproto ipv6 ip6 daddr @subnet_2_networks6 accept
+        }
+
+        chain snat_subnet_2 {
+            oifname "eth0" meta nfproto ipv6 meta l4proto { tcp, udp } snat ip6 to [2001:db8::1]:40000-65535
+            oifname "eth0" meta nfproto ipv6 snat ip6 to [2001:db8::1]
+        }
+
+        chain forward {
+            type filter hook forward priority filter; policy accept;
+            iifname "adit0" jump from_tunnel
+            oifname "adit0" goto to_tunnel
+        }
+
+        chain from_tunnel {
+            oifname "adit0" return comment "decided in to_tunnel"
+            meta nfproto ipv6 ip6 daddr @own_prefixes6 drop comment "no device has this address: keep it off the uplink's link"
+            meta nfproto ipv4 ip daddr 169.254.0.0/16 drop comment "link-local is not forwarded (RFC 3927, 7), nor are the provider's services there"
+            ct state established,related accept
+            meta nfproto ipv4 ct state invalid drop comment "would leave untranslated"
+            meta nfproto ipv6 ip6 saddr fc00::/7 ct state invalid drop
+            oifname @uplinks accept
+            meta nfproto ipv4 ip saddr @host_networks4 accept comment "subnets with host access"
+            meta nfproto ipv6 ip6 saddr @host_networks6 accept
+            drop comment "other networks of this host"
+        }
+
+        chain to_tunnel {
+            meta nfproto ipv4 icmp type { destination-unreachable, time-exceeded, parameter-problem } accept
+            meta nfproto ipv6 icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem } accept comment "RFC 4890, 4.3.1"
+            iifname @uplinks meta nfproto ipv4 ip saddr @networks4 drop comment "our addresses do not come from outside (RFC 2827)"
+            iifname @uplinks meta nfproto ipv6 ip6 saddr @networks6 drop
+            ct state established,related accept
+            ct state invalid drop
+            ct status dnat accept comment "forwards"
+            iifname != "adit0" meta nfproto ipv6 icmpv6 type echo-request accept comment "RFC 4890, 4.3.1"
+            iifname "adit0" meta nfproto ipv4 ip saddr vmap @peers4
+            iifname "adit0" meta nfproto ipv6 ip6 saddr vmap @peers6
+            meta nfproto ipv6 meta l4proto { tcp, udp } ip6 daddr . meta l4proto . th dport @pinholes accept
+            meta nfproto ipv6 meta l4proto { tcp, udp } ip6 daddr . meta l4proto . th dport @pinhole_ranges accept
+            drop
+        }
+
+        chain input {
+            type filter hook input priority filter; policy accept;
+            iifname "adit0" goto to_gateway
+        }
+
+        chain to_gateway {
+            ct state established,related accept
+            meta l4proto { icmp, ipv6-icmp } accept
+            meta l4proto { tcp, udp } meta l4proto . th dport @services accept comment "the gateway's own services"
+            meta nfproto ipv4 ip saddr @host_networks4 accept comment "subnets with host access"
+            meta nfproto ipv6 ip6 saddr @host_networks6 accept
+            drop
+        }
+
+        chain nat_in {
+            type nat hook prerouting priority dstnat; policy accept;
+            meta nfproto ipv4 meta l4proto { tcp, udp } dnat ip to ip daddr . meta l4proto . th dport map @forwards4
+            meta nfproto ipv4 meta l4proto { tcp, udp } dnat ip to ip daddr . meta l4proto . th dport map @forward_ranges4
+            meta nfproto ipv6 meta l4proto { tcp, udp } dnat ip6 to ip6 daddr . meta l4proto . th dport map @forwards6
+            meta nfproto ipv6 meta l4proto { tcp, udp } dnat ip6 to ip6 daddr . meta l4proto . th dport map @forward_ranges6
+        }
+
+        chain nat_out {
+            type nat hook postrouting priority srcnat; policy accept;
+            oifname "adit0" meta nfproto ipv4 snat ip to ip saddr . ip daddr map @hairpins4 comment "a device that reaches itself by its public address"
+            oifname "adit0" meta nfproto ipv6 snat ip6 to ip6 saddr . ip6 daddr map @hairpins6
+            meta nfproto ipv4 meta l4proto { tcp, udp } snat ip to oifname . ip saddr . meta l4proto . th sport map @keeps4 comment "a forwarded port stays itself outwards"
+            meta nfproto ipv4 meta l4proto { tcp, udp } snat ip to oifname . ip saddr . meta l4proto . th sport map @keep_ranges4
+            meta nfproto ipv6 meta l4proto { tcp, udp } snat ip6 to oifname . ip6 saddr . meta l4proto . th sport map @keeps6
+            meta nfproto ipv6 meta l4proto { tcp, udp } snat ip6 to oifname . ip6 saddr . meta l4proto . th sport map @keep_ranges6
+            oifname @uplinks meta nfproto ipv4 ip saddr vmap @snat4
+            oifname @uplinks meta nfproto ipv6 ip6 saddr vmap @snat6
+        }
+
+        chain clamp_in {
+            type filter hook prerouting priority mangle; policy accept;
+            iifname "adit0" meta nfproto ipv4 tcp flags & (syn | rst) == syn tcp option maxseg size > 1380 tcp option maxseg size set 1380
+            iifname "adit0" meta nfproto ipv6 tcp flags & (syn | rst) == syn tcp option maxseg size > 1360 tcp option maxseg size set 1360
+        }
+
+        chain clamp_out {
+            type filter hook postrouting priority mangle; policy accept;
+            oifname "adit0" meta nfproto ipv4 tcp flags & (syn | rst) == syn tcp option maxseg size > 1380 tcp option maxseg size set 1380
+            oifname "adit0" meta nfproto ipv6 tcp flags & (syn | rst) == syn tcp option maxseg size > 1360 tcp option maxseg size set 1360
+        }
+    }
+    add element inet adit forward_ranges4 { 192.0.2.1 . udp . 5000-5010 : 10.59.0.2 }
+    add element inet adit forwards4 { 192.0.2.1 . tcp . 80 : 10.59.0.2 . 8080 }
+    add element inet adit hairpins4 { 10.59.0.2 . 10.59.0.2 : 10.59.0.1 }
+    add element inet adit host_networks4 { 10.59.0.0/24, 192.168.7.0/24 }
+    add element inet adit host_networks6 { 2001:db8:0:1::/64 }
+    add element inet adit keep_ranges4 { "eth0" . 10.59.0.2 . udp . 5000-5010 : 192.0.2.1 }
+    add element inet adit keeps4 { "eth0" . 10.59.0.2 . tcp . 8080 : 192.0.2.1 . 80 }
+    add element inet adit networks4 { 10.59.0.0/24, 10.60.0.0/24, 192.168.7.0/24 }
+    add element inet adit networks6 { 2001:db8:0:1::/64, fd00:60::/64 }
+    add element inet adit own_prefixes6 { 2001:db8:0:1::/64 }
+    add element inet adit peers4 { 10.59.0.0/24 : jump subnet_1, 192.168.7.0/24 : jump subnet_1 }
+    add element inet adit peers6 { 2001:db8:0:1::/64 : jump subnet_1 }
+    add element inet adit pinhole_ranges { 2001:db8:0:1::2 . tcp . 6000-6200 }
+    add element inet adit pinholes { 2001:db8:0:1::2 . tcp . 22 }
+    add element inet adit services { udp . 5351 }
+    add element inet adit snat4 { 10.59.0.0/24 : jump snat_subnet_1, 192.168.7.0/24 : jump snat_subnet_1 }
+    add element inet adit snat6 { fd00:60::/64 : jump snat_subnet_2 }
+    add element inet adit subnet_1_networks4 { 10.59.0.0/24, 192.168.7.0/24 }
+    add element inet adit subnet_1_networks6 { 2001:db8:0:1::/64 }
+    add element inet adit subnet_2_networks4 { 10.60.0.0/24 }
+    add element inet adit subnet_2_networks6 { fd00:60::/64 }
+    add element inet adit uplinks { "eth0" }
+    "#);
+}
+
+#[test]
+fn forward_that_moves_is_deleted_and_added() {
+    let from = small();
+    let mut to = small();
+    let (port, _) = to.translations4.forwards.pop_first().unwrap();
+    to.translations4
+        .forwards
+        .insert(port, ("10.59.0.3".parse().unwrap(), 80));
+    to.pinholes.pop_last();
+    insta::assert_snapshot!(Firewall::render_delta(&from, &to).unwrap(), @r#"
+    delete element inet adit forwards4 { 192.0.2.1 . tcp . 80 }
+    delete element inet adit pinhole_ranges { 2001:db8:0:1::2 . tcp . 6000-6200 }
+    add element inet adit forwards4 { 192.0.2.1 . tcp . 80 : 10.59.0.3 . 80 }
+    add element inet adit pinhole_ranges { 2001:db8:0:1::2 . tcp . 6000-6100 }
+    "#);
+
+    let changed: Vec<String> = Firewall::changed_endpoints(&from, &to)
+        .iter()
+        .map(|endpoint| {
+            format!(
+                "{} {} {}",
+                endpoint.address, endpoint.protocol, endpoint.ports
+            )
+        })
+        .collect();
+    assert_eq!(
+        changed,
+        ["192.0.2.1 tcp 80", "2001:db8:0:1::2 tcp 6050-6200"]
+    );
+}
+
+#[test]
+fn another_source_address_is_no_delta() {
+    let mut to = small();
+    to.subnets.get_mut(&1).unwrap().snat4 = None;
+    assert_eq!(Firewall::render_delta(&small(), &to), None);
+    assert_eq!(Firewall::render_delta(&to, &to), Some(String::new()));
+}
+
+fn port() -> impl Strategy<Value = Port<Ipv4Addr>> {
+    (0..3u8, any::<bool>(), 1..6u16).prop_map(|(host, tcp, port)| Port {
+        address: Ipv4Addr::new(192, 0, 2, host),
+        protocol: if tcp { Protocol::Tcp } else { Protocol::Udp },
+        port,
+    })
+}
+
+fn pinhole() -> impl Strategy<Value = Endpoint<Ipv6Addr>> {
+    (0..2u16, 1..20u16, 0..10u16).prop_map(|(host, first, length)| Endpoint {
+        address: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, host),
+        protocol: Protocol::Tcp,
+        ports: range(first, first + length),
+    })
+}
+
+fn firewall() -> impl Strategy<Value = Firewall> {
+    let networks = btree_set((0..8u8, 28..=32u8), 0..4).prop_map(|networks| {
+        let network = |(host, length)| {
+            Ipv4Net::new(Ipv4Addr::new(10, 59, 0, host), length)
+                .unwrap()
+                .trunc()
+        };
+        networks.into_iter().map(network).collect()
+    });
+    let forwards = btree_map(port(), (0..2u8, 1..3u16), 0..8).prop_map(|forwards| {
+        let target = |(host, port)| (Ipv4Addr::new(10, 59, 0, host), port);
+        forwards
+            .into_iter()
+            .map(|(from, to)| (from, target(to)))
+            .collect()
+    });
+    let pinholes = btree_set(pinhole(), 0..6);
+    (networks, forwards, pinholes, any::<[bool; 2]>()).prop_map(
+        |(networks4, forwards, pinholes, [peers, host])| {
+            let mut firewall = small();
+            let policy = firewall.subnets.get_mut(&1).unwrap();
+            policy.networks4 = networks4;
+            policy.peers_allowed = peers;
+            policy.host_access = host;
+            firewall.translations4.forwards = forwards;
+            firewall.pinholes = pinholes;
+            firewall
+        },
+    )
+}
+
+/// What the kernel would hold after the script: deleting what is not there and adding what is there is an error.
+fn execute(script: &str, elements: &mut BTreeMap<(String, String), Option<String>>) {
+    for line in script.lines() {
+        let (verb, rest) = line.split_once(" element inet adit ").unwrap();
+        let (set, list) = rest.split_once(" { ").unwrap();
+        for element in list.strip_suffix(" }").unwrap().split(", ") {
+            let (key, value) = match element.split_once(" : ") {
+                Some((key, value)) => (key, Some(value.to_owned())),
+                None => (element, None),
+            };
+            let key = (set.to_owned(), key.to_owned());
+            match verb {
+                "delete" => assert!(elements.remove(&key).is_some(), "{key:?} is not there"),
+                "add" => assert_eq!(elements.insert(key, value), None),
+                _ => panic!("{verb}"),
+            }
+        }
+    }
+}
+
+fn flat(firewall: &Firewall) -> BTreeMap<(String, String), Option<String>> {
+    let elements = firewall.elements();
+    let pairs = elements.sets().flat_map(|(set, elements)| {
+        let set = set.to_owned();
+        elements
+            .iter()
+            .map(move |(key, value)| ((set.clone(), key.clone()), value.clone()))
+    });
+    pairs.collect()
+}
+
+proptest! {
+    #[test]
+    fn delta_leads_from_one_table_to_the_other(from in firewall(), to in firewall()) {
+        let mut elements = flat(&from);
+        execute(&Firewall::render_delta(&from, &to).unwrap(), &mut elements);
+        prop_assert_eq!(&elements, &flat(&to));
+
+        let mut elements = flat(&from);
+        execute(&from.elements().render_delta(&to.elements()), &mut elements);
+        prop_assert_eq!(&elements, &flat(&to));
+    }
+}

@@ -1,0 +1,222 @@
+//! Ends tracked connections that no longer agree with the rules.
+//!
+//! A tracked connection keeps the translation with which it began. Once changed rules are live, the connections that the
+//! old ones made are deleted, so that their next packet meets the new ones.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use adit_model::desired::firewall::Endpoint;
+use adit_model::protocol::{PortRange, Protocol};
+use ipnet::IpNet;
+use nix::errno::Errno;
+use nix::libc::{AF_INET, AF_INET6};
+use thiserror::Error;
+
+use crate::netfilter::{
+    Message, Request, Requests, SUBSYSTEM_CONNTRACK, attribute, push_attribute, u16_be,
+};
+
+/// Which connections have to end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// Forwards that were added, moved or removed, by their public side, and pinholes that closed.
+    pub endpoints: BTreeSet<Endpoint<IpAddr>>,
+    /// Devices and delegated networks all of whose connections are cut.
+    pub networks: BTreeSet<IpNet>,
+}
+
+#[derive(Debug, Error)]
+pub enum ConntrackError {
+    #[error("cannot list the tracked connections: {0}")]
+    List(#[source] io::Error),
+    #[error("cannot delete {count} tracked connections that changed rules ended: {cause}")]
+    Delete { count: usize, cause: io::Error },
+    #[error("the sweep of tracked connections did not end: {0}")]
+    Interrupted(#[from] tokio::task::JoinError),
+}
+
+/// Deletes the connections concerned, in one pass over the tracked connections of each family that they can be in, and
+/// returns their number. The changed rules must be live before.
+pub async fn sweep(changed: Changed) -> Result<usize, ConntrackError> {
+    let criteria = Criteria::of(&changed);
+    if criteria.families.is_empty() {
+        return Ok(0);
+    }
+    tokio::task::spawn_blocking(move || sweep_families(&criteria)).await?
+}
+
+const KIND_GET: u8 = 1;
+const KIND_DELETE: u8 = 2;
+const ORIGINAL: u16 = 1;
+const REPLY: u16 = 2;
+const ID: u16 = 12;
+const ZONE: u16 = 18;
+const NESTED: u16 = 0x8000;
+
+/// What to look for, in the order that makes looking quick.
+struct Criteria {
+    families: BTreeSet<u8>,
+    endpoints: BTreeMap<(IpAddr, u8), Vec<PortRange>>,
+    /// Disjoint, by first address.
+    networks: Vec<IpNet>,
+}
+
+/// One direction of a tracked connection.
+struct Tuple {
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    destination_port: Option<u16>,
+}
+
+impl Criteria {
+    fn of(changed: &Changed) -> Self {
+        let mut endpoints: BTreeMap<_, Vec<PortRange>> = BTreeMap::new();
+        for Endpoint {
+            address,
+            protocol,
+            ports,
+        } in &changed.endpoints
+        {
+            let key = (*address, Protocol::number(*protocol));
+            endpoints.entry(key).or_default().push(*ports);
+        }
+        let mut networks = IpNet::aggregate(&changed.networks.iter().copied().collect());
+        networks.sort_by_key(IpNet::network);
+        let addresses = changed.endpoints.iter().map(|endpoint| endpoint.address);
+        let families = addresses
+            .chain(networks.iter().map(IpNet::addr))
+            .map(|address| {
+                if address.is_ipv4() {
+                    AF_INET as u8
+                } else {
+                    AF_INET6 as u8
+                }
+            })
+            .collect();
+        Self {
+            families,
+            endpoints,
+            networks,
+        }
+    }
+
+    /// The public side of a forward is where a connection was sent to, or where its answers come: the latter for what
+    /// a device sends from a forwarded port.
+    fn concern(&self, original: &Tuple, reply: &Tuple) -> bool {
+        [original, reply]
+            .into_iter()
+            .any(|tuple| self.name_destination(tuple))
+            || [
+                original.source,
+                original.destination,
+                reply.source,
+                reply.destination,
+            ]
+            .into_iter()
+            .any(|address| self.contain(address))
+    }
+
+    fn name_destination(&self, tuple: &Tuple) -> bool {
+        let ranges = self.endpoints.get(&(tuple.destination, tuple.protocol));
+        ranges
+            .zip(tuple.destination_port)
+            .is_some_and(|(ranges, port)| ranges.iter().any(|range| range.contains(port)))
+    }
+
+    fn contain(&self, address: IpAddr) -> bool {
+        let after = self
+            .networks
+            .partition_point(|network| network.network() <= address);
+        after
+            .checked_sub(1)
+            .and_then(|index| self.networks.get(index))
+            .is_some_and(|network| network.contains(&address))
+    }
+}
+
+fn sweep_families(criteria: &Criteria) -> Result<usize, ConntrackError> {
+    let mut requests = Requests::open().map_err(ConntrackError::List)?;
+    let mut deletions = Vec::new();
+    for family in &criteria.families {
+        let list = Request {
+            subsystem: SUBSYSTEM_CONNTRACK,
+            kind: KIND_GET,
+            family: *family,
+            attributes: Vec::new(),
+        };
+        let found = requests.dump(&list, |message| deletion(criteria, message));
+        deletions.extend(found.map_err(ConntrackError::List)?);
+    }
+    let failed = |cause| ConntrackError::Delete {
+        count: deletions.len(),
+        cause,
+    };
+    for outcome in requests.acknowledge(&deletions).map_err(failed)? {
+        match outcome {
+            Ok(()) => {}
+            // It ended by itself meanwhile.
+            Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Ok(deletions.len())
+}
+
+/// The request that deletes this connection, if it is concerned. It names the connection's number too, so that a new
+/// one between the same ends is not meant.
+fn deletion(criteria: &Criteria, message: Message<'_>) -> Option<Request> {
+    let original = attribute(message.attributes, ORIGINAL)?;
+    let reply = attribute(message.attributes, REPLY)?;
+    if !criteria.concern(&Tuple::decode(original)?, &Tuple::decode(reply)?) {
+        return None;
+    }
+    let mut attributes = Vec::new();
+    push_attribute(&mut attributes, ORIGINAL | NESTED, original);
+    push_attribute(&mut attributes, ID, attribute(message.attributes, ID)?);
+    if let Some(zone) = attribute(message.attributes, ZONE) {
+        push_attribute(&mut attributes, ZONE, zone);
+    }
+    Some(Request {
+        subsystem: SUBSYSTEM_CONNTRACK,
+        kind: KIND_DELETE,
+        family: message.family,
+        attributes,
+    })
+}
+
+impl Tuple {
+    fn decode(tuple: &[u8]) -> Option<Self> {
+        const ADDRESSES: u16 = 1;
+        const TRANSPORT: u16 = 2;
+        const NUMBER: u16 = 1;
+        const DESTINATION_PORT: u16 = 3;
+        let addresses = attribute(tuple, ADDRESSES)?;
+        let transport = attribute(tuple, TRANSPORT)?;
+        let (source, destination) = decode_pair4(addresses).or_else(|| decode_pair6(addresses))?;
+        Some(Self {
+            source,
+            destination,
+            protocol: *attribute(transport, NUMBER)?.first()?,
+            destination_port: attribute(transport, DESTINATION_PORT).and_then(u16_be),
+        })
+    }
+}
+
+fn decode_pair4(addresses: &[u8]) -> Option<(IpAddr, IpAddr)> {
+    let decode = |kind| {
+        let bytes: [u8; 4] = attribute(addresses, kind)?.try_into().ok()?;
+        Some(IpAddr::V4(Ipv4Addr::from(bytes)))
+    };
+    Some((decode(1)?, decode(2)?))
+}
+
+fn decode_pair6(addresses: &[u8]) -> Option<(IpAddr, IpAddr)> {
+    let decode = |kind| {
+        let bytes: [u8; 16] = attribute(addresses, kind)?.try_into().ok()?;
+        Some(IpAddr::V6(Ipv6Addr::from(bytes)))
+    };
+    Some((decode(3)?, decode(4)?))
+}

@@ -1,0 +1,262 @@
+//! Loads, observes and watches the firewall's table.
+//!
+//! Text goes to the `nft` program, which turns it into one transaction. What the kernel then lists is the fingerprint
+//! of the skeleton: a rule that reads differently later was changed by someone else. Elements are compared one by one.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Seek, Write};
+use std::process::{Output, Stdio};
+use std::sync::Arc;
+
+use adit_model::desired::firewall::{Elements, Firewall, TABLE, render_removal};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use thiserror::Error;
+use tokio::process::Command;
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::netfilter::{Request, Requests, SUBSYSTEM_NFTABLES, attribute, u32_be};
+
+mod listing;
+mod watch;
+
+pub use listing::Fingerprint;
+pub use watch::Watch;
+
+#[derive(Debug, Error)]
+pub enum FirewallError {
+    #[error("cannot run nft, which loads and lists the firewall; install nftables: {0}")]
+    Spawn(#[source] io::Error),
+    #[error("nft refused to {operation} table {TABLE}: {message}")]
+    Refused {
+        operation: &'static str,
+        message: String,
+    },
+    #[error("cannot read nft's listing of table {TABLE}: {0}")]
+    Listing(#[from] serde_json::Error),
+    #[error("cannot read nft's listing of table {TABLE}: {object} is unknown")]
+    Unknown { object: String },
+    #[error("cannot {operation} over the netfilter netlink socket: {cause}")]
+    Netlink {
+        operation: &'static str,
+        cause: io::Error,
+    },
+    #[error("table {TABLE} was changed by others each time it was loaded")]
+    Contended,
+}
+
+/// The table in this network namespace.
+#[derive(Debug, Default)]
+pub struct Table {
+    journal: Arc<Journal>,
+    /// The skeleton that was loaded last, and how the kernel lists it.
+    loaded: Option<(String, Fingerprint)>,
+}
+
+/// What the kernel holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// The skeleton that we loaded, as text; `None` when it is not, or no longer, ours.
+    pub skeleton: Option<String>,
+    pub elements: Elements,
+}
+
+impl Observed {
+    pub fn matches(&self, wanted: &Firewall) -> bool {
+        self.fits(wanted) && self.elements == wanted.elements()
+    }
+
+    /// The script that makes the kernel hold what is wanted: elements alone if the skeleton is right, else everything.
+    pub fn render_repair(&self, wanted: &Firewall) -> String {
+        if self.fits(wanted) {
+            self.elements.render_delta(&wanted.elements())
+        } else {
+            wanted.render()
+        }
+    }
+
+    fn fits(&self, wanted: &Firewall) -> bool {
+        self.skeleton.as_ref() == Some(&wanted.render_skeleton())
+    }
+}
+
+impl Table {
+    /// Tells when others change the table. It is open before this returns, so that nothing is missed after it.
+    pub fn watch(&self) -> Result<Watch, FirewallError> {
+        Watch::open(Arc::clone(&self.journal))
+    }
+
+    /// Replaces the table in one transaction, whatever is there. Tracked connections and their translations go on.
+    pub async fn replace(&mut self, wanted: &Firewall) -> Result<(), FirewallError> {
+        self.loaded = None;
+        let text = wanted.render();
+        for _ in 0..LOAD_ATTEMPTS {
+            let mut own = self.journal.0.lock().await;
+            let generation = commit(&mut own, "load", &text).await?;
+            let fingerprint = listing::fingerprint(&list(&["--terse"]).await?)?;
+            // What others did between the transaction and the listing must not pass for ours.
+            if generation.is_some() && generation == Some(current_generation()?) {
+                drop(own);
+                self.loaded =
+                    fingerprint.map(|fingerprint| (wanted.render_skeleton(), fingerprint));
+                return Ok(());
+            }
+        }
+        Err(FirewallError::Contended)
+    }
+
+    /// Leads from one table to another: by elements if that suffices and the kernel agrees, else by replacing all of it.
+    pub async fn update(&mut self, from: &Firewall, to: &Firewall) -> Result<(), FirewallError> {
+        let delta = self
+            .loaded
+            .as_ref()
+            .and_then(|_| Firewall::render_delta(from, to));
+        match delta {
+            Some(delta) if delta.is_empty() => Ok(()),
+            Some(delta) => match self.apply("update", &delta).await {
+                Ok(()) => Ok(()),
+                Err(error) => {
+                    tracing::warn!(%error, "the firewall is not as it was left; loading all of it");
+                    self.replace(to).await
+                }
+            },
+            None => self.replace(to).await,
+        }
+    }
+
+    /// Makes the kernel hold what is wanted, after a look at what it holds; returns whether anything had to be done.
+    pub async fn repair(&mut self, wanted: &Firewall) -> Result<bool, FirewallError> {
+        match self.observe().await? {
+            Some(observed) if observed.matches(wanted) => return Ok(false),
+            Some(observed) if observed.fits(wanted) => {
+                self.apply("repair", &observed.render_repair(wanted))
+                    .await?;
+            }
+            Some(_) | None => self.replace(wanted).await?,
+        }
+        Ok(true)
+    }
+
+    /// What the kernel holds; `None` without a table.
+    pub async fn observe(&self) -> Result<Option<Observed>, FirewallError> {
+        let listing = list(&[]).await?;
+        let Some(fingerprint) = listing::fingerprint(&listing)? else {
+            return Ok(None);
+        };
+        let known = self.loaded.as_ref();
+        Ok(Some(Observed {
+            skeleton: known
+                .filter(|(_, loaded)| *loaded == fingerprint)
+                .map(|(skeleton, _)| skeleton.clone()),
+            elements: listing::elements(&listing)?,
+        }))
+    }
+
+    /// Deletes the table; succeeds when there is none.
+    pub async fn remove(&mut self) -> Result<(), FirewallError> {
+        self.loaded = None;
+        self.apply("delete", &render_removal()).await
+    }
+
+    async fn apply(&self, operation: &'static str, text: &str) -> Result<(), FirewallError> {
+        let mut own = self.journal.0.lock().await;
+        commit(&mut own, operation, text).await?;
+        Ok(())
+    }
+}
+
+/// How often a table is loaded again because another program committed a transaction meanwhile.
+const LOAD_ATTEMPTS: usize = 5;
+
+/// How many of our transactions are remembered, to tell their events from those of others.
+const JOURNAL_LENGTH: usize = 64;
+
+/// The generations of the ruleset that our transactions made. It is locked for as long as one is under way.
+#[derive(Debug, Default)]
+struct Journal(Mutex<BTreeSet<u32>>);
+
+/// Commits a script, and returns the generation that it made, if nobody else made one meanwhile.
+///
+/// The kernel counts one generation for each transaction.
+async fn commit(
+    own: &mut MutexGuard<'_, BTreeSet<u32>>,
+    operation: &'static str,
+    text: &str,
+) -> Result<Option<u32>, FirewallError> {
+    let before = current_generation()?;
+    run(operation, &["--file", "-"], text).await?;
+    let after = current_generation()?;
+    if after != before.wrapping_add(1) {
+        return Ok(None);
+    }
+    own.insert(after);
+    if own.len() > JOURNAL_LENGTH {
+        own.pop_first();
+    }
+    Ok(Some(after))
+}
+
+fn current_generation() -> Result<u32, FirewallError> {
+    const GET_GENERATION: u8 = 16;
+    let request = Request {
+        subsystem: SUBSYSTEM_NFTABLES,
+        kind: GET_GENERATION,
+        family: 0,
+        attributes: Vec::new(),
+    };
+    Requests::open()
+        .and_then(|mut requests| {
+            requests.get(&request, |message| generation_in(message.attributes))
+        })
+        .map_err(|cause| FirewallError::Netlink {
+            operation: "read the ruleset's generation",
+            cause,
+        })
+}
+
+fn generation_in(attributes: &[u8]) -> Option<u32> {
+    const GENERATION: u16 = 1;
+    attribute(attributes, GENERATION).and_then(u32_be)
+}
+
+/// The table as JSON; empty without a table.
+async fn list(options: &[&str]) -> Result<Vec<u8>, FirewallError> {
+    let command = ["--json", "list", "table", "inet", "adit"];
+    let arguments = [options, &command].concat();
+    match run("list", &arguments, "").await {
+        Ok(output) => Ok(output.stdout),
+        Err(FirewallError::Refused { message, .. })
+            if message.contains("No such file or directory") =>
+        {
+            Ok(Vec::new())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn run(
+    operation: &'static str,
+    arguments: &[&str],
+    input: &str,
+) -> Result<Output, FirewallError> {
+    let output = Command::new("nft")
+        .args(arguments)
+        .env("LC_ALL", "C")
+        .stdin(memory_file(input).map_err(FirewallError::Spawn)?)
+        .output()
+        .await
+        .map_err(FirewallError::Spawn)?;
+    if output.status.success() {
+        return Ok(output);
+    }
+    let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(FirewallError::Refused { operation, message })
+}
+
+/// A file rather than a pipe: nft would take the first part of a script that broke off for the whole.
+fn memory_file(content: &str) -> io::Result<Stdio> {
+    let mut file = File::from(memfd_create("nftables", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(content.as_bytes())?;
+    file.rewind()?;
+    Ok(file.into())
+}

@@ -1,0 +1,136 @@
+//! Reads nft's JSON listing of the table.
+
+use std::net::IpAddr;
+
+use adit_model::desired::firewall::Elements;
+use serde_json::{Map, Value};
+
+use super::FirewallError;
+
+/// All that a listing of the table says except its elements, counters and handles.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fingerprint(String);
+
+/// The fingerprint of a listing; `None` when there is no table.
+pub(super) fn fingerprint(listing: &[u8]) -> Result<Option<Fingerprint>, FirewallError> {
+    let objects = parse(listing)?;
+    let mut lines = String::new();
+    for (kind, mut object) in objects {
+        object.remove("handle");
+        object.remove("elem");
+        if let Some(Value::Array(expressions)) = object.get_mut("expr") {
+            expressions.retain(|expression| expression.get("counter").is_none());
+        }
+        lines.push_str(&format!("{kind} {}\n", Value::Object(object)));
+    }
+    Ok((!lines.is_empty()).then_some(Fingerprint(lines)))
+}
+
+/// The elements in a listing, in the notation in which the model renders them.
+pub(super) fn elements(listing: &[u8]) -> Result<Elements, FirewallError> {
+    let mut elements = Elements::default();
+    for (_, object) in parse(listing)? {
+        let (Some(Value::String(set)), Some(Value::Array(list))) =
+            (object.get("name"), object.get("elem"))
+        else {
+            continue;
+        };
+        let is_map = object.contains_key("map");
+        for element in list {
+            let (key, value) = match element.as_array().map(Vec::as_slice) {
+                Some([key, value]) if is_map => (key, Some(notation(value)?)),
+                Some(_) | None => (element, None),
+            };
+            let mut key = notation(key)?;
+            if is_name(&object) {
+                key = quote_first(&key);
+            }
+            elements.insert(set, key, value);
+        }
+    }
+    Ok(elements)
+}
+
+/// The objects of a listing by kind, without the preamble.
+fn parse(listing: &[u8]) -> Result<Vec<(String, Map<String, Value>)>, FirewallError> {
+    if listing.is_empty() {
+        return Ok(Vec::new());
+    }
+    let Value::Object(mut listing) = serde_json::from_slice(listing)? else {
+        return Err(unknown("the listing"));
+    };
+    let Some(Value::Array(entries)) = listing.remove("nftables") else {
+        return Err(unknown("the listing"));
+    };
+    let mut objects = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let Value::Object(entry) = entry else {
+            return Err(unknown(&entry.to_string()));
+        };
+        for (kind, object) in entry {
+            if let (Value::Object(object), false) = (object, kind == "metainfo") {
+                objects.push((kind, object));
+            }
+        }
+    }
+    Ok(objects)
+}
+
+/// Whether the set's keys begin with the name of an interface, which JSON gives without quotes.
+fn is_name(set: &Map<String, Value>) -> bool {
+    let first = match set.get("type") {
+        Some(Value::Array(types)) => types.first(),
+        other => other,
+    };
+    first.and_then(Value::as_str) == Some("ifname")
+}
+
+fn quote_first(key: &str) -> String {
+    match key.split_once(" . ") {
+        Some((first, rest)) => format!("\"{first}\" . {rest}"),
+        None => format!("\"{key}\""),
+    }
+}
+
+/// A key or value in the notation of nft's text.
+fn notation(value: &Value) -> Result<String, FirewallError> {
+    match value {
+        Value::Number(number) => Ok(number.to_string()),
+        // nft and we may write the same IPv6 address differently.
+        Value::String(text) => Ok(text
+            .parse()
+            .map_or_else(|_| text.clone(), |address: IpAddr| address.to_string())),
+        Value::Object(object) => match object.iter().next() {
+            Some((kind, inner)) => compound(kind, inner, value),
+            None => Err(unknown("an empty element")),
+        },
+        Value::Null | Value::Bool(_) | Value::Array(_) => Err(unknown(&value.to_string())),
+    }
+}
+
+fn compound(kind: &str, inner: &Value, whole: &Value) -> Result<String, FirewallError> {
+    let parts = |list: &Value| match list {
+        Value::Array(list) => list.iter().map(notation).collect::<Result<Vec<_>, _>>(),
+        other => Err(unknown(&other.to_string())),
+    };
+    match kind {
+        "concat" => Ok(parts(inner)?.join(" . ")),
+        "range" => Ok(parts(inner)?.join("-")),
+        "prefix" => {
+            let address = notation(&inner["addr"])?;
+            let length = notation(&inner["len"])?;
+            Ok(format!("{address}/{length}"))
+        }
+        "jump" | "goto" => Ok(format!("{kind} {}", notation(&inner["target"])?)),
+        "accept" | "drop" | "return" | "continue" => Ok(kind.to_owned()),
+        // An element with a counter, a comment or a timeout that someone else added.
+        "elem" => Ok(format!("{} (decorated)", notation(&inner["val"])?)),
+        _ => Err(unknown(&whole.to_string())),
+    }
+}
+
+fn unknown(object: &str) -> FirewallError {
+    FirewallError::Unknown {
+        object: object.to_owned(),
+    }
+}

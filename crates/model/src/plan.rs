@@ -1,0 +1,672 @@
+//! The way from what the kernel holds to what it shall hold, as steps of one kernel object each.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::desired::Desired;
+use crate::desired::address::Address;
+use crate::desired::firewall::{Endpoint, Firewall, Translations};
+use crate::desired::link::Link;
+use crate::desired::neighbor::ProxyNeighbor;
+use crate::desired::route::{MAIN_TABLE, Route, RouteTarget};
+use crate::desired::rule::Rule;
+use crate::desired::sysctl::Sysctls;
+use crate::desired::wireguard::{Peer, WireGuard};
+use crate::key::{PrivateKey, PublicKey};
+
+#[cfg(test)]
+mod tests;
+
+/// What this host holds of ours, as far as it was observed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Actual {
+    /// The tunnel interface, if there is one.
+    pub link: Option<ActualLink>,
+    /// What the tunnel interface carries; none when there is no interface, or it could not be read.
+    pub wireguard: Option<ActualWireGuard>,
+    /// Addresses on the tunnel interface.
+    pub addresses: BTreeSet<Address>,
+    /// Routes with our protocol number.
+    pub routes: BTreeSet<Route>,
+    /// Rules with our protocol number.
+    pub rules: BTreeSet<Rule>,
+    /// Proxy neighbour entries with our protocol number.
+    pub neighbors: BTreeSet<ProxyNeighbor>,
+    /// The present values of the settings that are wanted, and of those that were changed by us.
+    pub sysctls: Sysctls,
+    /// The settings that were changed by us, whose prior values are on record.
+    pub changed_sysctls: BTreeSet<String>,
+    /// Our nftables table.
+    pub firewall: ActualFirewall,
+}
+
+/// The tunnel interface as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ActualLink {
+    /// Name and MTU.
+    pub link: Link,
+    /// Administratively up.
+    pub up: bool,
+}
+
+/// What the WireGuard interface carries; the private key cannot be read everywhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ActualWireGuard {
+    /// The key that belongs to its private key; none before one is set.
+    pub public_key: Option<PublicKey>,
+    /// UDP port it listens on.
+    pub listen_port: u16,
+    /// Peers by public key.
+    pub peers: BTreeMap<PublicKey, Peer>,
+}
+
+/// Our nftables table as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ActualFirewall {
+    /// There is no such table.
+    #[default]
+    Absent,
+    /// There is one, of a content that we do not know.
+    Unknown,
+    /// It is the rendering of this.
+    Holds(Box<Firewall>),
+}
+
+/// A change of one kernel object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Stops answering for an address.
+    RemoveNeighbor(ProxyNeighbor),
+    /// Removes a rule.
+    RemoveRule(Rule),
+    /// Removes a route.
+    RemoveRoute(Route),
+    /// Removes an address.
+    RemoveAddress(Address),
+    /// Removes a peer.
+    RemovePeer(PublicKey),
+    /// Takes prefixes from a peer, so that others may get them.
+    ShrinkPeer(PublicKey, Peer),
+    /// Changes a setting; its prior value is put on record.
+    SetSysctl(String, String),
+    /// Makes the tunnel interface and sets it up.
+    CreateLink(Link),
+    /// Sets the MTU of the tunnel interface and sets it up.
+    SetLink(Link),
+    /// Sets the private key, the port, or both.
+    SetInterface {
+        /// The key, if it differs.
+        private_key: Option<PrivateKey>,
+        /// The port, if it differs.
+        listen_port: Option<u16>,
+    },
+    /// Replaces the whole table.
+    ReplaceFirewall,
+    /// Turns the table that is known to be there into the wanted one.
+    UpdateFirewall,
+    /// Adds a peer, or makes it exactly this.
+    SetPeer(PublicKey, Peer),
+    /// Adds an address.
+    AddAddress(Address),
+    /// Adds a route.
+    AddRoute(Route),
+    /// Adds a rule.
+    AddRule(Rule),
+    /// Answers for an address.
+    AddNeighbor(ProxyNeighbor),
+    /// Deletes the tunnel interface, and with it the process that carries it.
+    RemoveLink(String),
+    /// Deletes the table.
+    RemoveFirewall,
+    /// Gives a setting the value back that it had before us.
+    RestoreSysctl(String),
+    /// Ends tracked connections that no longer agree with the rest.
+    SweepConntrack(Sweep),
+}
+
+/// Which tracked connections have to end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sweep {
+    /// Destinations whose meaning has changed.
+    pub endpoints: BTreeSet<Endpoint<IpAddr>>,
+    /// Prefixes that were taken from a peer.
+    pub prefixes: BTreeSet<IpNet>,
+}
+
+/// The steps from what was observed to what is desired.
+pub fn plan(desired: &Desired, actual: &Actual) -> Vec<Step> {
+    steps(&View::of_actual(actual), desired)
+}
+
+/// The steps from one desired content to the next, where the first is known to be in place.
+pub fn plan_change(from: &Desired, to: &Desired) -> Vec<Step> {
+    steps(&View::of_desired(from), to)
+}
+
+impl Step {
+    /// The kind of object that it changes: a word for counters.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::RemoveNeighbor(_) | Self::AddNeighbor(_) => "neighbor",
+            Self::RemoveRule(_) | Self::AddRule(_) => "rule",
+            Self::RemoveRoute(_) | Self::AddRoute(_) => "route",
+            Self::RemoveAddress(_) | Self::AddAddress(_) => "address",
+            Self::RemovePeer(_) | Self::ShrinkPeer(..) | Self::SetPeer(..) => "peer",
+            Self::SetSysctl(..) | Self::RestoreSysctl(_) => "sysctl",
+            Self::CreateLink(_) | Self::SetLink(_) | Self::RemoveLink(_) => "link",
+            Self::SetInterface { .. } => "wireguard",
+            Self::ReplaceFirewall | Self::UpdateFirewall | Self::RemoveFirewall => "firewall",
+            Self::SweepConntrack(_) => "conntrack",
+        }
+    }
+}
+
+impl Actual {
+    /// What would be observed if all of this were in place.
+    pub fn of(desired: &Desired) -> Self {
+        Self {
+            link: desired
+                .link
+                .clone()
+                .map(|link| ActualLink { link, up: true }),
+            wireguard: desired.wireguard.as_ref().map(ActualWireGuard::of),
+            addresses: desired.addresses.clone(),
+            routes: desired.routes.clone(),
+            rules: desired.rules.clone(),
+            neighbors: desired.neighbors.clone(),
+            sysctls: desired.sysctls.clone(),
+            changed_sysctls: desired.sysctls.keys().cloned().collect(),
+            firewall: match &desired.firewall {
+                Some(firewall) => ActualFirewall::Holds(Box::new(firewall.clone())),
+                None => ActualFirewall::Absent,
+            },
+        }
+    }
+}
+
+impl ActualWireGuard {
+    fn of(wireguard: &WireGuard) -> Self {
+        Self {
+            public_key: Some(wireguard.private_key.public_key()),
+            listen_port: wireguard.listen_port,
+            peers: wireguard.peers.clone(),
+        }
+    }
+}
+
+impl Sweep {
+    /// Whether there is nothing to sweep.
+    pub fn is_empty(&self) -> bool {
+        self.endpoints.is_empty() && self.prefixes.is_empty()
+    }
+}
+
+/// What is there, borrowed: comparing must not cost a copy of ten thousand objects.
+struct View<'a> {
+    link: Option<(&'a Link, bool)>,
+    interface: Interface<'a>,
+    peers: &'a BTreeMap<PublicKey, Peer>,
+    addresses: &'a BTreeSet<Address>,
+    routes: &'a BTreeSet<Route>,
+    rules: &'a BTreeSet<Rule>,
+    neighbors: &'a BTreeSet<ProxyNeighbor>,
+    sysctls: &'a Sysctls,
+    changed_sysctls: Vec<&'a String>,
+    firewall: Table<'a>,
+}
+
+enum Interface<'a> {
+    Absent,
+    Seen {
+        public_key: Option<PublicKey>,
+        listen_port: u16,
+    },
+    Known {
+        private_key: &'a PrivateKey,
+        listen_port: u16,
+    },
+}
+
+enum Table<'a> {
+    Absent,
+    Unknown,
+    Holds(&'a Firewall),
+}
+
+static NO_PEERS: BTreeMap<PublicKey, Peer> = BTreeMap::new();
+
+impl<'a> View<'a> {
+    fn of_actual(actual: &'a Actual) -> Self {
+        let wireguard = actual.wireguard.as_ref();
+        Self {
+            link: actual.link.as_ref().map(|actual| (&actual.link, actual.up)),
+            interface: wireguard.map_or(Interface::Absent, |wireguard| Interface::Seen {
+                public_key: wireguard.public_key,
+                listen_port: wireguard.listen_port,
+            }),
+            peers: wireguard.map_or(&NO_PEERS, |wireguard| &wireguard.peers),
+            addresses: &actual.addresses,
+            routes: &actual.routes,
+            rules: &actual.rules,
+            neighbors: &actual.neighbors,
+            sysctls: &actual.sysctls,
+            changed_sysctls: actual.changed_sysctls.iter().collect(),
+            firewall: match &actual.firewall {
+                ActualFirewall::Absent => Table::Absent,
+                ActualFirewall::Unknown => Table::Unknown,
+                ActualFirewall::Holds(firewall) => Table::Holds(firewall),
+            },
+        }
+    }
+
+    fn of_desired(desired: &'a Desired) -> Self {
+        let wireguard = desired.wireguard.as_ref();
+        Self {
+            link: desired.link.as_ref().map(|link| (link, true)),
+            interface: wireguard.map_or(Interface::Absent, |wireguard| Interface::Known {
+                private_key: &wireguard.private_key,
+                listen_port: wireguard.listen_port,
+            }),
+            peers: wireguard.map_or(&NO_PEERS, |wireguard| &wireguard.peers),
+            addresses: &desired.addresses,
+            routes: &desired.routes,
+            rules: &desired.rules,
+            neighbors: &desired.neighbors,
+            sysctls: &desired.sysctls,
+            changed_sysctls: desired.sysctls.keys().collect(),
+            firewall: desired
+                .firewall
+                .as_ref()
+                .map_or(Table::Absent, Table::Holds),
+        }
+    }
+}
+
+/// The order is the point: what could lead a packet astray goes first, and nothing leads to a device before the
+/// firewall denies what is not allowed to it.
+fn steps(view: &View<'_>, desired: &Desired) -> Vec<Step> {
+    let mut steps = Vec::new();
+    steps.extend(missing(
+        view.neighbors,
+        &desired.neighbors,
+        Step::RemoveNeighbor,
+    ));
+    steps.extend(missing(view.rules, &desired.rules, Step::RemoveRule));
+    steps.extend(missing(view.routes, &desired.routes, Step::RemoveRoute));
+    steps.extend(missing(
+        view.addresses,
+        &desired.addresses,
+        Step::RemoveAddress,
+    ));
+    let peers = desired
+        .wireguard
+        .as_ref()
+        .map_or(&NO_PEERS, |wireguard| &wireguard.peers);
+    let stays =
+        desired.link.as_ref().map(|link| &link.name) == view.link.map(|(link, _)| &link.name);
+    let present = if stays { view.peers } else { &NO_PEERS };
+    shrink_peers(present, peers, &mut steps);
+
+    let (of_host, of_tunnel) = missing_sysctls(view, desired);
+    steps.extend(of_host);
+    if let (Some((link, _)), false) = (view.link, stays) {
+        steps.push(Step::RemoveLink(link.name.clone()));
+    }
+    match (&desired.link, view.link) {
+        (Some(link), Some((present, true))) if present == link => {}
+        (Some(link), Some(_)) if stays => steps.push(Step::SetLink(link.clone())),
+        (Some(link), _) => steps.push(Step::CreateLink(link.clone())),
+        (None, _) => {}
+    }
+    steps.extend(of_tunnel);
+    if let Some(wireguard) = &desired.wireguard {
+        let interface = if stays {
+            &view.interface
+        } else {
+            &Interface::Absent
+        };
+        steps.extend(set_interface(interface, wireguard));
+    }
+    if let Some(firewall) = &desired.firewall {
+        match view.firewall {
+            Table::Holds(present) if present == firewall => {}
+            Table::Holds(_) => steps.push(Step::UpdateFirewall),
+            Table::Absent | Table::Unknown => steps.push(Step::ReplaceFirewall),
+        }
+    }
+    grow_peers(present, peers, &mut steps);
+    steps.extend(missing(
+        &desired.addresses,
+        view.addresses,
+        Step::AddAddress,
+    ));
+    steps.extend(missing(&desired.routes, view.routes, Step::AddRoute));
+    steps.extend(missing(&desired.rules, view.rules, Step::AddRule));
+    steps.extend(missing(
+        &desired.neighbors,
+        view.neighbors,
+        Step::AddNeighbor,
+    ));
+
+    let table_is_there = !matches!(view.firewall, Table::Absent);
+    if desired.firewall.is_none() && table_is_there {
+        steps.push(Step::RemoveFirewall);
+    }
+    let mut obsolete: Vec<_> = view
+        .changed_sysctls
+        .iter()
+        .filter(|path| !desired.sysctls.contains_key(**path))
+        .collect();
+    obsolete.sort_by_key(|path| std::cmp::Reverse(sysctl_order(path)));
+    steps.extend(
+        obsolete
+            .into_iter()
+            .map(|path| Step::RestoreSysctl((*path).clone())),
+    );
+
+    let sweep = sweep(view, desired, peers);
+    if !sweep.is_empty() {
+        steps.push(Step::SweepConntrack(sweep));
+    }
+    steps
+}
+
+/// A step for each object that `from` has and `other` has not.
+fn missing<'a, T: Ord + Clone>(
+    from: &'a BTreeSet<T>,
+    other: &'a BTreeSet<T>,
+    step: impl Fn(T) -> Step + 'a,
+) -> impl Iterator<Item = Step> + 'a {
+    from.difference(other)
+        .map(move |object| step(object.clone()))
+}
+
+fn shrink_peers(
+    present: &BTreeMap<PublicKey, Peer>,
+    wanted: &BTreeMap<PublicKey, Peer>,
+    steps: &mut Vec<Step>,
+) {
+    let removed = present.keys().filter(|key| !wanted.contains_key(key));
+    steps.extend(removed.map(|key| Step::RemovePeer(*key)));
+    for (key, peer) in present {
+        if let Some(wanted) = wanted.get(key)
+            && let Some(smaller) = shrunk(peer, wanted)
+        {
+            steps.push(Step::ShrinkPeer(*key, smaller));
+        }
+    }
+}
+
+fn grow_peers(
+    present: &BTreeMap<PublicKey, Peer>,
+    wanted: &BTreeMap<PublicKey, Peer>,
+    steps: &mut Vec<Step>,
+) {
+    for (key, wanted) in wanted {
+        let is_reached = match present.get(key) {
+            Some(peer) => shrunk(peer, wanted).as_ref().unwrap_or(peer) == wanted,
+            None => false,
+        };
+        if !is_reached {
+            steps.push(Step::SetPeer(*key, wanted.clone()));
+        }
+    }
+}
+
+/// The wanted peer without what it has yet to get; none when nothing is to be taken from it.
+fn shrunk(present: &Peer, wanted: &Peer) -> Option<Peer> {
+    if present.allowed_ips.is_subset(&wanted.allowed_ips) {
+        return None;
+    }
+    Some(Peer {
+        preshared_key: wanted.preshared_key,
+        allowed_ips: present
+            .allowed_ips
+            .intersection(&wanted.allowed_ips)
+            .copied()
+            .collect(),
+    })
+}
+
+fn set_interface(present: &Interface<'_>, wanted: &WireGuard) -> Option<Step> {
+    let (same_key, same_port) = match present {
+        Interface::Absent => (false, false),
+        Interface::Seen {
+            public_key,
+            listen_port,
+        } => (
+            *public_key == Some(wanted.private_key.public_key()),
+            *listen_port == wanted.listen_port,
+        ),
+        Interface::Known {
+            private_key,
+            listen_port,
+        } => (
+            **private_key == wanted.private_key,
+            *listen_port == wanted.listen_port,
+        ),
+    };
+    if same_key && same_port {
+        return None;
+    }
+    Some(Step::SetInterface {
+        private_key: (!same_key).then_some(wanted.private_key),
+        listen_port: (!same_port).then_some(wanted.listen_port),
+    })
+}
+
+/// Settings to change: those of the host, and those that exist only once the tunnel interface does.
+fn missing_sysctls(view: &View<'_>, desired: &Desired) -> (Vec<Step>, Vec<Step>) {
+    let mut wanted: Vec<_> = desired
+        .sysctls
+        .iter()
+        .filter(|(path, value)| view.sysctls.get(*path) != Some(value))
+        .collect();
+    wanted.sort_by_key(|(path, _)| sysctl_order(path));
+    let tunnel = desired.link.as_ref().map(|link| link.name.as_str());
+    wanted
+        .into_iter()
+        .map(|(path, value)| Step::SetSysctl(path.clone(), value.clone()))
+        .partition(|step| match step {
+            Step::SetSysctl(path, _) => path.split('/').nth(3) != tunnel || tunnel.is_none(),
+            _ => true,
+        })
+}
+
+/// Forwarding comes after all else: an interface whose `accept_ra` is still 1 then loses its default route.
+fn sysctl_order(path: &str) -> (bool, &str) {
+    let is_forwarding = path.ends_with("/forwarding") || path.ends_with("/ip_forward");
+    (is_forwarding, path)
+}
+
+fn sweep(view: &View<'_>, desired: &Desired, peers: &BTreeMap<PublicKey, Peer>) -> Sweep {
+    let endpoints = match (&view.firewall, &desired.firewall) {
+        (Table::Holds(before), Some(after)) if *before == after => BTreeSet::new(),
+        (Table::Holds(before), Some(after)) => Firewall::changed_endpoints(before, after),
+        (Table::Holds(before), None) => {
+            Firewall::changed_endpoints(before, &without_way_in(before))
+        }
+        // Without the table, streams went on untranslated, and would for as long as they live.
+        (Table::Absent | Table::Unknown, Some(after)) => {
+            Firewall::changed_endpoints(&without_way_in(after), after)
+        }
+        (Table::Absent | Table::Unknown, None) => BTreeSet::new(),
+    };
+    let mut prefixes = BTreeSet::new();
+    for (key, peer) in view.peers {
+        match peers.get(key) {
+            Some(wanted) => prefixes.extend(peer.allowed_ips.difference(&wanted.allowed_ips)),
+            None => prefixes.extend(&peer.allowed_ips),
+        }
+    }
+    Sweep {
+        endpoints,
+        prefixes,
+    }
+}
+
+fn without_way_in(firewall: &Firewall) -> Firewall {
+    Firewall {
+        interface: firewall.interface.clone(),
+        uplinks: BTreeSet::new(),
+        snat_ports: firewall.snat_ports,
+        clamp: firewall.clamp,
+        subnets: BTreeMap::new(),
+        own_prefixes6: BTreeSet::new(),
+        services: BTreeSet::new(),
+        translations4: Translations::default(),
+        translations6: Translations::default(),
+        pinholes: BTreeSet::new(),
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RemoveNeighbor(neighbor) => write!(formatter, "remove {}", Neighbor(neighbor)),
+            Self::RemoveRule(rule) => write!(formatter, "remove {}", RuleText(rule)),
+            Self::RemoveRoute(route) => write!(formatter, "remove {}", RouteText(route)),
+            Self::RemoveAddress(address) => {
+                write!(
+                    formatter,
+                    "remove address {} dev {}",
+                    address.address, address.interface
+                )
+            }
+            Self::RemovePeer(key) => write!(formatter, "remove peer {key}"),
+            Self::ShrinkPeer(key, peer) => write!(
+                formatter,
+                "shrink peer {key} to {}",
+                Prefixes(&peer.allowed_ips)
+            ),
+            Self::SetSysctl(path, value) => write!(formatter, "set {path} to {value}"),
+            Self::CreateLink(link) => write!(
+                formatter,
+                "create interface {} with MTU {}",
+                link.name, link.mtu
+            ),
+            Self::SetLink(link) => write!(
+                formatter,
+                "set interface {} up with MTU {}",
+                link.name, link.mtu
+            ),
+            Self::SetInterface {
+                private_key,
+                listen_port,
+            } => {
+                formatter.write_str("set")?;
+                if private_key.is_some() {
+                    formatter.write_str(" private key")?;
+                }
+                if private_key.is_some() && listen_port.is_some() {
+                    formatter.write_str(" and")?;
+                }
+                match listen_port {
+                    Some(port) => write!(formatter, " UDP port {port}"),
+                    None => Ok(()),
+                }
+            }
+            Self::ReplaceFirewall => formatter.write_str("replace the nftables table"),
+            Self::UpdateFirewall => formatter.write_str("update the nftables table"),
+            Self::SetPeer(key, peer) => write!(
+                formatter,
+                "set peer {key} to {}",
+                Prefixes(&peer.allowed_ips)
+            ),
+            Self::AddAddress(address) => {
+                write!(
+                    formatter,
+                    "add address {} dev {}",
+                    address.address, address.interface
+                )
+            }
+            Self::AddRoute(route) => write!(formatter, "add {}", RouteText(route)),
+            Self::AddRule(rule) => write!(formatter, "add {}", RuleText(rule)),
+            Self::AddNeighbor(neighbor) => write!(formatter, "add {}", Neighbor(neighbor)),
+            Self::RemoveLink(name) => write!(formatter, "remove interface {name}"),
+            Self::RemoveFirewall => formatter.write_str("remove the nftables table"),
+            Self::RestoreSysctl(path) => write!(formatter, "restore {path}"),
+            Self::SweepConntrack(sweep) => write!(
+                formatter,
+                "end tracked connections of {} endpoints and {} prefixes",
+                sweep.endpoints.len(),
+                sweep.prefixes.len()
+            ),
+        }
+    }
+}
+
+struct Neighbor<'a>(&'a ProxyNeighbor);
+struct RouteText<'a>(&'a Route);
+struct RuleText<'a>(&'a Rule);
+struct Prefixes<'a>(&'a BTreeSet<IpNet>);
+
+impl fmt::Display for Neighbor<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "proxy neighbour {} dev {}",
+            self.0.address, self.0.interface
+        )
+    }
+}
+
+impl fmt::Display for RouteText<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Route {
+            table,
+            destination,
+            metric,
+            target,
+        } = self.0;
+        match target {
+            RouteTarget::Interface { interface, gateway } => {
+                write!(formatter, "route {destination}")?;
+                if let Some(gateway) = gateway {
+                    write!(formatter, " via {gateway}")?;
+                }
+                write!(formatter, " dev {interface}")?;
+            }
+            RouteTarget::Unreachable => write!(formatter, "route unreachable {destination}")?,
+        }
+        if *table != MAIN_TABLE {
+            write!(formatter, " table {table}")?;
+        }
+        write!(formatter, " metric {metric}")
+    }
+}
+
+impl fmt::Display for RuleText<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Rule {
+            priority,
+            source,
+            input_interface,
+            table,
+            suppress_prefix_length,
+        } = self.0;
+        write!(formatter, "rule {priority} from {source}")?;
+        if let Some(interface) = input_interface {
+            write!(formatter, " iif {interface}")?;
+        }
+        write!(formatter, " lookup {table}")?;
+        match suppress_prefix_length {
+            Some(length) => write!(formatter, " suppress_prefixlength {length}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Prefixes<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut prefixes = self.0.iter();
+        let Some(first) = prefixes.next() else {
+            return formatter.write_str("nothing");
+        };
+        write!(formatter, "{first}")?;
+        prefixes.try_for_each(|prefix| write!(formatter, ", {prefix}"))
+    }
+}

@@ -1,0 +1,160 @@
+//! The SQLite connection: how it is set up, and what is checked before anything is read.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+
+use crate::error::StoreError;
+use crate::files::{self, Files};
+use crate::migration;
+
+/// "Adit"
+pub(crate) const APPLICATION: i64 = 0x4164_6974;
+
+/// Earlier versions could lose commits when a log was reset while a checkpoint ran.
+const NEEDED: (i32, &str) = (3_051_003, "3.51.3");
+
+const BUSY: Duration = Duration::from_secs(5);
+
+/// The build can be told to link the system's SQLite in place of the bundled one.
+pub(crate) fn check_library() -> Result<(), StoreError> {
+    let (number, needed) = NEEDED;
+    if rusqlite::version_number() < number {
+        return Err(StoreError::Library {
+            found: rusqlite::version(),
+            needed,
+        });
+    }
+    Ok(())
+}
+
+/// Makes a database with the newest schema. It gets its name when it is whole, so a database with that name is never
+/// one that was still being made.
+pub(crate) fn create(files: &Files) -> Result<(), StoreError> {
+    let unfinished = files::sibling(&files.database, ".new");
+    files::remove_unfinished(&unfinished)?;
+    files::create_private(&unfinished)?;
+    let failed = |operation: &str, error| StoreError::from_sqlite(error, operation, &unfinished);
+    let mut connection = connect(&unfinished)?;
+    migration::create(&mut connection, &unfinished)?;
+    connection
+        .close()
+        .map_err(|(_, error)| failed("close the new database", error))?;
+    files::sync(&unfinished)?;
+    files::remove_unfinished(&files.database)?;
+    files::rename(&unfinished, &files.database)?;
+    files.sync_directory()
+}
+
+/// Opens a database that is whole, ours, and of a schema that we know. Until `keep_tidy`, closing it leaves the log
+/// as it is: what is refused is not touched.
+pub(crate) fn open(path: &Path) -> Result<Connection, StoreError> {
+    let failed = |operation: &str, error| StoreError::from_sqlite(error, operation, path);
+    let mut connection = connect(path)?;
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+        .map_err(|error| failed("open the database", error))?;
+    check_identity(&connection, path)?;
+    check_integrity(&connection, path)?;
+    let mode: String = connection
+        .query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
+        .map_err(|error| failed("switch to a write-ahead log", error))?;
+    if mode != "wal" {
+        let operation = "switch to a write-ahead log".to_owned();
+        return Err(StoreError::ReadOnly {
+            path: path.to_owned(),
+            operation,
+        });
+    }
+    // Nothing is written by this, but a database that cannot be written is found now and not at the first commit.
+    connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .and_then(rusqlite::Transaction::rollback)
+        .map_err(|error| failed("begin a commit", error))?;
+    Ok(connection)
+}
+
+/// From now on the log is brought into the database when the connection closes.
+pub(crate) fn keep_tidy(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
+        .map(drop)
+        .map_err(|error| StoreError::from_sqlite(error, "open the database", path))
+}
+
+/// After a commit that failed its sync, the log may hold it whole, and the next start would take it for done. Emptying
+/// the log forgets it; when that fails too, the next commit overwrites it.
+pub(crate) fn forget_unacknowledged(connection: &Connection) {
+    let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+}
+
+pub(crate) fn schema_version(connection: &Connection, path: &Path) -> Result<i64, StoreError> {
+    pragma(connection, path, "user_version")
+}
+
+pub(crate) fn check_integrity(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    let operation = "check the integrity of the database";
+    let verdict: String = connection
+        .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
+        .map_err(|error| StoreError::from_sqlite(error, operation, path))?;
+    if verdict != "ok" {
+        return Err(StoreError::Corrupt {
+            path: path.to_owned(),
+            detail: verdict,
+        });
+    }
+    Ok(())
+}
+
+fn connect(path: &Path) -> Result<Connection, StoreError> {
+    let failed = |error| StoreError::from_sqlite(error, "open the database", path);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
+    connection.busy_timeout(BUSY).map_err(failed)?;
+    // In exclusive mode the index of the log is in memory: opening and reading work on a full disk.
+    connection
+        .execute_batch(
+            "PRAGMA locking_mode = EXCLUSIVE;
+             PRAGMA synchronous = FULL;
+             PRAGMA foreign_keys = ON;
+             PRAGMA cell_size_check = ON;
+             PRAGMA trusted_schema = OFF;",
+        )
+        .map_err(failed)?;
+    Ok(connection)
+}
+
+fn check_identity(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    let application = pragma(connection, path, "application_id")?;
+    if application != APPLICATION {
+        return Err(StoreError::Foreign {
+            path: path.to_owned(),
+            application,
+        });
+    }
+    let found = schema_version(connection, path)?;
+    let known = migration::newest(migration::SCHEMAS);
+    if found > known {
+        return Err(StoreError::Newer {
+            path: path.to_owned(),
+            found,
+            known,
+        });
+    }
+    // The first schema and the application id are written together.
+    if found < 1 {
+        return Err(StoreError::Corrupt {
+            path: path.to_owned(),
+            detail: format!("its schema version is {found}"),
+        });
+    }
+    Ok(())
+}
+
+fn pragma(connection: &Connection, path: &Path, name: &str) -> Result<i64, StoreError> {
+    connection
+        .pragma_query_value(None, name, |row| row.get(0))
+        .map_err(|error| StoreError::from_sqlite(error, "read the header", path))
+}

@@ -1,0 +1,138 @@
+//! What can be wrong with a database, and the way out of each.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rusqlite::ErrorCode;
+use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error(
+        "the database {} is damaged: {detail}. Nothing was changed. Move adit.db, adit.db-wal and adit.db-shm out of \
+         the directory and put a good copy in their place, or, to start with nothing, move adit.created out as well",
+        path.display()
+    )]
+    Corrupt { path: PathBuf, detail: String },
+
+    #[error(
+        "the database {} has schema {found}, and this version of Adit knows schemas up to {known}. Install the \
+         version that wrote it, or remove adit.db-wal beside it and put the copy {}.before-{} in its place",
+        path.display(), path.display(), known + 1
+    )]
+    Newer {
+        path: PathBuf,
+        found: i64,
+        known: i64,
+    },
+
+    #[error(
+        "{} is a database of another program (application id {application:#010x}). Use another state directory",
+        path.display()
+    )]
+    Foreign { path: PathBuf, application: i64 },
+
+    #[error("cannot {operation} in {}: the disk is full. Free some space and try again", path.display())]
+    Full { path: PathBuf, operation: String },
+
+    #[error(
+        "cannot {operation} in {}: it is read-only for this process. Make its directory writable, or use another \
+         state directory", path.display()
+    )]
+    ReadOnly { path: PathBuf, operation: String },
+
+    #[error(
+        "another process{} holds {}. Stop it, or use another state directory",
+        pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default(), path.display()
+    )]
+    Locked { path: PathBuf, pid: Option<u32> },
+
+    #[error("cannot commit revision {revision} to {}: it already has revision {found}", path.display())]
+    Stale {
+        path: PathBuf,
+        revision: u64,
+        found: u64,
+    },
+
+    #[error("cannot store {kind} {id}: {detail}")]
+    Unstorable {
+        kind: String,
+        id: u64,
+        detail: String,
+    },
+
+    #[error(
+        "this is SQLite {found}, and versions before {needed} can lose commits. Build Adit with the bundled one"
+    )]
+    Library {
+        found: &'static str,
+        needed: &'static str,
+    },
+
+    #[error("cannot {operation} {}: {source}", path.display())]
+    Io {
+        path: PathBuf,
+        operation: &'static str,
+        source: io::Error,
+    },
+
+    #[error("cannot {operation} in {}: {source}", path.display())]
+    Database {
+        path: PathBuf,
+        operation: String,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl StoreError {
+    pub(crate) fn from_sqlite(error: rusqlite::Error, operation: &str, path: &Path) -> Self {
+        let path = path.to_owned();
+        let operation = operation.to_owned();
+        if let rusqlite::Error::SqliteFailure(failure, _) = &error {
+            // The shared index of the log could not grow: SQLite reports a full disk there as an I/O error.
+            if failure.code == ErrorCode::DiskFull || failure.extended_code == SQLITE_IOERR_SHMSIZE
+            {
+                return Self::Full { path, operation };
+            }
+            if matches!(
+                failure.code,
+                ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase
+            ) {
+                return Self::Corrupt {
+                    path,
+                    detail: format!("{error} (while trying to {operation})"),
+                };
+            }
+            if failure.code == ErrorCode::ReadOnly {
+                return Self::ReadOnly { path, operation };
+            }
+            if failure.code == ErrorCode::DatabaseBusy {
+                return Self::Locked { path, pid: None };
+            }
+        }
+        Self::Database {
+            path,
+            operation,
+            source: Box::new(error),
+        }
+    }
+
+    pub(crate) fn from_io(error: io::Error, operation: &'static str, path: &Path) -> Self {
+        let path = path.to_owned();
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full {
+                path,
+                operation: operation.to_owned(),
+            },
+            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => Self::ReadOnly {
+                path,
+                operation: operation.to_owned(),
+            },
+            _ => Self::Io {
+                path,
+                operation,
+                source: error,
+            },
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Steps from schema to schema, with schemas made up for the purpose.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+use crate::{Loaded, Store, Write};
+
+const NOTE: &str =
+    "CREATE TABLE note (text TEXT NOT NULL) STRICT; INSERT INTO note VALUES ('kept');";
+const BROKEN: &str =
+    "CREATE TABLE half (text TEXT NOT NULL) STRICT; INSERT INTO nowhere VALUES (1);";
+
+#[test]
+fn each_step_is_a_transaction_after_a_verified_copy() {
+    let directory = tempfile::tempdir().unwrap();
+    let before = fill(directory.path());
+    let files = Files::new(directory.path());
+
+    let mut connection = database::open(&files.database).unwrap();
+    let error = run(&mut connection, &files, &[SCHEMAS[0], NOTE, BROKEN]).unwrap_err();
+    assert!(error.to_string().contains("migrate to schema 3"), "{error}");
+    assert_eq!(
+        database::schema_version(&connection, &files.database).unwrap(),
+        2
+    );
+    assert_eq!(tables(&connection), ["meta", "note", "object"]);
+    assert_eq!(
+        rows::load(&mut connection, &files.database).unwrap(),
+        before
+    );
+    drop(connection);
+
+    let copy = files.backup(2);
+    assert_eq!(copy, directory.path().join("adit.db.before-2"));
+    assert_eq!(
+        fs::metadata(&copy).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    let second = Connection::open(files.backup(3)).unwrap();
+    assert_eq!(tables(&second), ["meta", "note", "object"]);
+
+    // The way back that the refusal names.
+    let error = Store::open(directory.path()).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            StoreError::Newer {
+                found: 2,
+                known: 1,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert!(
+        error.to_string().contains(&*copy.to_string_lossy()),
+        "{error}"
+    );
+    fs::remove_file(files::sibling(&files.database, "-wal")).unwrap();
+    fs::rename(&copy, &files.database).unwrap();
+    let (_store, loaded) = Store::open(directory.path()).unwrap();
+    assert_eq!(loaded, before);
+}
+
+#[test]
+fn a_copy_that_differs_is_noticed() {
+    let directory = tempfile::tempdir().unwrap();
+    fill(directory.path());
+    let files = Files::new(directory.path());
+    let connection = database::open(&files.database).unwrap();
+    let copy = directory.path().join("copy");
+    connection
+        .execute("VACUUM INTO ?1", [copy.to_string_lossy()])
+        .unwrap();
+    verify(&connection, &files.database, &copy).unwrap();
+    Connection::open(&copy)
+        .unwrap()
+        .execute("UPDATE object SET version = 2 WHERE id = 1", [])
+        .unwrap();
+    let error = verify(&connection, &files.database, &copy).unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
+}
+
+fn fill(directory: &Path) -> Loaded {
+    let (mut store, _) = Store::open(directory).unwrap();
+    let set = |id| Write::Set {
+        kind: "device".into(),
+        id,
+        version: 1,
+        body: format!("{{\"id\":{id}}}"),
+    };
+    store.commit(1, &[set(1), set(2)]).unwrap();
+    drop(store);
+    Store::open(directory).unwrap().1
+}
+
+fn tables(connection: &Connection) -> Vec<String> {
+    connection
+        .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")
+        .unwrap()
+        .query_map([], |row| row.get(0))
+        .unwrap()
+        .map(Result::unwrap)
+        .collect()
+}

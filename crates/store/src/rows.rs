@@ -1,0 +1,223 @@
+//! Objects and the revision as rows, each with a digest of its own.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use sha2::{Digest, Sha256};
+
+use crate::error::StoreError;
+use crate::{Loaded, StoredObject, Write};
+
+/// Reads everything, and refuses all of it when one row is not what was written.
+pub(crate) fn load(connection: &mut Connection, path: &Path) -> Result<Loaded, StoreError> {
+    // One snapshot, although nobody else can write.
+    let transaction = connection
+        .transaction()
+        .map_err(|error| unreadable(error, path))?;
+    let revision = revision(&transaction, path)?;
+    let mut objects = Vec::new();
+    let mut statement = transaction
+        .prepare("SELECT kind, id, version, body, digest FROM object ORDER BY kind, id")
+        .map_err(|error| unreadable(error, path))?;
+    let rows = statement
+        .query_map([], ObjectRow::read)
+        .map_err(|error| unreadable(error, path))?;
+    for row in rows {
+        objects.push(
+            row.map_err(|error| unreadable(error, path))?
+                .verified(path)?,
+        );
+    }
+    Ok(Loaded { revision, objects })
+}
+
+/// Moves the revision forward.
+pub(crate) fn advance(
+    transaction: &Transaction<'_>,
+    path: &Path,
+    to: u64,
+) -> Result<(), StoreError> {
+    let found = revision(transaction, path)?;
+    if to <= found {
+        return Err(StoreError::Stale {
+            path: path.to_owned(),
+            revision: to,
+            found,
+        });
+    }
+    set_revision(transaction, path, to)
+}
+
+pub(crate) fn set_revision(
+    transaction: &Transaction<'_>,
+    path: &Path,
+    revision: u64,
+) -> Result<(), StoreError> {
+    let value = revision.to_string();
+    transaction
+        .prepare_cached("INSERT OR REPLACE INTO meta (key, value, digest) VALUES (?1, ?2, ?3)")
+        .and_then(|mut statement| {
+            statement.execute(params![REVISION, value, meta_digest(REVISION, &value)])
+        })
+        .map(drop)
+        .map_err(|error| StoreError::from_sqlite(error, "write the revision", path))
+}
+
+pub(crate) fn apply(
+    transaction: &Transaction<'_>,
+    path: &Path,
+    write: &Write,
+) -> Result<(), StoreError> {
+    match write {
+        Write::Set {
+            kind,
+            id,
+            version,
+            body,
+        } => {
+            let unstorable = |detail: &str| StoreError::Unstorable {
+                kind: kind.clone(),
+                id: *id,
+                detail: detail.to_owned(),
+            };
+            // Checked with the parser that will read it back.
+            if let Err(error) = serde_json::from_str::<serde_json::Value>(body) {
+                return Err(unstorable(&format!("its body is not JSON: {error}")));
+            }
+            let row = i64::try_from(*id).map_err(|_| unstorable("its id is above 2^63"))?;
+            let version =
+                i64::try_from(*version).map_err(|_| unstorable("its version is above 2^63"))?;
+            transaction
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO object (kind, id, version, body, digest) VALUES (?1, ?2, ?3, ?4, ?5)",
+                )
+                .and_then(|mut statement| {
+                    statement.execute(params![kind, row, version, body, object_digest(kind, row, version, body)])
+                })
+                .map(drop)
+                .map_err(|error| StoreError::from_sqlite(error, &format!("write {kind} {id}"), path))
+        }
+        Write::Remove { kind, id } => {
+            // An id that cannot be stored is not there.
+            let Ok(row) = i64::try_from(*id) else {
+                return Ok(());
+            };
+            transaction
+                .prepare_cached("DELETE FROM object WHERE kind = ?1 AND id = ?2")
+                .and_then(|mut statement| statement.execute(params![kind, row]))
+                .map(drop)
+                .map_err(|error| {
+                    StoreError::from_sqlite(error, &format!("remove {kind} {id}"), path)
+                })
+        }
+    }
+}
+
+const REVISION: &str = "revision";
+
+struct ObjectRow {
+    kind: String,
+    id: i64,
+    version: i64,
+    body: String,
+    digest: i64,
+}
+
+impl ObjectRow {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            kind: row.get(0)?,
+            id: row.get(1)?,
+            version: row.get(2)?,
+            body: row.get(3)?,
+            digest: row.get(4)?,
+        })
+    }
+
+    fn verified(self, path: &Path) -> Result<StoredObject, StoreError> {
+        let corrupt = |what: &str| StoreError::Corrupt {
+            path: path.to_owned(),
+            detail: format!("{what} in the row of {} {}", self.kind, self.id),
+        };
+        if object_digest(&self.kind, self.id, self.version, &self.body) != self.digest {
+            return Err(corrupt("there is a wrong digest"));
+        }
+        let id = u64::try_from(self.id).map_err(|_| corrupt("there is a negative id"))?;
+        let version =
+            u64::try_from(self.version).map_err(|_| corrupt("there is a negative version"))?;
+        let body = serde_json::from_str(&self.body).map_err(|_| corrupt("there is no JSON"))?;
+        Ok(StoredObject {
+            kind: self.kind,
+            id,
+            version,
+            body,
+        })
+    }
+}
+
+fn revision(connection: &Connection, path: &Path) -> Result<u64, StoreError> {
+    let corrupt = |detail: &str| StoreError::Corrupt {
+        path: path.to_owned(),
+        detail: detail.to_owned(),
+    };
+    let row: Option<(String, i64)> = connection
+        .prepare_cached("SELECT value, digest FROM meta WHERE key = ?1")
+        .and_then(|mut statement| {
+            statement
+                .query_row([REVISION], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()
+        })
+        .map_err(|error| unreadable(error, path))?;
+    let (value, digest) = row.ok_or_else(|| corrupt("it has no revision"))?;
+    if meta_digest(REVISION, &value) != digest {
+        return Err(corrupt(
+            "there is a wrong digest in the row of the revision",
+        ));
+    }
+    value
+        .parse()
+        .map_err(|_| corrupt("its revision is not a number"))
+}
+
+/// A database whose identity and integrity were found good, and which still does not answer, is damaged: only
+/// failures of the disk are not.
+fn unreadable(error: rusqlite::Error, path: &Path) -> StoreError {
+    let io = matches!(
+        error.sqlite_error_code(),
+        Some(rusqlite::ErrorCode::SystemIoFailure | rusqlite::ErrorCode::OutOfMemory)
+    );
+    match StoreError::from_sqlite(error, "read the state", path) {
+        StoreError::Database { path, source, .. } if !io => StoreError::Corrupt {
+            path,
+            detail: source.to_string(),
+        },
+        other => other,
+    }
+}
+
+fn object_digest(kind: &str, id: i64, version: i64, body: &str) -> i64 {
+    digest(&[
+        kind.as_bytes(),
+        &id.to_be_bytes(),
+        &version.to_be_bytes(),
+        body.as_bytes(),
+    ])
+}
+
+fn meta_digest(key: &str, value: &str) -> i64 {
+    digest(&[key.as_bytes(), value.as_bytes()])
+}
+
+/// The first eight bytes of a SHA-256 over the parts, each after its length.
+fn digest(parts: &[&[u8]]) -> i64 {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize()
+        .first_chunk()
+        .copied()
+        .map(i64::from_be_bytes)
+        .unwrap_or_default()
+}
