@@ -143,12 +143,14 @@ fn inode_of(descriptor: &std::path::Path) -> Option<u64> {
 mod tests {
     use super::*;
 
+    fn read(line: &str, protocol: Protocol, state: &str) -> Option<(String, u16, u64)> {
+        let socket = socket_of(line, protocol, state)?;
+        Some((socket.address.to_string(), socket.port, socket.inode))
+    }
+
     #[cfg(target_endian = "little")]
     #[test]
     fn lines_of_the_kernel_are_read() {
-        let read = |line, protocol, state| {
-            socket_of(line, protocol, state).map(|it| (it.address.to_string(), it.port, it.inode))
-        };
         let listening = "   0: 0A4433CB:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 2468 1 0 100 0 0 10 0";
         assert_eq!(
             read(listening, Protocol::Tcp, LISTENING),

@@ -172,15 +172,15 @@ fn restore(setting: &Setting) -> Result<Outcome, SysctlError> {
     let Some(current) = read(&setting.path)? else {
         return Ok(Outcome::Restored);
     };
-    if same(&current, &setting.prior) && setting.along.is_empty() {
-        return Ok(Outcome::Restored);
-    }
-    if !same(&current, &setting.ours) && !same(&current, &setting.prior) {
+    // A change that was recorded and never made, or a restoration that was interrupted: the rest is put back.
+    let begun = same(&current, &setting.prior);
+    if !begun && !same(&current, &setting.ours) {
         return Ok(Outcome::Overruled(format!(
             "it is `{current}` now, which Adit did not set"
         )));
     }
-    if is_global_forwarding(&setting.path)
+    if !begun
+        && family_of_forwarding(&setting.path).is_some()
         && let Some(reason) = forwarding_needed(setting)?
     {
         return Ok(Outcome::Needed(reason));
@@ -204,7 +204,7 @@ fn restore(setting: &Setting) -> Result<Outcome, SysctlError> {
 /// Why global forwarding stays on: somebody set it for a link otherwise than we did, or brought a link that lives by
 /// it.
 fn forwarding_needed(setting: &Setting) -> Result<Option<String>, SysctlError> {
-    if same(&setting.prior, &setting.ours) || setting.ours == "0" {
+    if setting.ours == "0" {
         return Ok(None);
     }
     for path in setting
@@ -227,10 +227,6 @@ fn forwarding_needed(setting: &Setting) -> Result<Option<String>, SysctlError> {
             .any(|prefix| link.starts_with(prefix))
     });
     Ok(user.map(|link| format!("link {link} appeared since and needs forwarding")))
-}
-
-fn is_global_forwarding(path: &str) -> bool {
-    family_of_forwarding(path).is_some()
 }
 
 /// The directory of the family whose forwarding this switches for all links.

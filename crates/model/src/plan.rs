@@ -71,6 +71,8 @@ pub enum ActualFirewall {
     Absent,
     /// There is one, of a content that we do not know.
     Unknown,
+    /// There is one that translates and lets in what is wanted, but its rules may not be ours.
+    Unsure,
     /// It is the rendering of this.
     Holds(Box<Firewall>),
 }
@@ -162,6 +164,57 @@ impl Step {
             Self::SweepConntrack(_) => "conntrack",
         }
     }
+
+    /// The object that it changes, for people.
+    pub fn object(&self) -> String {
+        match self {
+            Self::RemoveNeighbor(neighbor) | Self::AddNeighbor(neighbor) => {
+                Neighbor(neighbor).to_string()
+            }
+            Self::RemoveRule(rule) | Self::AddRule(rule) => RuleText(rule).to_string(),
+            Self::RemoveRoute(route) | Self::AddRoute(route) => RouteText(route).to_string(),
+            Self::RemoveAddress(address) | Self::AddAddress(address) => {
+                format!("address {} dev {}", address.address, address.interface)
+            }
+            Self::RemovePeer(key) | Self::ShrinkPeer(key, _) | Self::SetPeer(key, _) => {
+                format!("peer {key}")
+            }
+            Self::SetSysctl(path, _) | Self::RestoreSysctl(path) => format!("setting {path}"),
+            Self::CreateLink(link) | Self::SetLink(link) => format!("interface {}", link.name),
+            Self::RemoveLink(name) => format!("interface {name}"),
+            Self::SetInterface { .. } => "WireGuard interface".to_owned(),
+            Self::ReplaceFirewall | Self::UpdateFirewall | Self::RemoveFirewall => {
+                "nftables table".to_owned()
+            }
+            Self::SweepConntrack(_) => "tracked connections".to_owned(),
+        }
+    }
+
+    /// What it does to it.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::RemoveNeighbor(_)
+            | Self::RemoveRule(_)
+            | Self::RemoveRoute(_)
+            | Self::RemoveAddress(_)
+            | Self::RemovePeer(_)
+            | Self::RemoveLink(_)
+            | Self::RemoveFirewall => "remove",
+            Self::AddAddress(_) | Self::AddRoute(_) | Self::AddRule(_) | Self::AddNeighbor(_) => {
+                "add"
+            }
+            Self::SetSysctl(..)
+            | Self::SetLink(_)
+            | Self::SetInterface { .. }
+            | Self::SetPeer(..) => "set",
+            Self::ShrinkPeer(..) => "shrink",
+            Self::CreateLink(_) => "create",
+            Self::ReplaceFirewall => "replace",
+            Self::UpdateFirewall => "update",
+            Self::RestoreSysctl(_) => "restore",
+            Self::SweepConntrack(_) => "end",
+        }
+    }
 }
 
 impl Actual {
@@ -233,6 +286,7 @@ enum Interface<'a> {
 enum Table<'a> {
     Absent,
     Unknown,
+    Unsure,
     Holds(&'a Firewall),
 }
 
@@ -257,6 +311,7 @@ impl<'a> View<'a> {
             firewall: match &actual.firewall {
                 ActualFirewall::Absent => Table::Absent,
                 ActualFirewall::Unknown => Table::Unknown,
+                ActualFirewall::Unsure => Table::Unsure,
                 ActualFirewall::Holds(firewall) => Table::Holds(firewall),
             },
         }
@@ -334,7 +389,7 @@ fn steps(view: &View<'_>, desired: &Desired) -> Vec<Step> {
         match view.firewall {
             Table::Holds(present) if present == firewall => {}
             Table::Holds(_) => steps.push(Step::UpdateFirewall),
-            Table::Absent | Table::Unknown => steps.push(Step::ReplaceFirewall),
+            Table::Absent | Table::Unknown | Table::Unsure => steps.push(Step::ReplaceFirewall),
         }
     }
     grow_peers(present, peers, &mut steps);
@@ -493,7 +548,7 @@ fn sweep(view: &View<'_>, desired: &Desired, peers: &BTreeMap<PublicKey, Peer>) 
         (Table::Absent | Table::Unknown, Some(after)) => {
             Firewall::changed_endpoints(&without_way_in(after), after)
         }
-        (Table::Absent | Table::Unknown, None) => BTreeSet::new(),
+        (Table::Absent | Table::Unknown, None) | (Table::Unsure, _) => BTreeSet::new(),
     };
     let mut prefixes = BTreeSet::new();
     for (key, peer) in view.peers {
@@ -525,76 +580,46 @@ fn without_way_in(firewall: &Firewall) -> Firewall {
 
 impl fmt::Display for Step {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} {}", self.verb(), self.object())?;
         match self {
-            Self::RemoveNeighbor(neighbor) => write!(formatter, "remove {}", Neighbor(neighbor)),
-            Self::RemoveRule(rule) => write!(formatter, "remove {}", RuleText(rule)),
-            Self::RemoveRoute(route) => write!(formatter, "remove {}", RouteText(route)),
-            Self::RemoveAddress(address) => {
-                write!(
-                    formatter,
-                    "remove address {} dev {}",
-                    address.address, address.interface
-                )
+            Self::ShrinkPeer(_, peer) | Self::SetPeer(_, peer) => {
+                write!(formatter, " to {}", Prefixes(&peer.allowed_ips))
             }
-            Self::RemovePeer(key) => write!(formatter, "remove peer {key}"),
-            Self::ShrinkPeer(key, peer) => write!(
-                formatter,
-                "shrink peer {key} to {}",
-                Prefixes(&peer.allowed_ips)
-            ),
-            Self::SetSysctl(path, value) => write!(formatter, "set {path} to {value}"),
-            Self::CreateLink(link) => write!(
-                formatter,
-                "create interface {} with MTU {}",
-                link.name, link.mtu
-            ),
-            Self::SetLink(link) => write!(
-                formatter,
-                "set interface {} up with MTU {}",
-                link.name, link.mtu
-            ),
+            Self::SetSysctl(_, value) => write!(formatter, " to {value}"),
+            Self::CreateLink(link) | Self::SetLink(link) => {
+                write!(formatter, " with MTU {}", link.mtu)
+            }
             Self::SetInterface {
                 private_key,
                 listen_port,
             } => {
-                formatter.write_str("set")?;
-                if private_key.is_some() {
-                    formatter.write_str(" private key")?;
-                }
-                if private_key.is_some() && listen_port.is_some() {
-                    formatter.write_str(" and")?;
-                }
+                let key = private_key.is_some().then_some(" a new private key");
+                write!(formatter, " to{}", key.unwrap_or_default())?;
                 match listen_port {
                     Some(port) => write!(formatter, " UDP port {port}"),
                     None => Ok(()),
                 }
             }
-            Self::ReplaceFirewall => formatter.write_str("replace the nftables table"),
-            Self::UpdateFirewall => formatter.write_str("update the nftables table"),
-            Self::SetPeer(key, peer) => write!(
-                formatter,
-                "set peer {key} to {}",
-                Prefixes(&peer.allowed_ips)
-            ),
-            Self::AddAddress(address) => {
-                write!(
-                    formatter,
-                    "add address {} dev {}",
-                    address.address, address.interface
-                )
-            }
-            Self::AddRoute(route) => write!(formatter, "add {}", RouteText(route)),
-            Self::AddRule(rule) => write!(formatter, "add {}", RuleText(rule)),
-            Self::AddNeighbor(neighbor) => write!(formatter, "add {}", Neighbor(neighbor)),
-            Self::RemoveLink(name) => write!(formatter, "remove interface {name}"),
-            Self::RemoveFirewall => formatter.write_str("remove the nftables table"),
-            Self::RestoreSysctl(path) => write!(formatter, "restore {path}"),
             Self::SweepConntrack(sweep) => write!(
                 formatter,
-                "end tracked connections of {} endpoints and {} prefixes",
+                " of {} endpoints and {} prefixes",
                 sweep.endpoints.len(),
                 sweep.prefixes.len()
             ),
+            Self::RemoveNeighbor(_)
+            | Self::RemoveRule(_)
+            | Self::RemoveRoute(_)
+            | Self::RemoveAddress(_)
+            | Self::RemovePeer(_)
+            | Self::ReplaceFirewall
+            | Self::UpdateFirewall
+            | Self::AddAddress(_)
+            | Self::AddRoute(_)
+            | Self::AddRule(_)
+            | Self::AddNeighbor(_)
+            | Self::RemoveLink(_)
+            | Self::RemoveFirewall
+            | Self::RestoreSysctl(_) => Ok(()),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The SQLite connection: how it is set up, and what is checked before anything is read.
 
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 use std::time::Duration;
 
@@ -52,6 +54,7 @@ pub(crate) fn create(files: &Files) -> Result<(), StoreError> {
 /// as it is: what is refused is not touched.
 pub(crate) fn open(path: &Path) -> Result<Connection, StoreError> {
     let failed = |operation: &str, error| StoreError::from_sqlite(error, operation, path);
+    check_header(path)?;
     let mut connection = connect(path)?;
     connection
         .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
@@ -106,6 +109,23 @@ pub(crate) fn check_integrity(connection: &Connection, path: &Path) -> Result<()
         });
     }
     Ok(())
+}
+
+/// SQLite takes a file that is shorter than its header for an empty database.
+fn check_header(path: &Path) -> Result<(), StoreError> {
+    let mut header = [0; 100];
+    match File::open(path).and_then(|mut file| file.read_exact(&mut header)) {
+        Ok(()) if header.starts_with(b"SQLite format 3\0") => Ok(()),
+        Ok(()) => Err(StoreError::Corrupt {
+            path: path.to_owned(),
+            detail: "it does not begin like a database".to_owned(),
+        }),
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err(StoreError::Corrupt {
+            path: path.to_owned(),
+            detail: "it ends within its header".to_owned(),
+        }),
+        Err(error) => Err(StoreError::from_io(error, "read the header of", path)),
+    }
 }
 
 fn connect(path: &Path) -> Result<Connection, StoreError> {

@@ -28,6 +28,8 @@ const DUMP_ATTEMPTS: u32 = 8;
 pub(crate) struct Connection {
     socket: TokioSocket,
     sequence: u32,
+    /// The dump that has not come to its end. The kernel refuses another one on the same socket until it has.
+    dump: Option<u32>,
     buffer: Vec<u8>,
 }
 
@@ -63,6 +65,7 @@ impl Connection {
         Ok(Self {
             socket,
             sequence: 0,
+            dump: None,
             buffer: Vec::with_capacity(DATAGRAM),
         })
     }
@@ -159,14 +162,13 @@ impl Connection {
         let first = self
             .send(vec![(message, NLM_F_REQUEST | NLM_F_DUMP)])
             .await?;
+        self.dump = Some(first);
         let mut answers = Vec::new();
         let mut whole = true;
         loop {
             let messages = match self.receive().await {
                 Ok(messages) => messages,
-                Err(Cause::Socket(error))
-                    if error.raw_os_error() == Some(Errno::ENOBUFS as i32) =>
-                {
+                Err(Cause::Socket(error)) if is_overrun(&error) => {
                     return Ok(None);
                 }
                 Err(cause) => return Err(cause),
@@ -193,6 +195,9 @@ impl Connection {
 
     /// Sends messages in one datagram and returns the sequence number of the first.
     async fn send(&mut self, messages: Vec<Request>) -> Result<u32, Cause> {
+        timeout(ANSWER_TIMEOUT, self.finish_dump())
+            .await
+            .map_err(|_elapsed| Cause::NoAnswer)??;
         // Zero is the sequence number of events.
         let first = self.sequence.wrapping_add(1).max(1);
         let mut datagram = Vec::new();
@@ -214,6 +219,19 @@ impl Connection {
         Ok(first)
     }
 
+    /// Reads on to the end of a dump that was given up.
+    async fn finish_dump(&mut self) -> Result<(), Cause> {
+        while self.dump.is_some() {
+            match self.receive().await {
+                Err(Cause::Socket(error)) if is_overrun(&error) => {}
+                received => {
+                    received?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The messages of the next datagram. One that cannot be decoded is passed over: it is of a kind, or carries an
     /// attribute, that is newer than this program.
     async fn receive(&mut self) -> Result<Vec<NetlinkMessage<RouteNetlinkMessage>>, Cause> {
@@ -224,7 +242,16 @@ impl Connection {
         while let Ok(frame) = NetlinkBuffer::new_checked(rest) {
             let length = frame.length() as usize;
             match NetlinkMessage::deserialize(&rest[..length]) {
-                Ok(message) => messages.push(message),
+                Ok(message) => {
+                    let ends = matches!(
+                        message.payload,
+                        NetlinkPayload::Done(_) | NetlinkPayload::Error(_)
+                    );
+                    if ends && self.dump == Some(message.header.sequence_number) {
+                        self.dump = None;
+                    }
+                    messages.push(message);
+                }
                 Err(error) => {
                     tracing::debug!(%error, kind = frame.message_type(), "netlink message passed over");
                 }
@@ -233,6 +260,10 @@ impl Connection {
         }
         Ok(messages)
     }
+}
+
+fn is_overrun(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::ENOBUFS as i32)
 }
 
 fn result_of(code: i32) -> Result<(), Cause> {

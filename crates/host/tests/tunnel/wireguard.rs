@@ -70,7 +70,7 @@ fn a_peer_keeps_its_session_while_others_come_and_go() {
 
     home.run("wireguard-go", &[&device.name]);
     let secret = tempfile::NamedTempFile::new().unwrap();
-    fs::write(secret.path(), device_key_text(&device_key)).unwrap();
+    fs::write(secret.path(), device_key.to_base64()).unwrap();
     let preshared = tempfile::NamedTempFile::new().unwrap();
     fs::write(
         preshared.path(),
@@ -215,10 +215,6 @@ fn a_peer_keeps_its_session_while_others_come_and_go() {
         );
     });
     home.run("ip", &["link", "del", &device.name]);
-}
-
-fn device_key_text(key: &PrivateKey) -> String {
-    key.to_base64()
 }
 
 #[test]

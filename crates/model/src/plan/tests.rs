@@ -292,6 +292,10 @@ fn steps_read_like_the_commands_that_people_know() {
         Step::RemoveRoute(route(1, true)),
         Step::AddRule(rule(1)),
         Step::AddNeighbor(neighbor(1)),
+        Step::SetPeer(
+            PublicKey::from_bytes([0; 32]),
+            peers(&[1, 1], 1)[&PublicKey::from_bytes([1; 32])].clone(),
+        ),
     ];
     let text: Vec<_> = steps.iter().map(ToString::to_string).collect();
     assert_eq!(
@@ -301,6 +305,7 @@ fn steps_read_like_the_commands_that_people_know() {
             "remove route unreachable 10.0.1.0/24 metric 100",
             "add rule 4201 from 2001:db8::/64 lookup 4200",
             "add proxy neighbour 2001:db8::1 dev eth0",
+            "set peer AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA= to 10.0.0.0/24, 10.0.1.0/24",
         ]
     );
 }

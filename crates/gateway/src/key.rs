@@ -1,0 +1,146 @@
+//! The gateway's private key: a file of its own, made at the first start and never again.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use adit_model::key::PrivateKey;
+
+/// Name of the file in the state directory.
+const NAME: &str = "private.key";
+
+/// What can be wrong with the key file.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFileError {
+    /// It is gone, while the state is there.
+    #[error(
+        "the gateway's private key {} is missing. Every device knows the gateway by this key, so no new one is made: \
+         put the file back from a backup, or, to start anew with every device, remove the state directory",
+        path.display()
+    )]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It cannot be read or written.
+    #[error("cannot {operation} the gateway's private key {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        operation: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It does not hold a key.
+    #[error(
+        "the gateway's private key {} is malformed: {reason}. Put the file back from a backup; no new key is made",
+        path.display()
+    )]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Others can read it.
+    #[error("the gateway's private key {} can be read by others (mode {mode:o}). Run: chmod 600 {}", path.display(), path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// No randomness for a new key.
+    #[error("cannot get random bytes for the gateway's private key: {0}")]
+    Random(String),
+}
+
+/// Reads the key; makes it if this is the first start with this state directory.
+pub fn load_or_create(directory: &Path, first_start: bool) -> Result<PrivateKey, KeyFileError> {
+    let path = directory.join(NAME);
+    match load(&path) {
+        Err(KeyFileError::Missing { .. }) if first_start => create(&path),
+        result => result,
+    }
+}
+
+fn load(path: &Path) -> Result<PrivateKey, KeyFileError> {
+    let failed = |operation| move |source| KeyFileError::Io { path: path.to_owned(), operation, source };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(KeyFileError::Missing { path: path.to_owned() });
+        }
+        Err(error) => return Err(failed("open")(error)),
+    };
+    let metadata = file.metadata().map_err(failed("look at"))?;
+    let mode = metadata.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(KeyFileError::Open { path: path.to_owned(), mode });
+    }
+    let malformed = |reason: String| KeyFileError::Malformed { path: path.to_owned(), reason };
+    let mut text = String::new();
+    // A key has 44 characters; whatever is much longer is another file.
+    match file.take(1024).read_to_string(&mut text) {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(malformed("it is not text".to_owned())),
+        Err(error) => return Err(failed("read")(error)),
+    }
+    if text.trim().is_empty() {
+        return Err(malformed("it is empty".to_owned()));
+    }
+    text.trim().parse().map_err(|error: adit_model::key::KeyError| malformed(error.to_string()))
+}
+
+fn create(path: &Path) -> Result<PrivateKey, KeyFileError> {
+    let failed = |operation| move |source| KeyFileError::Io { path: path.to_owned(), operation, source };
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|error| KeyFileError::Random(error.to_string()))?;
+    let key = PrivateKey::from_random(bytes);
+    // Written beside and renamed, so that a crash leaves a whole key or none.
+    let temporary = path.with_extension("key.new");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)
+        .map_err(failed("create"))?;
+    writeln!(file, "{}", key.to_base64()).map_err(failed("write"))?;
+    file.sync_all().map_err(failed("write"))?;
+    fs::rename(&temporary, path).map_err(failed("rename"))?;
+    if let Some(directory) = path.parent() {
+        File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed("sync the directory of"))?;
+    }
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_made_once_and_never_replaced_in_silence() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(NAME);
+        assert!(matches!(load_or_create(directory.path(), false), Err(KeyFileError::Missing { .. })));
+        let key = load_or_create(directory.path(), true).unwrap();
+        assert_eq!(load_or_create(directory.path(), true).unwrap(), key);
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+
+        for (content, name) in [("", "empty"), ("abc", "short"), ("\0\u{1}\u{2}", "binary")] {
+            fs::write(&path, content).unwrap();
+            let error = load_or_create(directory.path(), true).unwrap_err();
+            assert!(matches!(error, KeyFileError::Malformed { .. }), "{name}: {error}");
+            assert!(error.to_string().contains("private.key"), "{error}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), content, "left as it was");
+        }
+        fs::write(&path, key.to_base64()).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(load_or_create(directory.path(), false), Err(KeyFileError::Open { mode: 0o644, .. })));
+    }
+}

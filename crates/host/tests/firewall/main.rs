@@ -1,0 +1,91 @@
+//! The firewall and the conntrack sweep against this kernel, with packets. They need root.
+
+mod packets;
+mod table;
+mod world;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use adit_model::desired::firewall::{
+    Clamp, Endpoint, Firewall, Keep, Port, SourceAddress, SubnetPolicy, Translations,
+};
+use adit_model::protocol::{PortRange, Protocol};
+
+const PUBLIC: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const DEVICE: Ipv4Addr = Ipv4Addr::new(10, 59, 0, 2);
+const UPLINK: &str = "uplink0";
+
+fn range(first: u16, last: u16) -> PortRange {
+    PortRange::new(first, last).unwrap()
+}
+
+fn udp(address: Ipv4Addr, port: u16) -> Port<Ipv4Addr> {
+    Port {
+        address,
+        protocol: Protocol::Udp,
+        port,
+    }
+}
+
+/// What device 1 sends from this port keeps the public port.
+fn keep(port: u16) -> Keep<Port<Ipv4Addr>> {
+    Keep {
+        uplink: UPLINK.to_owned(),
+        device: udp(DEVICE, port),
+    }
+}
+
+/// Devices of the first subnet reach each other and the host; those of the second do not.
+fn firewall() -> Firewall {
+    let subnet = |number: u64, open: bool| SubnetPolicy {
+        networks4: BTreeSet::from([format!("10.{}.0.0/24", 58 + number).parse().unwrap()]),
+        networks6: BTreeSet::from([format!("2001:db8:0:{number}::/64").parse().unwrap()]),
+        peers_allowed: open,
+        host_access: open,
+        snat4: Some(SourceAddress {
+            uplink: UPLINK.to_owned(),
+            address: PUBLIC,
+        }),
+        snat6: None,
+    };
+    let media = |address| Endpoint {
+        address,
+        protocol: Protocol::Udp,
+        ports: range(5000, 5010),
+    };
+    let pinhole = |ports| Endpoint {
+        address: "2001:db8:0:1::2".parse::<Ipv6Addr>().unwrap(),
+        protocol: Protocol::Udp,
+        ports,
+    };
+    Firewall {
+        interface: "adit0".to_owned(),
+        uplinks: BTreeSet::from([UPLINK.to_owned()]),
+        snat_ports: range(40000, 65535),
+        clamp: Clamp {
+            ipv4: 1380,
+            ipv6: 1360,
+        },
+        subnets: BTreeMap::from([(1, subnet(1, true)), (2, subnet(2, false))]),
+        own_prefixes6: BTreeSet::from(
+            ["2001:db8:0:1::/64", "2001:db8:0:2::/64"].map(|prefix| prefix.parse().unwrap()),
+        ),
+        services: BTreeSet::from([(Protocol::Udp, 5351)]),
+        translations4: Translations {
+            forwards: BTreeMap::from([(udp(PUBLIC, 80), (DEVICE, 8080))]),
+            forward_ranges: BTreeMap::from([(media(PUBLIC), DEVICE)]),
+            keeps: BTreeMap::from([(keep(8080), (PUBLIC, 80))]),
+            keep_ranges: BTreeMap::from([(
+                Keep {
+                    uplink: UPLINK.to_owned(),
+                    device: media(DEVICE),
+                },
+                PUBLIC,
+            )]),
+            hairpins: BTreeMap::from([(DEVICE, "10.59.0.1".parse().unwrap())]),
+        },
+        translations6: Translations::default(),
+        pinholes: [range(7000, 7000), range(7100, 7200)].map(pinhole).into(),
+    }
+}
