@@ -1,1 +1,13 @@
-//! The gateway daemon.
+//! The gateway daemon: one writer, one reconciler, an HTTP interface.
+
+mod bridge;
+mod control;
+mod http;
+mod key;
+mod options;
+mod run;
+mod writer;
+
+pub use control::{Caller, ChangeError, Committed, Control, PeerStatus, Snapshot};
+pub use options::RunOptions;
+pub use run::{run, teardown};

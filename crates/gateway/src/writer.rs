@@ -115,9 +115,27 @@ impl Writer {
     }
 
     fn decide(&self, change: Change, facts: &Facts) -> Result<Vec<Edit>, WriteError> {
+        // A listener may have come since the facts were observed, and sends no event.
+        let fresh;
+        let facts = if matches!(change, Change::AddForward(_) | Change::SetForward(..) | Change::SetSettings(_)) {
+            fresh = self.with_listeners(facts);
+            &fresh
+        } else {
+            facts
+        };
         let mut random: Random = [0; 64];
         getrandom::fill(&mut random).map_err(|error| WriteError::Store(format!("cannot get random bytes: {error}")))?;
         decide(&self.state, change, facts, seconds_since_1970(), &random).map_err(WriteError::Refused)
+    }
+
+    fn with_listeners(&self, facts: &Facts) -> Facts {
+        match adit_host::listener::observe() {
+            Ok(listeners) => Facts { listeners, ..facts.clone() },
+            Err(error) => {
+                tracing::warn!(%error, "cannot look for listeners");
+                facts.clone()
+            }
+        }
     }
 }
 

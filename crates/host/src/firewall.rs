@@ -9,7 +9,7 @@ use std::io::{self, Seek, Write};
 use std::process::{Output, Stdio};
 use std::sync::Arc;
 
-use adit_model::desired::firewall::{Elements, Firewall, TABLE, render_removal};
+use adit_model::desired::firewall::{Elements, Firewall, TABLE, Translations, render_removal};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use thiserror::Error;
 use tokio::process::Command;
@@ -132,6 +132,14 @@ impl Table {
                 self.apply("repair", &observed.render_repair(wanted))
                     .await?;
             }
+            // A large table takes a moment; what denies comes first.
+            Some(_) | None if wanted.elements().len() > MANY_ELEMENTS => {
+                let mut bare = wanted.clone();
+                bare.translations4 = Translations::default();
+                bare.translations6 = Translations::default();
+                self.replace(&bare).await?;
+                self.update(&bare, wanted).await?;
+            }
             Some(_) | None => self.replace(wanted).await?,
         }
         Ok(true)
@@ -164,6 +172,9 @@ impl Table {
         Ok(())
     }
 }
+
+/// A table with fewer elements is loaded within the time in which a missing one has to be healed.
+const MANY_ELEMENTS: usize = 1000;
 
 /// How often a table is loaded again because another program committed a transaction meanwhile.
 const LOAD_ATTEMPTS: usize = 5;

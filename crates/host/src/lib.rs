@@ -9,6 +9,7 @@ pub mod watch;
 pub mod sysctl;
 pub mod listener;
 pub mod facts;
+pub mod reconcile;
 pub mod wireguard;
 pub mod conntrack;
 pub mod firewall;

@@ -75,16 +75,16 @@ impl Requests {
         let sequence = self.send(&[request], REQUEST)?;
         loop {
             let datagram = self.receive()?;
-            for part in Parts(&datagram).filter(|part| part.sequence == sequence) {
-                if part.kind == KIND_ERROR {
-                    part.outcome()?;
-                    return Err(io::ErrorKind::InvalidData.into());
-                }
-                return part
-                    .message()
-                    .and_then(read)
-                    .ok_or_else(|| io::ErrorKind::InvalidData.into());
+            let Some(part) = Parts(&datagram).find(|part| part.sequence == sequence) else {
+                continue;
+            };
+            if part.kind == KIND_ERROR {
+                part.outcome()?;
             }
+            return part
+                .message()
+                .and_then(read)
+                .ok_or_else(|| io::ErrorKind::InvalidData.into());
         }
     }
 

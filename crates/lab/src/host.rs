@@ -158,7 +158,7 @@ impl Host {
     }
 
     /// Starts a daemon that outlives this process, in a session of its own, with one log file.
-    pub(crate) fn start_daemon<I, S>(&self, command: I, log: &Path) -> Result<Child>
+    pub fn start_daemon<I, S>(&self, command: I, log: &Path) -> Result<Child>
     where
         I: IntoIterator<Item = S>,
         S: AsRef<OsStr>,

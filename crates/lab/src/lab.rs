@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::build;
 use crate::device::WgQuick;
@@ -42,15 +42,45 @@ pub struct Summary {
 impl Lab {
     /// Builds the topology under a name that no other instance has; what a failure leaves half-built is removed.
     pub fn up(topology: &Topology, instance: &str) -> Result<Self> {
+        require_root()?;
         let registry = Registry::new(instance)?;
         topology.check()?;
-        registry.create(topology)?;
+        ensure!(
+            registry.claim()?,
+            "lab instance {instance} is there already: take it down first"
+        );
+        Self::build(topology, instance, registry)
+    }
+
+    /// [`Self::up`] under the first name of `base`, `base-2`, `base-3` … that no other instance has.
+    pub fn up_numbered(topology: &Topology, base: &str) -> Result<Self> {
+        require_root()?;
+        topology.check()?;
+        for number in 1_u32.. {
+            let instance = match number {
+                1 => base.to_owned(),
+                _ => format!("{base}-{number}"),
+            };
+            let registry = Registry::new(&instance)?;
+            // Namespaces without a folder are what is left of an instance.
+            if registry.namespaces()?.is_empty() && registry.claim()? {
+                return Self::build(topology, &instance, registry);
+            }
+        }
+        bail!("no number is left for a lab instance {base}")
+    }
+
+    fn build(topology: &Topology, instance: &str, registry: Registry) -> Result<Self> {
         let lab = Self {
             instance: instance.to_owned(),
             topology: topology.clone(),
             registry,
         };
-        if let Err(error) = build::build(topology, instance, &lab.registry) {
+        let built = lab
+            .registry
+            .create(topology)
+            .and_then(|()| build::build(topology, instance, &lab.registry));
+        if let Err(error) = built {
             let error = error.context(format!(
                 "build lab instance {instance} of topology {}",
                 topology.name
@@ -178,6 +208,15 @@ impl Lab {
     fn host_named(&self, name: &str) -> Host {
         Host::new(&self.registry, &self.instance, name)
     }
+}
+
+/// An error that says what to do, unless this process may make network namespaces.
+pub fn require_root() -> Result<()> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "a lab is made of network namespaces, which only root can make and enter: run this as root, or with sudo"
+    );
+    Ok(())
 }
 
 impl Deref for TemporaryLab {

@@ -15,7 +15,7 @@ mod wait;
 pub use device::WgQuick;
 pub use gateway::Gateway;
 pub use host::Host;
-pub use lab::{Lab, Summary, TemporaryLab};
+pub use lab::{Lab, Summary, TemporaryLab, require_root};
 pub use nix::sys::signal::Signal;
 pub use process::{Output, Process};
 pub use topology::Topology;

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::names;
@@ -61,22 +61,19 @@ impl Registry {
         Ok(folder)
     }
 
-    /// Claims the name; whoever comes second is refused.
-    pub(crate) fn create(&self, topology: &Topology) -> Result<()> {
+    /// Whether the name is ours from now on; whoever comes second is told no.
+    pub(crate) fn claim(&self) -> Result<bool> {
         create_folders(Path::new(ROOT))?;
         let folder = self.folder();
         match fs::create_dir(&folder) {
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                bail!(
-                    "lab instance {} is there already: take it down first",
-                    self.instance
-                )
-            }
-            Err(error) => {
-                return Err(error).with_context(|| format!("create {}", folder.display()));
-            }
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error).with_context(|| format!("create {}", folder.display())),
         }
+    }
+
+    /// Fills the folder of a name that was claimed.
+    pub(crate) fn create(&self, topology: &Topology) -> Result<()> {
         create_folders(&self.processes_folder())?;
         create_folders(&self.interfaces_folder())?;
         write(&self.topology_path(), &serde_json::to_vec_pretty(topology)?)

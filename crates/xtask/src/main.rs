@@ -1,9 +1,11 @@
 //! Repository chores, started as `cargo xtask CHORE`.
 
+mod docs;
 mod layout;
 mod tree;
 
 use std::env;
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -16,13 +18,16 @@ const USAGE: &str = "\
 usage: cargo xtask CHORE
 
   layout    check the imports between crates, the names of files and what must not be in the repository
+  docs      write the generated documents; with --check, tell which are out of date
 ";
 
 fn main() -> Result<ExitCode> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["layout"] => check_layout(),
+        ["layout"] => report(&layout::check(&Tree::read(repository()?)?)),
+        ["docs"] => report(&docs::generate(repository()?, false)?),
+        ["docs", "--check"] => report(&docs::generate(repository()?, true)?),
         ["--help" | "-h" | "help"] => {
             io::stdout().write_all(USAGE.as_bytes())?;
             Ok(ExitCode::SUCCESS)
@@ -34,10 +39,9 @@ fn main() -> Result<ExitCode> {
     }
 }
 
-fn check_layout() -> Result<ExitCode> {
-    let findings = layout::check(&Tree::read(repository()?)?);
+fn report<T: Display>(findings: &[T]) -> Result<ExitCode> {
     let mut output = io::stdout().lock();
-    for finding in &findings {
+    for finding in findings {
         writeln!(output, "{finding}")?;
     }
     Ok(if findings.is_empty() {

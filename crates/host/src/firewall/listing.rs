@@ -51,8 +51,11 @@ pub(super) fn elements(listing: &[u8]) -> Result<Elements, FirewallError> {
     Ok(elements)
 }
 
+/// The kind of an object, and what is said about it.
+type Listed = (String, Map<String, Value>);
+
 /// The objects of a listing by kind, without the preamble.
-fn parse(listing: &[u8]) -> Result<Vec<(String, Map<String, Value>)>, FirewallError> {
+fn parse(listing: &[u8]) -> Result<Vec<Listed>, FirewallError> {
     if listing.is_empty() {
         return Ok(Vec::new());
     }

@@ -74,11 +74,10 @@ impl Kernel {
     pub(super) async fn is_wireguard(&self) -> Result<bool, WireGuardError> {
         match self.observe().await {
             Ok(_) => Ok(true),
-            Err(WireGuardError::Refused { errno, .. })
-                if matches!(errno, Errno::EOPNOTSUPP | Errno::ENODEV) =>
-            {
-                Ok(false)
-            }
+            Err(WireGuardError::Refused {
+                errno: Errno::EOPNOTSUPP | Errno::ENODEV,
+                ..
+            }) => Ok(false),
             Err(error) => Err(error),
         }
     }

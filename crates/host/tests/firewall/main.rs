@@ -1,5 +1,6 @@
 //! The firewall and the conntrack sweep against this kernel, with packets. They need root.
 
+mod flows;
 mod packets;
 mod table;
 mod world;

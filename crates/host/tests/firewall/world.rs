@@ -29,6 +29,7 @@ impl World {
         world.shell(
             "gateway",
             "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.default.send_redirects=0
+             for setting in /proc/sys/net/bridge/bridge-nf-call-ip*tables; do test ! -e $setting || echo 0 > $setting; done
              ip link add adit0 type bridge
              ip link set adit0 up
              ip address add 10.59.0.1/24 dev adit0
@@ -122,6 +123,12 @@ impl World {
             .status()
             .unwrap()
             .success()
+    }
+
+    /// Moves an interface of the gateway to another place.
+    pub(crate) fn give(&self, interface: &str, place: &str) {
+        let place = self.namespace(place);
+        self.shell("gateway", &format!("ip link set {interface} netns {place}"));
     }
 
     fn connect(&self, place: &str, name: &str) {

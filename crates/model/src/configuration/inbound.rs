@@ -29,33 +29,35 @@ pub(super) fn lines(configuration: &Configuration) -> Vec<String> {
     ];
     lines.extend(slot.marks());
     if !ipv4.sources.is_empty() {
-        lines.push("# The tunnel's subnet is behind the tunnel; the table is for what the rules below send to it.".to_owned());
+        lines.push(
+            "# The subnet is behind the tunnel; a table of its own leads everything into it."
+                .to_owned(),
+        );
         lines.push(format!("PostUp = {}", ipv4.routes(slot).join("; ")));
-        lines.push("# Replies take the tunnel, except from our address to networks that this host knows itself.".to_owned());
-        lines.push(format!("PostUp = {}", ipv4.rules(slot).join("; ")));
+        lines.push(
+            "# Replies use that table; so does what we send from the tunnel's address, except to networks that this host is part of."
+                .to_owned(),
+        );
+        lines.push(format!("PostUp = {}", ipv4.rules(slot)));
     }
     if !ipv6.sources.is_empty() {
+        lines.push("# The same for IPv6. Its address is not above, because wg-quick would fail where IPv6 is off.".to_owned());
         let addresses = ipv6
             .addresses
             .iter()
             .map(|address| format!("ip -6 address add {address}/128 dev %i"));
-        let address_and_routes: Vec<String> = addresses.chain(ipv6.routes(slot)).collect();
-        lines.push("# The same for IPv6. The address is here, because an Address line fails on a host without IPv6.".to_owned());
-        lines.push(format!("PostUp = {}", when_ipv6(&address_and_routes)));
-        lines.push(format!("PostUp = {}", when_ipv6(&ipv6.rules(slot))));
+        let commands: Vec<String> = addresses.chain(ipv6.routes(slot)).collect();
+        lines.push(format!("PostUp = {}", unless_off(&commands.join("; "))));
+        lines.push(format!("PostUp = {}", unless_off(&ipv6.rules(slot))));
     }
-    lines
-        .push("# Routes, addresses and the setting above disappear with the interface.".to_owned());
+    lines.push("# Addresses, routes and src_valid_mark disappear with the interface.".to_owned());
     lines.push(format!("PreDown = {}", slot.withdraw()));
     lines
 }
 
-/// A new interface has IPv6 unless the host has switched it off, or has none.
-fn when_ipv6(commands: &[String]) -> String {
-    format!(
-        "if grep -qs 0 /proc/sys/net/ipv6/conf/%i/disable_ipv6; then {}; fi",
-        commands.join("; ")
-    )
+/// The interface's setting is the host's default; without IPv6 in the kernel there is none.
+fn unless_off(commands: &str) -> String {
+    format!("if grep -qs 0 /proc/sys/net/ipv6/conf/%i/disable_ipv6; then {commands}; fi")
 }
 
 #[derive(Clone, Copy)]
@@ -99,7 +101,7 @@ impl Slot {
             "# Its replies are marked: those of containers, whose address is translated only after routing, and of this host.".to_owned(),
             format!("PostUp = nft add rule inet adit-%i prerouting iifname != %i {is_ours} {}", self.set("meta mark")),
             format!("PostUp = nft add rule inet adit-%i output {is_ours} {}", self.set("meta mark")),
-            "# A strict rp_filter asks where a reply to an arriving packet would go: with the mark, and only in IPv4.".to_owned(),
+            "# A strict rp_filter (only IPv4 has one) must ask with the mark where a reply would go; in IPv6 no other program's mark may stay.".to_owned(),
             format!("PostUp = nft add rule inet adit-%i prerouting meta nfproto ipv4 iifname %i {}", self.set("meta mark")),
             format!(
                 "PostUp = nft add rule inet adit-%i prerouting meta nfproto ipv6 iifname %i meta mark set meta mark and {OTHER_BITS:#010x}"
@@ -168,36 +170,34 @@ impl Family {
     }
 
     /// Arriving IPv4 packets bear the mark themselves (see `marks`), so there the way to a container has to be found
-    /// first. In IPv6 they do not, and replies go back even to a source that this host knows a shorter way to.
-    fn rules(&self, slot: Slot) -> Vec<String> {
-        let Self {
-            flag,
-            addresses,
-            sources,
-            ..
-        } = self;
-        let (table, fwmark) = (format!("table {} {PROTOCOL}", slot.number), slot.fwmark());
-        let first = format!("ip {flag} rule add priority {FIRST_PRIORITY}");
-        let add = format!("ip {flag} rule add priority {}", slot.number);
-        let known = format!("table main suppress_prefixlength 0 {PROTOCOL}");
+    /// before the tunnel's table. In IPv6 they do not, and replies go back even to a source that this host knows a
+    /// shorter way to.
+    fn rules(&self, slot: Slot) -> String {
+        let (number, fwmark) = (slot.number, slot.fwmark());
+        let tunnel = format!("table {number}");
+        let known = "table main suppress_prefixlength 0";
 
         let mut rules = Vec::new();
-        if *flag == "-4" {
+        if self.flag == "-4" {
             rules.extend(
-                addresses
+                self.addresses
                     .iter()
-                    .map(|address| format!("{first} from {address} {fwmark} {table}")),
+                    .map(|address| format!("{FIRST_PRIORITY} from {address} {fwmark} {tunnel}")),
             );
-            rules.push(format!("{add} {fwmark} {known}"));
-            rules.push(format!("{add} {fwmark} {table}"));
+            rules.push(format!("{number} {fwmark} {known}"));
+            rules.push(format!("{number} {fwmark} {tunnel}"));
         } else {
-            rules.push(format!("{first} {fwmark} {table}"));
+            rules.push(format!("{FIRST_PRIORITY} {fwmark} {tunnel}"));
         }
-        for source in sources {
-            rules.push(format!("{add} from {source} {known}"));
-            rules.push(format!("{add} from {source} {table}"));
+        for source in &self.sources {
+            rules.push(format!("{number} from {source} {known}"));
+            rules.push(format!("{number} from {source} {tunnel}"));
         }
-        rules.push(format!("{add} oif %i {table}"));
-        rules
+        rules.push(format!("{number} oif %i {tunnel}"));
+        format!(
+            "for rule in '{}'; do ip {} rule add {PROTOCOL} priority $rule; done",
+            rules.join("' '"),
+            self.flag
+        )
     }
 }

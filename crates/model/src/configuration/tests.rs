@@ -16,11 +16,11 @@ fn configuration(routing: Routing, private_key: PrivateKeySource) -> Configurati
         ],
         has_global_prefix: true,
         routing,
-        delegations: Vec::new(),
+        delegations: vec!["2001:db8:59:d::/64".parse().unwrap()],
         dns: vec!["10.59.0.1".parse().unwrap()],
         mtu: 1420,
         peer: PeerSection {
-            public_key: "GATEWAYPUBLICKEY=".to_owned(),
+            public_key: "GATEWAYKEY=".to_owned(),
             preshared_key: "PRESHAREDKEY=".to_owned(),
             endpoint: "198.51.100.1:51820".to_owned(),
         },
@@ -30,10 +30,154 @@ fn configuration(routing: Routing, private_key: PrivateKeySource) -> Configurati
 
 #[test]
 fn full_routing_with_the_key_in_the_text() {
-    let text = configuration(
-        Routing::Full,
-        PrivateKeySource::Inline("PRIVATEKEY=".to_owned()),
-    )
-    .wg_quick();
-    insta::assert_snapshot!(text, @"");
+    let private_key = PrivateKeySource::Inline("PRIVATEKEY=".to_owned());
+    insta::assert_snapshot!(configuration(Routing::Full, private_key).wg_quick(), @"
+    # Adit: nas
+    [Interface]
+    PrivateKey = PRIVATEKEY=
+    Address = 10.59.0.5/32, 2001:db8:59::5/128
+    MTU = 1420
+    DNS = 10.59.0.1
+
+    [Peer]
+    PublicKey = GATEWAYKEY=
+    PresharedKey = PRESHAREDKEY=
+    Endpoint = 198.51.100.1:51820
+    AllowedIPs = 0.0.0.0/0, ::/0
+    PersistentKeepalive = 25
+    ");
+}
+
+#[test]
+fn split_routing_without_the_key() {
+    let private_key = PrivateKeySource::Missing {
+        rekey_command: "adit device rekey nas".to_owned(),
+    };
+    insta::assert_snapshot!(configuration(Routing::Split, private_key).wg_quick(), @r#"
+    # Adit: nas
+    [Interface]
+    # PrivateKey = (put this device's private key here and remove the #; "adit device rekey nas" makes a new one)
+    Address = 10.59.0.5/32, 2001:db8:59::5/128
+    MTU = 1420
+
+    [Peer]
+    PublicKey = GATEWAYKEY=
+    PresharedKey = PRESHAREDKEY=
+    Endpoint = 198.51.100.1:51820
+    AllowedIPs = 10.59.0.0/24, ::/0
+    PersistentKeepalive = 25
+    "#);
+}
+
+#[test]
+fn split_routing_names_a_local_ipv6_subnet_alone() {
+    let mut split = configuration(Routing::Split, PrivateKeySource::Inline(String::new()));
+    split.subnet[1] = "fd59::/64".parse().unwrap();
+    split.has_global_prefix = false;
+    assert!(
+        split
+            .wg_quick()
+            .contains("\nAllowedIPs = 10.59.0.0/24, fd59::/64\n")
+    );
+}
+
+#[test]
+fn inbound_routing_with_the_key_in_a_file() {
+    let private_key = PrivateKeySource::File("/etc/wireguard/nas.key".to_owned());
+    insta::assert_snapshot!(configuration(Routing::Inbound, private_key).wg_quick(), @"
+    # Adit: nas
+    [Interface]
+    PostUp = wg set %i private-key /etc/wireguard/nas.key
+    Address = 10.59.0.5/32
+    MTU = 1420
+    # Only what came in through the tunnel is answered through it; this host's own traffic stays where it was.
+    Table = off
+    # An interrupted start may have left rules behind.
+    PreUp = for f in -4 -6; do while ip $f rule del table 4201 protocol 173 || ip $f rule del priority 4201 protocol 173; do :; done; done 2>/dev/null; nft delete table inet adit-%i 2>/dev/null || true
+    # The priority is after other programs' marks and before address translation.
+    PostUp = nft add table inet adit-%i
+    PostUp = nft add chain inet adit-%i prerouting '{ type filter hook prerouting priority -140; }'
+    PostUp = nft add chain inet adit-%i output '{ type route hook output priority -140; }'
+    # A connection that comes in through the tunnel is remembered.
+    PostUp = nft add rule inet adit-%i prerouting iifname %i ct direction original ct mark set ct mark and 0xc0ffffff or 0x01000000
+    # Its replies are marked: those of containers, whose address is translated only after routing, and of this host.
+    PostUp = nft add rule inet adit-%i prerouting iifname != %i ct direction reply ct mark and 0x3f000000 == 0x01000000 meta mark set meta mark and 0xc0ffffff or 0x01000000
+    PostUp = nft add rule inet adit-%i output ct direction reply ct mark and 0x3f000000 == 0x01000000 meta mark set meta mark and 0xc0ffffff or 0x01000000
+    # A strict rp_filter (only IPv4 has one) must ask with the mark where a reply would go; in IPv6 no other program's mark may stay.
+    PostUp = nft add rule inet adit-%i prerouting meta nfproto ipv4 iifname %i meta mark set meta mark and 0xc0ffffff or 0x01000000
+    PostUp = nft add rule inet adit-%i prerouting meta nfproto ipv6 iifname %i meta mark set meta mark and 0xc0ffffff
+    PostUp = sysctl -q net/ipv4/conf/%i/src_valid_mark=1 || true
+    # The subnet is behind the tunnel; a table of its own leads everything into it.
+    PostUp = ip -4 route add 10.59.0.0/24 dev %i protocol 173; ip -4 route add default dev %i table 4201 protocol 173
+    # Replies use that table; so does what we send from the tunnel's address, except to networks that this host is part of.
+    PostUp = for rule in '4200 from 10.59.0.5 fwmark 0x01000000/0x3f000000 table 4201' '4201 fwmark 0x01000000/0x3f000000 table main suppress_prefixlength 0' '4201 fwmark 0x01000000/0x3f000000 table 4201' '4201 from 10.59.0.5 table main suppress_prefixlength 0' '4201 from 10.59.0.5 table 4201' '4201 oif %i table 4201'; do ip -4 rule add protocol 173 priority $rule; done
+    # The same for IPv6. Its address is not above, because wg-quick would fail where IPv6 is off.
+    PostUp = if grep -qs 0 /proc/sys/net/ipv6/conf/%i/disable_ipv6; then ip -6 address add 2001:db8:59::5/128 dev %i; ip -6 route add 2001:db8:59::/64 dev %i protocol 173; ip -6 route add default dev %i table 4201 protocol 173; fi
+    PostUp = if grep -qs 0 /proc/sys/net/ipv6/conf/%i/disable_ipv6; then for rule in '4200 fwmark 0x01000000/0x3f000000 table 4201' '4201 from 2001:db8:59::5 table main suppress_prefixlength 0' '4201 from 2001:db8:59::5 table 4201' '4201 from 2001:db8:59:d::/64 table main suppress_prefixlength 0' '4201 from 2001:db8:59:d::/64 table 4201' '4201 oif %i table 4201'; do ip -6 rule add protocol 173 priority $rule; done; fi
+    # Addresses, routes and src_valid_mark disappear with the interface.
+    PreDown = for f in -4 -6; do while ip $f rule del table 4201 protocol 173 || ip $f rule del priority 4201 protocol 173; do :; done; done 2>/dev/null; nft delete table inet adit-%i 2>/dev/null || true
+
+    [Peer]
+    PublicKey = GATEWAYKEY=
+    PresharedKey = PRESHAREDKEY=
+    Endpoint = 198.51.100.1:51820
+    AllowedIPs = 0.0.0.0/0, ::/0
+    PersistentKeepalive = 25
+    ");
+}
+
+#[test]
+fn slots_share_neither_table_nor_mark() {
+    let mut last = configuration(Routing::Inbound, PrivateKeySource::Inline(String::new()));
+    last.slot = 62;
+    let text = last.wg_quick();
+    assert!(
+        text.contains("'4200 from 10.59.0.5 fwmark 0x3e000000/0x3f000000 table 4262'"),
+        "{text}"
+    );
+    assert!(
+        !text.contains("4201") && !text.contains("0x01000000"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_value_stays_in_its_line_and_a_path_in_its_word() {
+    let break_out = "x\r\nPostUp = reboot #".to_owned();
+    let path = "/keys/a b'; reboot #\n%i".to_owned();
+    let mut hostile = configuration(Routing::Full, PrivateKeySource::File(path));
+    hostile.name = break_out.clone();
+    hostile.peer = PeerSection {
+        public_key: break_out.clone(),
+        preshared_key: break_out.clone(),
+        endpoint: break_out,
+    };
+    let text = hostile.wg_quick();
+    let hooks: Vec<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("Post"))
+        .collect();
+    assert_eq!(
+        hooks,
+        [r"PostUp = wg set %i private-key $'/keys/a\x20b\x27\x3b\x20reboot\x20\x23\x0a\x25i'"]
+    );
+    assert!(!text.contains('\r'));
+}
+
+#[test]
+fn the_mtu_leaves_room_outside_and_keeps_ipv6_inside() {
+    let value = |uplink| mtu(uplink).0;
+    assert_eq!([1500, 1492, 1360].map(value), [1420, 1412, 1280]);
+    let (least, reason) = mtu(1300);
+    assert_eq!(least, 1280);
+    assert!(
+        reason.contains("leaves 1220") && reason.contains("fragmented"),
+        "{reason}"
+    );
+    let (jumbo, reason) = mtu(9001);
+    assert_eq!(jumbo, 1420);
+    assert!(
+        reason.contains("9001") && reason.contains("1500"),
+        "{reason}"
+    );
 }

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::desired::firewall::{Clamp, Port};
+use crate::desired::route::{MAIN_TABLE, RouteTarget};
 use crate::key::PresharedKey;
 use crate::protocol::{PortRange, Protocol};
 

@@ -1,0 +1,403 @@
+//! A client for the administrator's Unix socket, or for a gateway's address with a token.
+
+mod connection;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use http::Method;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::problem::Problem;
+use crate::types::Removed;
+use crate::types::device::{
+    AddDevice, AddedDevice, ConfigurationQuery, Device, DeviceDetail, Devices, RekeyDevice,
+    SetDevice,
+};
+use crate::types::forward::{AddForward, Forward, Forwards, SetForward};
+use crate::types::pinhole::{AddPinhole, Pinhole, Pinholes, SetPinhole};
+use crate::types::settings::{SetSettings, Settings};
+use crate::types::status::Status;
+use crate::types::subnet::{AddSubnet, SetSubnet, Subnet, Subnets};
+use crate::types::token::{AddToken, AddedToken, Tokens};
+use crate::types::uplink::{SetUplink, Uplink, Uplinks};
+
+const PREFIX: &str = "/api/v1";
+
+/// Talks to one gateway; each request has a connection of its own.
+#[derive(Clone, Debug)]
+pub struct Client {
+    target: Target,
+    token: Option<Secret>,
+}
+
+/// Why there is no answer to work with.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody answers there.
+    #[error("the gateway at {what} cannot be reached: {why}")]
+    Unreachable {
+        /// Where.
+        what: String,
+        /// Why.
+        why: String,
+    },
+    /// The gateway refused, or failed.
+    #[error("{0}")]
+    Problem(Box<Problem>),
+    /// The answer is not one of this API.
+    #[error("{what} did not answer as a gateway does: {why}")]
+    Protocol {
+        /// Where.
+        what: String,
+        /// What is wrong with the answer.
+        why: String,
+    },
+    /// An address or a token that cannot be used.
+    #[error("{0}")]
+    Target(String),
+}
+
+#[derive(Clone, Debug)]
+enum Target {
+    Unix(PathBuf),
+    Tcp {
+        authority: String,
+        port: u16,
+        host: String,
+    },
+}
+
+#[derive(Clone)]
+struct Secret(String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Secret(hidden)")
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => path.display().fmt(formatter),
+            Self::Tcp { authority, .. } => write!(formatter, "http://{authority}"),
+        }
+    }
+}
+
+impl Client {
+    /// A client for the administrator's socket.
+    pub fn unix(socket: &Path) -> Self {
+        Self {
+            target: Target::Unix(socket.to_owned()),
+            token: None,
+        }
+    }
+
+    /// A client for `http://HOST[:PORT]`, with the text of a token.
+    ///
+    /// # Errors
+    ///
+    /// When the address is not of that form, or the token has characters that a header cannot carry.
+    pub fn http(url: &str, token: Option<&str>) -> Result<Self, ClientError> {
+        let refuse = || {
+            ClientError::Target(format!(
+                "`{url}` cannot be used: give the gateway's address as http://HOST:PORT"
+            ))
+        };
+        let uri: http::Uri = url.parse().map_err(|_| refuse())?;
+        let authority = uri.authority().ok_or_else(refuse)?;
+        if uri.scheme_str() != Some("http")
+            || !matches!(uri.path(), "" | "/")
+            || uri.query().is_some()
+        {
+            return Err(refuse());
+        }
+        let token = match token.map(str::trim) {
+            Some(text) if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) => {
+                return Err(ClientError::Target(
+                    "the token file holds no token".to_owned(),
+                ));
+            }
+            token => token.map(|text| Secret(text.to_owned())),
+        };
+        Ok(Self {
+            target: Target::Tcp {
+                authority: authority.to_string(),
+                port: authority.port_u16().unwrap_or(80),
+                host: authority
+                    .host()
+                    .trim_start_matches('[')
+                    .trim_end_matches(']')
+                    .to_owned(),
+            },
+            token,
+        })
+    }
+
+    /// The state of the whole.
+    pub async fn status(&self) -> Result<Status, ClientError> {
+        self.get("/status").await
+    }
+
+    /// All subnets.
+    pub async fn subnets(&self) -> Result<Subnets, ClientError> {
+        self.get("/subnets").await
+    }
+
+    /// One subnet.
+    pub async fn subnet(&self, reference: &str) -> Result<Subnet, ClientError> {
+        self.get(&path("subnets", reference)).await
+    }
+
+    /// Adds a subnet.
+    pub async fn add_subnet(&self, request: &AddSubnet) -> Result<Subnet, ClientError> {
+        self.send(Method::POST, "/subnets", request).await
+    }
+
+    /// Changes a subnet.
+    pub async fn set_subnet(
+        &self,
+        reference: &str,
+        request: &SetSubnet,
+    ) -> Result<Subnet, ClientError> {
+        self.send(Method::PATCH, &path("subnets", reference), request)
+            .await
+    }
+
+    /// Removes a subnet; with its devices if forced.
+    pub async fn remove_subnet(
+        &self,
+        reference: &str,
+        force: bool,
+    ) -> Result<Removed, ClientError> {
+        let query = if force { "?force=true" } else { "" };
+        self.delete(&(path("subnets", reference) + query)).await
+    }
+
+    /// All devices.
+    pub async fn devices(&self) -> Result<Devices, ClientError> {
+        self.get("/devices").await
+    }
+
+    /// One device with what depends on it.
+    pub async fn device(&self, reference: &str) -> Result<DeviceDetail, ClientError> {
+        self.get(&path("devices", reference)).await
+    }
+
+    /// Adds a device.
+    pub async fn add_device(&self, request: &AddDevice) -> Result<AddedDevice, ClientError> {
+        self.send(Method::POST, "/devices", request).await
+    }
+
+    /// Changes a device.
+    pub async fn set_device(
+        &self,
+        reference: &str,
+        request: &SetDevice,
+    ) -> Result<Device, ClientError> {
+        self.send(Method::PATCH, &path("devices", reference), request)
+            .await
+    }
+
+    /// Gives a device another key.
+    pub async fn rekey_device(
+        &self,
+        reference: &str,
+        request: &RekeyDevice,
+    ) -> Result<AddedDevice, ClientError> {
+        let path = path("devices", reference) + "/rekey";
+        self.send(Method::POST, &path, request).await
+    }
+
+    /// The configuration of a device, without its private key.
+    pub async fn device_configuration(
+        &self,
+        reference: &str,
+        query: &ConfigurationQuery,
+    ) -> Result<String, ClientError> {
+        let format = query.format.as_deref().map(|format| ("format", format));
+        let key_file = query.key_file.as_deref().map(|file| ("key_file", file));
+        let query: Vec<String> = format
+            .into_iter()
+            .chain(key_file)
+            .map(|(name, value)| format!("{name}={}", escape(value)))
+            .collect();
+        let path = format!("{}/config?{}", path("devices", reference), query.join("&"));
+        let answer = self.request(Method::GET, &path, None).await?;
+        String::from_utf8(answer).map_err(|error| self.protocol(error.to_string()))
+    }
+
+    /// Removes a device with what depends on it.
+    pub async fn remove_device(&self, reference: &str) -> Result<Removed, ClientError> {
+        self.delete(&path("devices", reference)).await
+    }
+
+    /// All forwards.
+    pub async fn forwards(&self) -> Result<Forwards, ClientError> {
+        self.get("/forwards").await
+    }
+
+    /// One forward.
+    pub async fn forward(&self, reference: &str) -> Result<Forward, ClientError> {
+        self.get(&path("forwards", reference)).await
+    }
+
+    /// Adds a forward.
+    pub async fn add_forward(&self, request: &AddForward) -> Result<Forward, ClientError> {
+        self.send(Method::POST, "/forwards", request).await
+    }
+
+    /// Changes a forward.
+    pub async fn set_forward(
+        &self,
+        reference: &str,
+        request: &SetForward,
+    ) -> Result<Forward, ClientError> {
+        self.send(Method::PATCH, &path("forwards", reference), request)
+            .await
+    }
+
+    /// Removes a forward.
+    pub async fn remove_forward(&self, reference: &str) -> Result<Removed, ClientError> {
+        self.delete(&path("forwards", reference)).await
+    }
+
+    /// All pinholes.
+    pub async fn pinholes(&self) -> Result<Pinholes, ClientError> {
+        self.get("/pinholes").await
+    }
+
+    /// One pinhole.
+    pub async fn pinhole(&self, reference: &str) -> Result<Pinhole, ClientError> {
+        self.get(&path("pinholes", reference)).await
+    }
+
+    /// Adds a pinhole.
+    pub async fn add_pinhole(&self, request: &AddPinhole) -> Result<Pinhole, ClientError> {
+        self.send(Method::POST, "/pinholes", request).await
+    }
+
+    /// Changes a pinhole.
+    pub async fn set_pinhole(
+        &self,
+        reference: &str,
+        request: &SetPinhole,
+    ) -> Result<Pinhole, ClientError> {
+        self.send(Method::PATCH, &path("pinholes", reference), request)
+            .await
+    }
+
+    /// Removes a pinhole.
+    pub async fn remove_pinhole(&self, reference: &str) -> Result<Removed, ClientError> {
+        self.delete(&path("pinholes", reference)).await
+    }
+
+    /// All tokens.
+    pub async fn tokens(&self) -> Result<Tokens, ClientError> {
+        self.get("/tokens").await
+    }
+
+    /// Adds a token.
+    pub async fn add_token(&self, request: &AddToken) -> Result<AddedToken, ClientError> {
+        self.send(Method::POST, "/tokens", request).await
+    }
+
+    /// Removes a token.
+    pub async fn remove_token(&self, reference: &str) -> Result<Removed, ClientError> {
+        self.delete(&path("tokens", reference)).await
+    }
+
+    /// All uplinks.
+    pub async fn uplinks(&self) -> Result<Uplinks, ClientError> {
+        self.get("/uplinks").await
+    }
+
+    /// One uplink.
+    pub async fn uplink(&self, name: &str) -> Result<Uplink, ClientError> {
+        self.get(&path("uplinks", name)).await
+    }
+
+    /// Changes an uplink.
+    pub async fn set_uplink(&self, name: &str, request: &SetUplink) -> Result<Uplink, ClientError> {
+        self.send(Method::PATCH, &path("uplinks", name), request)
+            .await
+    }
+
+    /// The settings.
+    pub async fn settings(&self) -> Result<Settings, ClientError> {
+        self.get("/settings").await
+    }
+
+    /// Changes settings.
+    pub async fn set_settings(&self, request: &SetSettings) -> Result<Settings, ClientError> {
+        self.send(Method::PATCH, "/settings", request).await
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let answer = self.request(Method::GET, path, None).await?;
+        self.read(&answer)
+    }
+
+    async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let answer = self.request(Method::DELETE, path, None).await?;
+        self.read(&answer)
+    }
+
+    async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body).map_err(|error| self.protocol(error.to_string()))?;
+        let answer = self.request(method, path, Some(body)).await?;
+        self.read(&answer)
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<Vec<u8>, ClientError> {
+        let path = format!("{PREFIX}{path}");
+        connection::request(self, method, &path, body).await
+    }
+
+    fn read<T: DeserializeOwned>(&self, answer: &[u8]) -> Result<T, ClientError> {
+        serde_json::from_slice(answer).map_err(|error| self.protocol(error.to_string()))
+    }
+
+    fn protocol(&self, why: String) -> ClientError {
+        ClientError::Protocol {
+            what: self.target.to_string(),
+            why,
+        }
+    }
+}
+
+fn path(collection: &str, reference: &str) -> String {
+    format!("/{collection}/{}", escape(reference))
+}
+
+/// Percent-encodes all but the unreserved characters of RFC 3986 section 2.3, so that a name stays one segment.
+fn escape(text: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_~.".contains(&byte);
+    // `.` and `..` would be taken for steps.
+    let dots = text.bytes().all(|byte| byte == b'.');
+    text.bytes()
+        .map(|byte| {
+            if is_plain(byte) && !dots {
+                char::from(byte).to_string()
+            } else {
+                format!("%{byte:02X}")
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

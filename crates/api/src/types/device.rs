@@ -1,0 +1,232 @@
+//! Devices in requests and answers.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use adit_model::change::{self, Patch};
+use adit_model::configuration::Routing;
+use adit_model::key::PublicKey;
+use adit_model::state::DeviceKind;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::schema;
+use crate::text::{Delegate, Text};
+use crate::timestamp::Timestamp;
+
+/// One device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Device {
+    /// Identifier; never used again.
+    pub id: u64,
+    /// Unique name.
+    pub name: String,
+    /// Name of its subnet.
+    pub subnet: String,
+    /// What it may do by itself.
+    pub kind: DeviceKind,
+    /// What it sends through the tunnel.
+    #[schema(schema_with = schema::routing)]
+    pub routing: Routing,
+    /// Its IPv4 address in the tunnel.
+    #[schema(value_type = String, example = "10.59.0.2")]
+    pub ipv4: Ipv4Addr,
+    /// Its IPv6 address in the tunnel.
+    #[schema(value_type = Option<String>, example = "2001:db8:1::a3b:2")]
+    pub ipv6: Option<Ipv6Addr>,
+    /// Its WireGuard public key.
+    #[schema(value_type = String)]
+    pub public_key: PublicKey,
+    /// Prefixes routed to it.
+    #[schema(value_type = Vec<String>)]
+    pub delegations: Vec<IpNet>,
+    /// Whether it may connect.
+    pub enabled: bool,
+    /// When it may no longer connect.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub expires: Option<Timestamp>,
+    /// Whether it shook hands within the last three minutes.
+    pub connected: bool,
+    /// The last handshake.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub last_handshake: Option<Timestamp>,
+    /// Where its packets come from.
+    #[schema(value_type = Option<String>)]
+    pub endpoint: Option<SocketAddr>,
+    /// Bytes received from it.
+    pub received_bytes: u64,
+    /// Bytes sent to it.
+    pub sent_bytes: u64,
+}
+
+/// One device with what would go along when it is removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DeviceDetail {
+    /// The device.
+    #[serde(flatten)]
+    pub device: Device,
+    /// Ids of the forwards that lead to it.
+    pub forwards: Vec<u64>,
+    /// Ids of its pinholes.
+    pub pinholes: Vec<u64>,
+}
+
+/// All devices.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Devices {
+    /// In order of their ids.
+    pub devices: Vec<Device>,
+}
+
+/// A device to add.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AddDevice {
+    /// Unique name.
+    pub name: String,
+    /// Id or name of its subnet; may be left out while there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet: Option<String>,
+    /// What it may do by itself; `client` unless said.
+    #[serde(default)]
+    pub kind: DeviceKind,
+    /// What it sends through the tunnel; `inbound` for a server and `full` for a client unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = schema::routing)]
+    pub routing: Option<Routing>,
+    /// Its IPv4 address; the lowest free one unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub ipv4: Option<Text<Ipv4Addr>>,
+    /// Its WireGuard public key; without one the gateway makes a pair and shows the private key once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<String>,
+    /// Prefixes for the network behind it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(schema_with = schema::delegations)]
+    pub delegate: Vec<Delegate>,
+    /// When it may no longer connect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub expires: Option<Timestamp>,
+    /// A file on the device that holds its private key, for the configuration that is answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<String>,
+}
+
+/// Fields of a device to change.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetDevice {
+    /// New name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// New kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<DeviceKind>,
+    /// New routing; the device needs its new configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = schema::routing)]
+    pub routing: Option<Routing>,
+    /// New IPv4 address; the device needs its new configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub ipv4: Option<Text<Ipv4Addr>>,
+    /// Whether it may connect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    /// When it may no longer connect; null: never.
+    #[serde(default, skip_serializing_if = "Patch::is_keep")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub expires: Patch<Timestamp>,
+    /// Prefixes to add.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(schema_with = schema::delegations)]
+    pub delegate: Vec<Delegate>,
+    /// Prefixes to take back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub revoke: Vec<Text<IpNet>>,
+}
+
+/// Another key for a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RekeyDevice {
+    /// Its new public key; without one the gateway makes a pair and shows the private key once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<String>,
+    /// A file on the device that holds its private key, for the configuration that is answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<String>,
+}
+
+/// A device that was added or got another key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AddedDevice {
+    /// The device.
+    pub device: Device,
+    /// Its complete configuration for `wg-quick`, with the private key if the gateway made it.
+    pub config: String,
+    /// Whether `config` holds a private key, which is shown this once and not stored.
+    pub private_key_shown: bool,
+    /// What to do next.
+    pub next: Vec<String>,
+}
+
+/// How a configuration is wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ConfigurationQuery {
+    /// The format: `wg-quick`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
+    /// A file on the device that holds its private key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<String>,
+}
+
+impl From<SetDevice> for change::SetDevice {
+    fn from(request: SetDevice) -> Self {
+        Self {
+            name: request.name,
+            kind: request.kind,
+            routing: request.routing,
+            ipv4: request.ipv4.map(|text| text.0),
+            enabled: request.enabled,
+            expires: match request.expires {
+                Patch::Keep => Patch::Keep,
+                Patch::Clear => Patch::Clear,
+                Patch::Set(time) => Patch::Set(time.0),
+            },
+            delegate: request.delegate.into_iter().map(|wish| wish.0).collect(),
+            revoke: request.revoke.into_iter().map(|text| text.0).collect(),
+        }
+    }
+}
+
+impl AddDevice {
+    /// The change that it asks for, with the public key that the device will have.
+    pub fn into_change(self, public_key: PublicKey) -> change::AddDevice {
+        change::AddDevice {
+            name: self.name,
+            subnet: self.subnet,
+            kind: self.kind,
+            routing: self.routing,
+            ipv4: self.ipv4.map(|text| text.0),
+            public_key,
+            delegate: self.delegate.into_iter().map(|wish| wish.0).collect(),
+            expires: self.expires.map(|time| time.0),
+        }
+    }
+}
+
+impl Device {
+    /// Its addresses in the tunnel, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        [Some(IpAddr::V4(self.ipv4)), self.ipv6.map(IpAddr::V6)]
+            .into_iter()
+            .flatten()
+    }
+}

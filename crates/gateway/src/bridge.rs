@@ -1,0 +1,158 @@
+//! Between what was committed and the kernel: derives what is desired whenever state, facts or the clock change, and
+//! tells those who wait when the kernel has their revision.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_host::reconcile::Handle;
+use adit_model::desired::derive::{Inputs, derive};
+use adit_model::facts::Facts;
+use adit_model::key::{PrivateKey, PublicKey};
+use adit_model::problem::Problem;
+use adit_model::state::State;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::control::{AskPeers, Await, PeerStatus, Progress};
+use crate::writer::seconds_since_1970;
+
+/// The wall clock can be set: an expiry is looked for at least this often.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+pub(crate) struct Bridge {
+    pub(crate) handle: Handle,
+    pub(crate) interface: String,
+    pub(crate) private_key: PrivateKey,
+    pub(crate) state: watch::Receiver<Arc<State>>,
+    /// Facts with the gateway's key in them, for decisions.
+    pub(crate) facts: watch::Sender<Arc<Facts>>,
+    pub(crate) progress: watch::Sender<Progress>,
+    pub(crate) awaits: mpsc::Receiver<Await>,
+    pub(crate) peers: mpsc::Receiver<AskPeers>,
+}
+
+impl Bridge {
+    /// Works until every listener is gone.
+    pub(crate) async fn run(mut self) {
+        let mut host_facts = self.handle.facts();
+        let mut status = self.handle.status();
+        self.take_facts(&host_facts.borrow_and_update().clone());
+        self.apply().await;
+        loop {
+            let sleep = self.until_next_expiry();
+            tokio::select! {
+                changed = self.state.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.apply().await;
+                }
+                changed = host_facts.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let facts = host_facts.borrow_and_update().clone();
+                    self.take_facts(&facts);
+                    self.apply().await;
+                }
+                changed = status.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.take_status();
+                }
+                request = self.awaits.recv() => {
+                    let Some(request) = request else { return };
+                    self.answer(request).await;
+                }
+                request = self.peers.recv() => {
+                    let Some(answer) = request else { return };
+                    self.tell_peers(answer);
+                }
+                () = tokio::time::sleep(sleep) => {
+                    self.apply().await;
+                }
+            }
+        }
+    }
+
+    /// Leads the kernel to the present state. What was committed meanwhile is part of it.
+    async fn apply(&mut self) -> Vec<Problem> {
+        let state = Arc::clone(&self.state.borrow_and_update());
+        let facts = Arc::clone(&self.facts.borrow());
+        let desired = derive(&Inputs {
+            state: &state,
+            facts: &facts,
+            interface: &self.interface,
+            private_key: &self.private_key,
+            now: seconds_since_1970(),
+        });
+        let Some(report) = self.handle.apply(Arc::new(desired)).await else {
+            return Vec::new();
+        };
+        self.progress.send_modify(|progress| progress.revision = Some(state.revision));
+        self.take_status();
+        report.problems
+    }
+
+    async fn answer(&mut self, request: Await) {
+        let reached = self.progress.borrow().revision;
+        let problems =
+            if reached.is_some_and(|reached| reached >= request.revision) { self.open_problems() } else { self.apply().await };
+        // The caller may have gone away; the change stays.
+        let _ = request.answer.send(problems);
+    }
+
+    fn open_problems(&self) -> Vec<Problem> {
+        self.progress.borrow().problems.clone()
+    }
+
+    fn take_facts(&self, facts: &Facts) {
+        let facts = Facts { gateway_key: Some(self.private_key.public_key()), ..facts.clone() };
+        self.facts.send_replace(Arc::new(facts));
+    }
+
+    fn take_status(&self) {
+        let status = self.handle.status().borrow().clone();
+        self.progress.send_modify(|progress| {
+            progress.dataplane = status.dataplane.unwrap_or("none");
+            progress.problems = status.problems.into_iter().collect();
+            progress.healed = status.healed;
+        });
+    }
+
+    /// Asking may take a while with many peers, and must not keep changes waiting.
+    fn tell_peers(&self, answer: oneshot::Sender<BTreeMap<PublicKey, PeerStatus>>) {
+        let handle = self.handle.clone();
+        tokio::spawn(async move {
+            let observed = match handle.wireguard().await {
+                Ok(observed) => observed,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot read the peers");
+                    None
+                }
+            };
+            let peers = observed.map(|observed| observed.peers).unwrap_or_default();
+            let peers = peers
+                .into_iter()
+                .map(|(key, peer)| {
+                    let status = PeerStatus {
+                        endpoint: peer.endpoint,
+                        last_handshake: peer.last_handshake,
+                        received: peer.received,
+                        sent: peer.sent,
+                    };
+                    (key, status)
+                })
+                .collect();
+            let _ = answer.send(peers);
+        });
+    }
+
+    fn until_next_expiry(&self) -> Duration {
+        let now = seconds_since_1970();
+        let state = self.state.borrow();
+        let next = state.devices.values().filter_map(|device| device.expires).filter(|expires| *expires > now).min();
+        next.map_or(LONGEST_SLEEP, |next| Duration::from_secs(next - now)).min(LONGEST_SLEEP)
+    }
+}

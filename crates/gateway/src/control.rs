@@ -1,0 +1,178 @@
+//! What listeners work with: make a change, look at everything.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use adit_model::change::Change;
+use adit_model::desired::derive;
+use adit_model::facts::Facts;
+use adit_model::key::PublicKey;
+use adit_model::problem::Problem;
+use adit_model::refusal::Refusal;
+use adit_model::state::State;
+use adit_model::uplink::{self, Uplink};
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub use crate::writer::Committed;
+use crate::writer::{Request, WriteError, seconds_since_1970};
+
+/// Who wants something.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Caller {
+    /// The user at the other end of the Unix socket.
+    pub uid: Option<u32>,
+}
+
+/// Why a change is not in force.
+#[derive(Clone, Debug)]
+pub enum ChangeError {
+    /// It was refused; nothing happened.
+    Refused(Refusal),
+    /// The disk did not take it; nothing happened.
+    Store {
+        /// What failed.
+        message: String,
+    },
+    /// It is on disk, but this host's kernel does not have all of it yet; it is tried again.
+    Apply {
+        /// What the kernel did not take.
+        problems: Vec<Problem>,
+    },
+    /// The daemon is about to end.
+    Stopping,
+}
+
+/// Everything at one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// What was committed.
+    pub state: Arc<State>,
+    /// What this host is like.
+    pub facts: Arc<Facts>,
+    /// Its uplinks.
+    pub uplinks: Vec<Uplink>,
+    /// How the peers do.
+    pub peers: BTreeMap<PublicKey, PeerStatus>,
+    /// Name of the tunnel interface.
+    pub interface: String,
+    /// What carries packets: `kernel`, `adit` or `wireguard-go`.
+    pub dataplane: &'static str,
+    /// Whether the kernel has what the last revision wants.
+    pub applied: bool,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+    /// Objects put back after someone else removed or changed them, by kind.
+    pub healed: BTreeMap<&'static str, u64>,
+    /// Tunnel MTU in bytes.
+    pub mtu: u16,
+    /// Why it is that.
+    pub mtu_reason: String,
+    /// The gateway's key.
+    pub gateway_key: PublicKey,
+    /// When it was taken.
+    pub now: SystemTime,
+}
+
+/// How one peer does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// Where its packets come from.
+    pub endpoint: Option<SocketAddr>,
+    /// Its last handshake.
+    pub last_handshake: Option<SystemTime>,
+    /// Bytes from it.
+    pub received: u64,
+    /// Bytes to it.
+    pub sent: u64,
+}
+
+/// What the reconciling task last knew.
+#[derive(Clone, Debug)]
+pub(crate) struct Progress {
+    pub(crate) dataplane: &'static str,
+    /// The revision that the kernel has.
+    pub(crate) revision: Option<u64>,
+    /// What the kernel did not take.
+    pub(crate) problems: Vec<Problem>,
+    pub(crate) healed: BTreeMap<&'static str, u64>,
+}
+
+/// Wants to know when the kernel has a revision.
+pub(crate) struct Await {
+    pub(crate) revision: u64,
+    pub(crate) answer: oneshot::Sender<Vec<Problem>>,
+}
+
+/// Wants the peers as they are now.
+pub(crate) type AskPeers = oneshot::Sender<BTreeMap<PublicKey, PeerStatus>>;
+
+/// The daemon's inside, as listeners see it.
+pub struct Control {
+    pub(crate) requests: mpsc::Sender<Request>,
+    pub(crate) awaits: mpsc::Sender<Await>,
+    pub(crate) peers: mpsc::Sender<AskPeers>,
+    pub(crate) state: watch::Receiver<Arc<State>>,
+    pub(crate) facts: watch::Receiver<Arc<Facts>>,
+    pub(crate) progress: watch::Receiver<Progress>,
+    pub(crate) interface: String,
+    pub(crate) gateway_key: PublicKey,
+}
+
+impl Control {
+    /// Decides, commits, and waits until this host's kernel has it.
+    ///
+    /// # Errors
+    ///
+    /// [`ChangeError`] says how far it got. A caller that goes away cancels nothing.
+    pub async fn change(&self, change: Change, caller: Caller) -> Result<Committed, ChangeError> {
+        let (answer, committed) = oneshot::channel();
+        self.requests.send(Request { change, answer }).await.map_err(|_| ChangeError::Stopping)?;
+        let committed = match committed.await.map_err(|_| ChangeError::Stopping)? {
+            Ok(committed) => committed,
+            Err(WriteError::Refused(refusal)) => return Err(ChangeError::Refused(refusal)),
+            Err(WriteError::Store(message)) => return Err(ChangeError::Store { message }),
+        };
+        tracing::info!(revision = committed.revision, edits = committed.edits.len(), uid = ?caller.uid, "changed");
+        let (answer, applied) = oneshot::channel();
+        let await_ = Await { revision: committed.revision, answer };
+        self.awaits.send(await_).await.map_err(|_| ChangeError::Stopping)?;
+        let problems = applied.await.map_err(|_| ChangeError::Stopping)?;
+        if problems.is_empty() { Ok(committed) } else { Err(ChangeError::Apply { problems }) }
+    }
+
+    /// Everything, without asking the dataplane for its peers.
+    pub fn snapshot(&self) -> Snapshot {
+        let state = Arc::clone(&self.state.borrow());
+        let facts = Arc::clone(&self.facts.borrow());
+        let progress = self.progress.borrow().clone();
+        let (mtu, mtu_reason) = derive::mtu(&state, &facts);
+        let applied = progress.revision == Some(state.revision) && progress.problems.is_empty();
+        let mut problems = progress.problems;
+        // problems.extend(problem::of_state(&state, &facts, seconds_since_1970()));
+        Snapshot {
+            uplinks: uplink::list(&state, &facts),
+            peers: BTreeMap::new(),
+            interface: self.interface.clone(),
+            dataplane: progress.dataplane,
+            applied,
+            problems,
+            healed: progress.healed,
+            mtu,
+            mtu_reason,
+            gateway_key: self.gateway_key,
+            now: SystemTime::now(),
+            state,
+            facts,
+        }
+    }
+
+    /// Everything, with the peers as they are now.
+    pub async fn refreshed(&self) -> Snapshot {
+        let (answer, peers) = oneshot::channel();
+        let asked = self.peers.send(answer).await.is_ok();
+        let peers = if asked { peers.await.unwrap_or_default() } else { BTreeMap::new() };
+        Snapshot { peers, ..self.snapshot() }
+    }
+}

@@ -1,0 +1,172 @@
+//! How the daemon starts and stops, and how everything is withdrawn.
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_host::reconcile::{self, Reconciler};
+use adit_model::facts::Facts;
+use adit_store::Store;
+use anyhow::{Context, bail};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use crate::bridge::Bridge;
+use crate::control::{Control, Progress};
+use crate::http;
+use crate::key;
+use crate::options::{RunOptions, Settled};
+use crate::writer::{Writer, restore};
+
+/// Name of the socket in the runtime directory.
+const SOCKET: &str = "adit.sock";
+
+/// Name of the record of changed settings in the state directory.
+const SYSCTL_RECORD: &str = "sysctls.json";
+
+/// How long answers may still take after SIGTERM.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Runs the gateway in the foreground until SIGTERM or SIGINT; tunnel, routes and firewall stay in place then.
+///
+/// # Errors
+///
+/// What keeps it from starting, with the way out. The kernel is as it was then.
+pub async fn run(options: RunOptions) -> anyhow::Result<()> {
+    let options = options.settle()?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let (store, loaded) = Store::open(&options.state_dir).context("cannot open the state")?;
+    let private_key = key::load_or_create(&options.state_dir, loaded.revision == 0)?;
+    let state = restore(loaded).with_context(|| {
+        format!("the state in {} cannot be read; nothing was changed", options.state_dir.display())
+    })?;
+    let listener = listen(&options.runtime_dir)?;
+    let reconciler = Reconciler::open(&options.interface, &options.state_dir.join(SYSCTL_RECORD))?;
+    let handle = reconcile::start(reconciler).await.context("cannot observe this host")?;
+
+    let (state_sender, state_receiver) = watch::channel(Arc::new(state.clone()));
+    let first_facts =
+        Facts { gateway_key: Some(private_key.public_key()), ..Facts::clone(&handle.facts().borrow()) };
+    let (facts_sender, facts_receiver) = watch::channel(Arc::new(first_facts));
+    let progress = Progress { dataplane: "none", revision: None, problems: Vec::new(), healed: std::collections::BTreeMap::new() };
+    let (progress_sender, progress_receiver) = watch::channel(progress);
+    let (requests_sender, requests_receiver) = mpsc::channel(1024);
+    let (awaits_sender, awaits_receiver) = mpsc::channel(1024);
+    let (peers_sender, peers_receiver) = mpsc::channel(64);
+
+    let writer = Writer { store, state, facts: facts_receiver.clone(), published: state_sender };
+    let writer = std::thread::Builder::new()
+        .name("writer".to_owned())
+        .spawn(move || writer.run(requests_receiver))
+        .context("cannot start the writer")?;
+    let bridge = Bridge {
+        handle,
+        interface: options.interface.clone(),
+        private_key,
+        state: state_receiver.clone(),
+        facts: facts_sender,
+        progress: progress_sender,
+        awaits: awaits_receiver,
+        peers: peers_receiver,
+    };
+    let bridge = tokio::spawn(bridge.run());
+    let control = Arc::new(Control {
+        requests: requests_sender,
+        awaits: awaits_sender,
+        peers: peers_sender,
+        state: state_receiver,
+        facts: facts_receiver,
+        progress: progress_receiver,
+        interface: options.interface.clone(),
+        gateway_key: private_key.public_key(),
+    });
+    let (stop_sender, stop) = watch::channel(false);
+    let server = tokio::spawn(http::serve(listener, http::router(control), stop));
+    tracing::info!(interface = options.interface, socket = %options.runtime_dir.join(SOCKET).display(), "the gateway runs");
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping; tunnel, routes and firewall stay in place");
+    stop_sender.send_replace(true);
+    remove_socket(&options.runtime_dir);
+    let finish = async {
+        let _ = server.await;
+        // The last listener is gone, so the writer has nothing more to take and ends after what it has.
+        let _ = tokio::task::spawn_blocking(move || writer.join()).await;
+        let _ = bridge.await;
+    };
+    if tokio::time::timeout(GRACE, finish).await.is_err() {
+        tracing::warn!("some answers were not waited for");
+    }
+    Ok(())
+}
+
+/// Withdraws everything from this host and restores what was; works with the daemon stopped, and a second time.
+///
+/// # Errors
+///
+/// When the daemon runs, or something of ours cannot be withdrawn.
+pub async fn teardown(options: RunOptions) -> anyhow::Result<()> {
+    let Settled { state_dir, runtime_dir, interface } = options.settle()?;
+    if UnixStream::connect(runtime_dir.join(SOCKET)).is_ok() {
+        bail!(
+            "the gateway runs, and would put everything back: stop it first (`systemctl stop adit-gateway`, or SIGTERM to it)"
+        );
+    }
+    if !state_dir.exists() {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&state_dir).with_context(|| format!("cannot make {}", state_dir.display()))?;
+    }
+    let mut reconciler = Reconciler::open(&interface, &state_dir.join(SYSCTL_RECORD))?;
+    let report = reconciler.teardown().await;
+    for kept in &report.kept {
+        tracing::warn!("{kept:?}");
+    }
+    if let Some(problem) = report.problems.first() {
+        let count = report.problems.len();
+        bail!("{count} things could not be withdrawn; the first: {}: {} ({})", problem.object, problem.message, problem.fix);
+    }
+    remove_socket(&runtime_dir);
+    Ok(())
+}
+
+/// The administrator's socket: owner and group only.
+fn listen(directory: &Path) -> anyhow::Result<UnixListener> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(directory)
+        .with_context(|| format!("cannot make the runtime directory {}", directory.display()))?;
+    let path = directory.join(SOCKET);
+    if UnixStream::connect(&path).is_ok() {
+        bail!("another gateway listens on {}; use another --runtime-dir", path.display());
+    }
+    remove_socket(directory);
+    // Bound under another name and renamed when its mode is right, so that nobody else gets in between.
+    let hidden = directory.join("adit.sock.new");
+    if let Err(error) = fs::remove_file(&hidden)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(error).with_context(|| format!("cannot remove {}", hidden.display()));
+    }
+    let listener = UnixListener::bind(&hidden).with_context(|| format!("cannot listen on {}", path.display()))?;
+    fs::set_permissions(&hidden, fs::Permissions::from_mode(0o660))
+        .and_then(|()| fs::rename(&hidden, &path))
+        .with_context(|| format!("cannot protect {}", path.display()))?;
+    Ok(listener)
+}
+
+fn remove_socket(directory: &Path) {
+    let path = directory.join(SOCKET);
+    if let Err(error) = fs::remove_file(&path)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "cannot remove the socket");
+    }
+}

@@ -1,0 +1,249 @@
+//! Makes this host hold what is desired, and keeps it so.
+//!
+//! One pass observes, plans and performs the steps; a step that fails is told, tried again by a later pass, and stops no
+//! other. There is no undo log: what a crash left behind is observed like everything else of ours.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use adit_model::desired::Desired;
+use adit_model::plan::{ActualFirewall, Step, plan, plan_change};
+use adit_model::problem::Problem;
+
+use crate::firewall::Table;
+use crate::neighbor;
+use crate::netlink::{Netlink, NetlinkError};
+use crate::sysctl::{Kept, Recorder, SysctlError};
+use crate::wireguard::{self, Dataplane, WireGuardError};
+
+mod execution;
+mod observation;
+mod task;
+
+pub use task::{Handle, Status, start};
+
+/// Reconciling could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// No route netlink.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// The record of changed settings cannot be read.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
+    /// The firewall cannot be watched.
+    #[error(transparent)]
+    Firewall(#[from] crate::firewall::FirewallError),
+    /// The host cannot be observed.
+    #[error(transparent)]
+    Facts(#[from] crate::facts::FactsError),
+}
+
+/// A kind of kernel object that is observed by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// The tunnel interface.
+    Link,
+    /// Its key, port and peers.
+    WireGuard,
+    /// Its addresses.
+    Addresses,
+    /// Routes.
+    Routes,
+    /// Rules.
+    Rules,
+    /// Proxy neighbours.
+    Neighbors,
+    /// Settings.
+    Sysctls,
+    /// The nftables table.
+    Firewall,
+}
+
+/// What one pass did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// How many objects were changed, by kind.
+    pub changed: BTreeMap<&'static str, u64>,
+    /// What did not succeed.
+    pub problems: Vec<Problem>,
+    /// Settings that others have come to depend on.
+    pub kept: Vec<Kept>,
+}
+
+/// Everything that is needed to change this host.
+#[derive(Debug)]
+pub struct Reconciler {
+    interface: String,
+    netlink: Netlink,
+    dataplane: Option<Dataplane>,
+    /// Index of the interface that `dataplane` carries; another one means that somebody made it anew.
+    index: Option<u32>,
+    recorder: Recorder,
+    table: Table,
+    /// What the last pass led to, but for its problems.
+    known: Option<Arc<Desired>>,
+    /// What was asked for last.
+    latest: Option<Arc<Desired>>,
+    problems: BTreeSet<Problem>,
+    healed: BTreeMap<&'static str, u64>,
+}
+
+impl Part {
+    /// Every part.
+    pub const ALL: [Self; 8] = [
+        Self::Link,
+        Self::WireGuard,
+        Self::Addresses,
+        Self::Routes,
+        Self::Rules,
+        Self::Neighbors,
+        Self::Sysctls,
+        Self::Firewall,
+    ];
+}
+
+impl Reconciler {
+    /// Gets ready for the tunnel interface `interface` in the network namespace of this thread. The prior values of
+    /// settings are kept in the file `record`. Nothing is changed yet.
+    pub fn open(interface: &str, record: &Path) -> Result<Self, ReconcileError> {
+        Ok(Self {
+            interface: interface.to_owned(),
+            netlink: Netlink::open()?,
+            dataplane: None,
+            index: None,
+            recorder: Recorder::open(record)?,
+            table: Table::default(),
+            known: None,
+            latest: None,
+            problems: BTreeSet::new(),
+            healed: BTreeMap::new(),
+        })
+    }
+
+    /// Observes everything and leads it to what is desired.
+    pub async fn reconcile(&mut self, desired: &Arc<Desired>) -> Report {
+        self.latest = Some(Arc::clone(desired));
+        let is_healing =
+            self.problems.is_empty() && self.known.as_deref() == Some(desired.as_ref());
+        let report = self.pass(desired, &Part::ALL.into()).await;
+        self.problems = report.problems.iter().cloned().collect();
+        if is_healing {
+            self.count_healed(&report);
+        }
+        report
+    }
+
+    /// Leads from what the last pass led to, without looking: it costs in proportion to what changes.
+    pub async fn change(&mut self, desired: &Arc<Desired>) -> Report {
+        let Some(known) = self.known.clone() else {
+            return self.reconcile(desired).await;
+        };
+        let mut report = Report::default();
+        let steps = plan_change(&known, desired);
+        self.perform(desired, known.firewall.as_ref(), steps, &mut report)
+            .await;
+        self.known = Some(Arc::clone(desired));
+        self.latest = self.known.clone();
+        self.problems.extend(report.problems.iter().cloned());
+        report
+    }
+
+    /// Observes some parts and puts right what others changed in them.
+    pub async fn heal(&mut self, parts: &BTreeSet<Part>) -> Report {
+        let Some(known) = self.known.clone() else {
+            return Report::default();
+        };
+        let report = self.pass(&known, parts).await;
+        self.problems.extend(report.problems.iter().cloned());
+        self.count_healed(&report);
+        report
+    }
+
+    /// Withdraws everything of ours from this host, and restores what was: what a crashed daemon left, too. The second
+    /// time it finds nothing to do.
+    pub async fn teardown(&mut self) -> Report {
+        self.reconcile(&Arc::new(Desired::default())).await
+    }
+
+    /// What the WireGuard interface holds now; none without an interface.
+    pub async fn wireguard(&self) -> Result<Option<wireguard::Observed>, WireGuardError> {
+        match &self.dataplane {
+            Some(dataplane) => dataplane.observe().await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// What carries the tunnel: `kernel`, `wireguard-go` or `adit`; none before there is an interface.
+    pub fn dataplane(&self) -> Option<&'static str> {
+        self.dataplane.as_ref().map(Dataplane::name)
+    }
+
+    /// What did not succeed, and was not seen to succeed since.
+    pub fn problems(&self) -> &BTreeSet<Problem> {
+        &self.problems
+    }
+
+    /// How many objects were put right because others had changed them, by kind.
+    pub fn healed(&self) -> &BTreeMap<&'static str, u64> {
+        &self.healed
+    }
+
+    /// Whether a proxy neighbour is missing or left over; cheap enough for asking twice a second.
+    async fn has_neighbor_drift(&self) -> bool {
+        let Some(known) = &self.known else {
+            return false;
+        };
+        neighbor::observe(&self.netlink)
+            .await
+            .is_ok_and(|neighbors| neighbors != known.neighbors)
+    }
+
+    async fn pass(&mut self, desired: &Arc<Desired>, parts: &BTreeSet<Part>) -> Report {
+        let mut report = Report::default();
+        let observation = self.observe(desired, parts, &mut report).await;
+        let firewall = match &observation.actual.firewall {
+            ActualFirewall::Holds(firewall) => Some(firewall.as_ref()),
+            ActualFirewall::Absent | ActualFirewall::Unknown | ActualFirewall::Unsure => None,
+        };
+        if observation.is_blocked {
+            // The interface belongs to others: nothing of ours may lead there.
+            let rest = Desired {
+                sysctls: desired.sysctls.clone(),
+                ..Desired::default()
+            };
+            let steps = plan(&rest, &observation.actual);
+            self.perform(&rest, firewall, steps, &mut report).await;
+            self.known = None;
+        } else {
+            let steps = plan(desired, &observation.actual);
+            self.perform(desired, firewall, steps, &mut report).await;
+            self.known = Some(Arc::clone(desired));
+        }
+        report
+    }
+
+    fn count_healed(&mut self, report: &Report) {
+        for (kind, count) in &report.changed {
+            tracing::warn!(kind, count, "healed what others had changed");
+            *self.healed.entry(kind).or_default() += count;
+        }
+    }
+}
+
+impl Report {
+    /// Whether all is as desired.
+    pub fn is_reached(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    fn count(&mut self, step: &Step) {
+        // Sweeping follows from other steps, and changes no object of ours.
+        let is_sweep = matches!(step, Step::SweepConntrack(_));
+        let is_kept = matches!(step, Step::RestoreSysctl(path) if self.kept.iter().any(|kept| kept.path == *path));
+        if !is_sweep && !is_kept {
+            *self.changed.entry(step.kind()).or_default() += 1;
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! What this host holds of ours, part by part.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use adit_model::desired::Desired;
+use adit_model::desired::wireguard::Peer;
+use adit_model::key::PublicKey;
+use adit_model::plan::{Actual, ActualFirewall, ActualLink, ActualWireGuard};
+use adit_model::problem::Problem;
+
+use super::{Part, Reconciler, Report};
+use crate::wireguard::{Dataplane, WireGuardError};
+use crate::{address, link, neighbor, route, rule, sysctl};
+
+pub(super) struct Observation {
+    pub(super) actual: Actual,
+    /// Our interface name is in use by others.
+    pub(super) is_blocked: bool,
+}
+
+impl Reconciler {
+    /// Parts that are not asked for, or cannot be read, count as they are desired: nothing is planned for them.
+    pub(super) async fn observe(
+        &mut self,
+        desired: &Desired,
+        parts: &BTreeSet<Part>,
+        report: &mut Report,
+    ) -> Observation {
+        let mut actual = Actual::of(desired);
+        let mut parts = parts.clone();
+        let mut is_blocked = false;
+        if parts.contains(&Part::Link) {
+            match self.observe_link(&mut parts).await {
+                Ok(link) => actual.link = link,
+                Err(error) => {
+                    is_blocked = matches!(
+                        error,
+                        WireGuardError::Taken { .. } | WireGuardError::Foreign { .. }
+                    );
+                    if desired.link.is_some() || !is_blocked {
+                        report.problems.push(problem_of(&self.interface, &error));
+                    }
+                }
+            }
+        }
+        if is_blocked {
+            parts = Part::ALL.into();
+            actual.link = None;
+        }
+        if actual.link.is_none() {
+            parts.remove(&Part::WireGuard);
+            parts.remove(&Part::Addresses);
+            actual.wireguard = None;
+            actual.addresses.clear();
+        }
+        for part in parts {
+            if let Err((object, message)) = self.observe_part(part, desired, &mut actual).await {
+                report.problems.push(Problem {
+                    code: "observe-failed".to_owned(),
+                    object: object.to_owned(),
+                    message,
+                    fix: "it is tried again; the daemon needs CAP_NET_ADMIN".to_owned(),
+                });
+            }
+        }
+        Observation { actual, is_blocked }
+    }
+
+    /// The tunnel interface. One that was made anew by others holds nothing of what the old one held.
+    async fn observe_link(
+        &mut self,
+        parts: &mut BTreeSet<Part>,
+    ) -> Result<Option<ActualLink>, WireGuardError> {
+        let Some(observed) = link::observe(&self.netlink, &self.interface).await? else {
+            self.dataplane = None;
+            self.index = None;
+            return Ok(None);
+        };
+        if self.dataplane.is_none() || self.index != Some(observed.index) {
+            self.dataplane = Dataplane::open(&self.netlink, &self.interface).await?;
+            self.index = Some(observed.index);
+            parts.extend([Part::WireGuard, Part::Addresses, Part::Routes]);
+        }
+        let present = self.dataplane.is_some();
+        Ok(present.then_some(ActualLink {
+            link: observed.link,
+            up: observed.up,
+        }))
+    }
+
+    async fn observe_part(
+        &mut self,
+        part: Part,
+        desired: &Desired,
+        actual: &mut Actual,
+    ) -> Result<(), (&'static str, String)> {
+        let netlink = &self.netlink;
+        match part {
+            Part::Link => {}
+            Part::WireGuard => {
+                let Some(dataplane) = &self.dataplane else {
+                    return Ok(());
+                };
+                let observed = dataplane.observe().await;
+                let observed =
+                    observed.map_err(|error| ("WireGuard interface", error.to_string()))?;
+                let peers: BTreeMap<PublicKey, Peer> = observed
+                    .peers
+                    .into_iter()
+                    .map(|(key, observed)| (key, observed.peer))
+                    .collect();
+                actual.wireguard = Some(ActualWireGuard {
+                    public_key: observed.public_key,
+                    listen_port: observed.listen_port,
+                    peers,
+                });
+            }
+            Part::Addresses => {
+                let observed = address::observe(netlink, &self.interface).await;
+                actual.addresses = observed.map_err(|error| ("addresses", error.to_string()))?;
+            }
+            Part::Routes => {
+                let observed = route::observe(netlink).await;
+                actual.routes = observed.map_err(|error| ("routes", error.to_string()))?;
+            }
+            Part::Rules => {
+                let observed = rule::observe(netlink).await;
+                actual.rules = observed.map_err(|error| ("rules", error.to_string()))?;
+            }
+            Part::Neighbors => {
+                let observed = neighbor::observe(netlink).await;
+                actual.neighbors =
+                    observed.map_err(|error| ("proxy neighbours", error.to_string()))?;
+            }
+            Part::Sysctls => {
+                actual.changed_sysctls = self.recorder.changed().map(str::to_owned).collect();
+                actual.sysctls.clear();
+                for path in desired.sysctls.keys().chain(&actual.changed_sysctls) {
+                    let value =
+                        sysctl::read(path).map_err(|error| ("settings", error.to_string()))?;
+                    if let Some(value) = value {
+                        actual.sysctls.insert(path.clone(), value);
+                    }
+                }
+            }
+            Part::Firewall => actual.firewall = self.observe_firewall(desired).await,
+        }
+        Ok(())
+    }
+
+    /// A table that cannot be read is not what we made, or nft is missing: replacing it heals it, or tells why not.
+    async fn observe_firewall(&self, desired: &Desired) -> ActualFirewall {
+        let observed = match self.table.observe().await {
+            Ok(Some(observed)) => observed,
+            Ok(None) => return ActualFirewall::Absent,
+            Err(error) => {
+                tracing::warn!(%error, "cannot read the firewall");
+                return ActualFirewall::Unknown;
+            }
+        };
+        let known = self
+            .known
+            .as_ref()
+            .and_then(|known| known.firewall.as_ref());
+        let candidates = desired.firewall.iter().chain(known);
+        for candidate in candidates {
+            if observed.matches(candidate) {
+                return ActualFirewall::Holds(Box::new(candidate.clone()));
+            }
+        }
+        match &desired.firewall {
+            Some(firewall) if observed.elements == firewall.elements() => ActualFirewall::Unsure,
+            Some(_) | None => ActualFirewall::Unknown,
+        }
+    }
+}
+
+pub(super) fn problem_of(interface: &str, error: &WireGuardError) -> Problem {
+    let code = match error {
+        WireGuardError::Taken { .. } | WireGuardError::Foreign { .. } => "interface-taken",
+        WireGuardError::Missing { .. } => "wireguard-missing",
+        WireGuardError::Io { .. }
+        | WireGuardError::Refused { .. }
+        | WireGuardError::Malformed { .. }
+        | WireGuardError::Timeout { .. }
+        | WireGuardError::Start { .. }
+        | WireGuardError::Netlink(_) => "wireguard-failed",
+    };
+    Problem {
+        code: code.to_owned(),
+        object: format!("interface {interface}"),
+        message: error.to_string(),
+        fix: error.fix().to_owned(),
+    }
+}

@@ -1,0 +1,335 @@
+//! The task that keeps a host as desired: it takes new contents, and heals what others change.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_model::desired::Desired;
+use adit_model::facts::Facts;
+use adit_model::problem::Problem;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use super::{Part, ReconcileError, Reconciler, Report};
+use crate::facts;
+use crate::firewall;
+use crate::watch::{self as events, Event};
+use crate::wireguard;
+
+/// Removing a proxy neighbour sends no event, and a link that goes down takes them along silently.
+const NEIGHBOR_POLL: Duration = Duration::from_millis(500);
+
+/// How often everything is looked at, whether or not there was an event.
+const FULL_LOOK: Duration = Duration::from_secs(30);
+
+/// Events come in bursts: they are acted upon when it is quiet for this long ...
+const QUIET: Duration = Duration::from_millis(100);
+
+/// ... or at the latest after this.
+const PATIENCE: Duration = Duration::from_millis(400);
+
+/// Failed steps are tried again after this, and then at doubled intervals up to [`FULL_LOOK`].
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+
+/// The way to a running reconciler; when the last one is dropped it ends, and leaves everything in place.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    requests: mpsc::Sender<Request>,
+    facts: watch::Receiver<Arc<Facts>>,
+    status: watch::Receiver<Status>,
+}
+
+/// How the reconciler fares.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// `kernel`, `wireguard-go` or `adit`; none before there is an interface.
+    pub dataplane: Option<&'static str>,
+    /// What does not succeed at present.
+    pub problems: BTreeSet<Problem>,
+    /// How many objects were put right because others had changed them, by kind.
+    pub healed: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Debug)]
+enum Request {
+    Apply(Arc<Desired>, oneshot::Sender<Report>),
+    Observe(oneshot::Sender<Result<Option<wireguard::Observed>, wireguard::WireGuardError>>),
+}
+
+impl Handle {
+    /// Makes the host hold this; answers when the kernel has it. None when the task has ended.
+    pub async fn apply(&self, desired: Arc<Desired>) -> Option<Report> {
+        let (answer, answered) = oneshot::channel();
+        let request = Request::Apply(desired, answer);
+        self.requests.send(request).await.ok()?;
+        answered.await.ok()
+    }
+
+    /// What the WireGuard interface holds now. None when there is no interface, or the task has ended.
+    pub async fn wireguard(
+        &self,
+    ) -> Result<Option<wireguard::Observed>, wireguard::WireGuardError> {
+        let (answer, answered) = oneshot::channel();
+        if self.requests.send(Request::Observe(answer)).await.is_err() {
+            return Ok(None);
+        }
+        answered.await.unwrap_or(Ok(None))
+    }
+
+    /// What this host is like; changes are told.
+    pub fn facts(&self) -> watch::Receiver<Arc<Facts>> {
+        self.facts.clone()
+    }
+
+    /// How it fares; changes are told.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+}
+
+/// Starts the task. Facts are there when this returns; nothing is changed before the first [`Handle::apply`].
+pub async fn start(reconciler: Reconciler) -> Result<Handle, ReconcileError> {
+    // Subscribed before the first look, so that nothing is missed after it.
+    let events = events::watch()?;
+    let table = reconciler.table.watch()?;
+    let first = facts::observe(&reconciler.netlink, &reconciler.interface).await?;
+    let (requests_sender, requests) = mpsc::channel(64);
+    let (facts_sender, facts) = watch::channel(Arc::new(first));
+    let (status_sender, status) = watch::channel(Status::default());
+    let task = Task {
+        reconciler,
+        requests,
+        events: Some(events),
+        table: Some(table),
+        facts: facts_sender,
+        status: status_sender,
+        touched: Touched::default(),
+        retry: None,
+        pause: FIRST_RETRY,
+    };
+    tokio::spawn(task.run());
+    Ok(Handle {
+        requests: requests_sender,
+        facts,
+        status,
+    })
+}
+
+struct Task {
+    reconciler: Reconciler,
+    requests: mpsc::Receiver<Request>,
+    events: Option<mpsc::Receiver<Event>>,
+    table: Option<firewall::Watch>,
+    facts: watch::Sender<Arc<Facts>>,
+    status: watch::Sender<Status>,
+    touched: Touched,
+    retry: Option<Instant>,
+    pause: Duration,
+}
+
+/// What events have named since it was last looked at.
+#[derive(Debug, Default)]
+struct Touched {
+    parts: BTreeSet<Part>,
+    facts: bool,
+    since: Option<Instant>,
+    last: Option<Instant>,
+}
+
+impl Task {
+    async fn run(mut self) {
+        let mut poll = interval(NEIGHBOR_POLL);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = interval(FULL_LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        look.reset();
+        loop {
+            let due = self.touched.due();
+            let retry = self.retry;
+            tokio::select! {
+                request = self.requests.recv() => match request {
+                    Some(request) => self.take(request).await,
+                    None => return,
+                },
+                result = changed(&mut self.table) => {
+                    if let Err(error) = result {
+                        tracing::error!(%error, "the firewall cannot be watched; it is looked at now and then");
+                        self.table = None;
+                    }
+                    self.heal(&[Part::Firewall].into()).await;
+                }
+                event = next(&mut self.events) => match event {
+                    Some(event) => self.touched.note(event),
+                    None => self.events = None,
+                },
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    let touched = std::mem::take(&mut self.touched);
+                    self.heal(&touched.parts).await;
+                    if touched.facts {
+                        self.observe_facts().await;
+                    }
+                }
+                _ = poll.tick() => {
+                    if self.reconciler.has_neighbor_drift().await {
+                        self.heal(&[Part::Neighbors].into()).await;
+                    }
+                }
+                _ = look.tick() => {
+                    self.look_at_everything().await;
+                }
+                () = sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => {
+                    self.look_at_everything().await;
+                }
+            }
+        }
+    }
+
+    /// Contents that wait together are applied as one: the last says it all.
+    async fn take(&mut self, first: Request) {
+        let mut latest = None;
+        let mut answers = Vec::new();
+        let mut request = Some(first);
+        while let Some(current) = request {
+            match current {
+                Request::Apply(desired, answer) => {
+                    latest = Some(desired);
+                    answers.push(answer);
+                }
+                Request::Observe(answer) => {
+                    let _ = answer.send(self.reconciler.wireguard().await);
+                }
+            }
+            request = self.requests.try_recv().ok();
+        }
+        let Some(desired) = latest else {
+            return;
+        };
+        let report = self.reconciler.change(&desired).await;
+        // The change may have removed the cause of a problem: that is to be seen soon.
+        self.retry = None;
+        self.pause = FIRST_RETRY;
+        self.tell();
+        for answer in answers {
+            let _ = answer.send(report.clone());
+        }
+    }
+
+    async fn heal(&mut self, parts: &BTreeSet<Part>) {
+        if !parts.is_empty() {
+            self.reconciler.heal(parts).await;
+            self.tell();
+        }
+    }
+
+    async fn look_at_everything(&mut self) {
+        self.watch_again();
+        if let Some(known) = self.reconciler.latest.clone() {
+            self.reconciler.reconcile(&known).await;
+        }
+        self.tell();
+        self.observe_facts().await;
+    }
+
+    fn watch_again(&mut self) {
+        if self.table.is_none() {
+            self.table = self.reconciler.table.watch().ok();
+        }
+        if self.events.is_none() {
+            self.events = events::watch().ok();
+        }
+    }
+
+    async fn observe_facts(&self) {
+        let reconciler = &self.reconciler;
+        match facts::observe(&reconciler.netlink, &reconciler.interface).await {
+            Ok(facts) => {
+                self.facts.send_if_modified(|known| {
+                    let is_news = **known != facts;
+                    if is_news {
+                        *known = Arc::new(facts);
+                    }
+                    is_news
+                });
+            }
+            Err(error) => tracing::warn!(%error, "cannot observe this host"),
+        }
+    }
+
+    /// Publishes how it fares, and plans the next attempt if something failed.
+    fn tell(&mut self) {
+        if self.reconciler.problems.is_empty() {
+            self.retry = None;
+            self.pause = FIRST_RETRY;
+        } else if self.retry.is_none_or(|at| at <= Instant::now()) {
+            self.retry = Some(Instant::now() + self.pause);
+            self.pause = (self.pause * 2).min(FULL_LOOK);
+        }
+        let status = Status {
+            dataplane: self.reconciler.dataplane(),
+            problems: self.reconciler.problems.clone(),
+            healed: self.reconciler.healed.clone(),
+        };
+        self.status.send_if_modified(|known| {
+            let is_news = *known != status;
+            *known = status;
+            is_news
+        });
+    }
+}
+
+impl Touched {
+    fn note(&mut self, event: Event) {
+        let now = Instant::now();
+        self.since.get_or_insert(now);
+        self.last = Some(now);
+        match event {
+            Event::Link => {
+                // A link that goes down takes routes, and silently proxy neighbours along.
+                self.parts.extend([
+                    Part::Link,
+                    Part::Addresses,
+                    Part::Routes,
+                    Part::Neighbors,
+                    Part::Sysctls,
+                ]);
+                self.facts = true;
+            }
+            Event::Address => {
+                self.parts.extend([Part::Addresses]);
+                self.facts = true;
+            }
+            Event::Route => {
+                self.parts.extend([Part::Routes]);
+                self.facts = true;
+            }
+            Event::Rule => self.parts.extend([Part::Rules]),
+            Event::Setting => {
+                self.parts.extend([Part::Sysctls]);
+                self.facts = true;
+            }
+            Event::Lost => {
+                self.parts.extend(Part::ALL);
+                self.facts = true;
+            }
+        }
+    }
+
+    fn due(&self) -> Option<Instant> {
+        let (since, last) = self.since.zip(self.last)?;
+        Some((last + QUIET).min(since + PATIENCE))
+    }
+}
+
+async fn changed(table: &mut Option<firewall::Watch>) -> Result<(), firewall::FirewallError> {
+    match table {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next(events: &mut Option<mpsc::Receiver<Event>>) -> Option<Event> {
+    match events {
+        Some(events) => events.recv().await,
+        None => std::future::pending().await,
+    }
+}

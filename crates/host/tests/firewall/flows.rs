@@ -1,0 +1,183 @@
+//! Established connections: what a reload leaves alone, and what a sweep ends.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use adit_host::conntrack::{Changed, sweep};
+use adit_host::firewall::Table;
+use adit_model::desired::firewall::Firewall;
+
+use crate::packets::delivered;
+use crate::world::World;
+use crate::{DEVICE, PUBLIC, firewall, udp};
+
+const SOON: Duration = Duration::from_millis(1500);
+const NEVER: Duration = Duration::from_millis(150);
+
+#[test]
+fn replacing_the_table_interrupts_no_translated_connection() {
+    let world = World::build();
+    let wanted = firewall();
+    world.on_gateway(async |_| Table::default().replace(&wanted).await.unwrap());
+    let outside = world.udp("outside", "192.0.2.9:9000");
+    let web = world.udp("device1", "10.59.0.2:8080");
+    let address: SocketAddr = "192.0.2.9:81".parse().unwrap();
+    let listener = world.within("outside", || TcpListener::bind(address).unwrap());
+    let mut sent = world.within("device1", || {
+        TcpStream::connect_timeout(&address, SOON).unwrap()
+    });
+    let (mut accepted, _) = listener.accept().unwrap();
+    assert!(delivered(&outside, "192.0.2.1:80", &web, SOON).is_some());
+
+    std::thread::scope(|scope| {
+        let reload = scope.spawn(|| {
+            world.on_gateway(async |_| {
+                let mut table = Table::default();
+                for _ in 0..30 {
+                    table.replace(&wanted).await.unwrap();
+                }
+            });
+        });
+        let mut exchanges = 0;
+        while !reload.is_finished() || exchanges < 100 {
+            let source =
+                delivered(&outside, "192.0.2.1:80", &web, SOON).expect("lost on the way in");
+            assert_eq!(source.to_string(), "192.0.2.9:9000");
+            let source =
+                delivered(&web, "192.0.2.9:9000", &outside, SOON).expect("lost on the way out");
+            assert_eq!(source.to_string(), "192.0.2.1:80");
+            sent.write_all(b"x").unwrap();
+            accepted.read_exact(&mut [0]).unwrap();
+            exchanges += 1;
+        }
+        println!("{exchanges} exchanges during 30 reloads, none lost");
+    });
+}
+
+#[test]
+fn sweep_ends_what_changed_and_nothing_else() {
+    World::build().on_gateway(async |world| {
+        let mut table = Table::default();
+        let from = firewall();
+        table.replace(&from).await.unwrap();
+        let outside = world.udp("outside", "192.0.2.9:9000");
+        let outside6 = world.udp("outside", "[2001:db8:ff::9]:9001");
+        let web = world.udp("device1", "10.59.0.2:8080");
+        let web2 = world.udp("device2", "10.59.0.3:8080");
+        let media = world.udp("device1", "10.59.0.2:5004");
+        let hole = world.udp("device1", "[2001:db8:0:1::2]:7000");
+        let holes = world.udp("device1", "[2001:db8:0:1::2]:7123");
+        let device3 = world.udp("device3", "10.60.0.2:9000");
+        let arrives = |sender, to, receiver| delivered(sender, to, receiver, SOON).is_some();
+        let is_cut = |sender, to, receiver| delivered(sender, to, receiver, NEVER).is_none();
+        assert!(arrives(&outside, "192.0.2.1:80", &web));
+        assert!(arrives(&outside, "192.0.2.1:5004", &media));
+        assert!(arrives(&outside6, "[2001:db8:0:1::2]:7000", &hole));
+        assert!(
+            arrives(&hole, "[2001:db8:ff::9]:9001", &outside6),
+            "established"
+        );
+        assert!(arrives(&outside6, "[2001:db8:0:1::2]:7123", &holes));
+        let port = delivered(&device3, "192.0.2.9:9000", &outside, SOON).unwrap();
+        let back = port.to_string();
+        assert!(arrives(&outside, &back, &device3));
+
+        let mut to = from.clone();
+        to.translations4
+            .forwards
+            .insert(udp(PUBLIC, 80), ("10.59.0.3".parse().unwrap(), 8080));
+        to.translations4.keeps.clear();
+        to.pinholes.pop_first();
+        table.update(&from, &to).await.unwrap();
+        assert!(arrives(&outside, "192.0.2.1:80", &web), "still tracked");
+        assert!(
+            arrives(&outside6, "[2001:db8:0:1::2]:7000", &hole),
+            "still tracked"
+        );
+        let endpoints = Firewall::changed_endpoints(&from, &to);
+        let ended = sweep(Changed {
+            endpoints,
+            networks: BTreeSet::new(),
+        })
+        .await
+        .unwrap();
+        assert_eq!(ended, 2);
+        assert!(arrives(&outside, "192.0.2.1:80", &web2), "moved");
+        assert!(is_cut(&outside6, "[2001:db8:0:1::2]:7000", &hole), "closed");
+        assert!(arrives(&outside6, "[2001:db8:0:1::2]:7123", &holes));
+        assert!(arrives(&outside, "192.0.2.1:5004", &media));
+        assert!(arrives(&outside, &back, &device3), "untouched");
+
+        // What a device began itself from a forwarded port ends with the forward too.
+        table.update(&to, &from).await.unwrap();
+        let endpoints = Firewall::changed_endpoints(&to, &from);
+        sweep(Changed {
+            endpoints: endpoints.clone(),
+            networks: BTreeSet::new(),
+        })
+        .await
+        .unwrap();
+        assert!(arrives(&web, "192.0.2.9:9000", &outside));
+        assert!(arrives(&outside, "192.0.2.1:80", &web));
+        table.update(&from, &to).await.unwrap();
+        assert_eq!(
+            sweep(Changed {
+                endpoints,
+                networks: BTreeSet::new()
+            })
+            .await
+            .unwrap(),
+            1
+        );
+        assert!(arrives(&outside, "192.0.2.1:80", &web2));
+
+        let networks = BTreeSet::from([
+            "10.60.0.0/24".parse().unwrap(),
+            "2001:db8:0:1::2/128".parse().unwrap(),
+        ]);
+        let ended = sweep(Changed {
+            endpoints: BTreeSet::new(),
+            networks,
+        })
+        .await
+        .unwrap();
+        assert_eq!(ended, 2, "what device 3 sends, and a range of pinholes");
+        assert!(is_cut(&outside, &back, &device3), "a device that is gone");
+        assert_eq!(web.local_addr().unwrap().ip(), DEVICE);
+    });
+}
+
+#[test]
+fn sweep_of_many_connections_is_quick() {
+    World::build().on_gateway(async |world| {
+        let mut table = Table::default();
+        table.replace(&firewall()).await.unwrap();
+        // One tracked connection for each port outside.
+        let web = world.udp("device1", "10.59.0.2:8080");
+        for port in 1..20_000u16 {
+            web.send_to(b"x", ("192.0.2.9", port)).unwrap();
+        }
+        let start = std::time::Instant::now();
+        let networks = BTreeSet::from(["10.59.0.2/32".parse().unwrap()]);
+        let ended = sweep(Changed {
+            endpoints: BTreeSet::new(),
+            networks,
+        })
+        .await
+        .unwrap();
+        println!("{ended} connections ended in {:?}", start.elapsed());
+        assert!(ended > 15_000, "{ended}");
+        let networks = BTreeSet::from(["10.59.0.2/32".parse().unwrap()]);
+        assert_eq!(
+            sweep(Changed {
+                endpoints: BTreeSet::new(),
+                networks
+            })
+            .await
+            .unwrap(),
+            0
+        );
+    });
+}
