@@ -218,14 +218,19 @@ fn steps(view: &View<'_>, desired: &Desired) -> Vec<Step> {
         &desired.addresses,
         Step::RemoveAddress,
     ));
-    let peers = desired
-        .wireguard
-        .as_ref()
-        .map_or(&NO_PEERS, |wireguard| &wireguard.peers);
+    let none = BTreeMap::new();
+    let wanted = desired.wireguard.as_ref();
+    let wanted = wanted.map_or(&none, |wireguard| &wireguard.peers);
     let stays =
         desired.link.as_ref().map(|link| &link.name) == view.link.map(|(link, _)| &link.name);
-    let present = if stays { view.peers } else { &NO_PEERS };
-    shrink_peers(present, peers, &mut steps);
+    let lost = compare(view.peers, wanted);
+    // A new interface has none of the old one's peers.
+    let peers = if stays {
+        lost.clone()
+    } else {
+        compare(&none, wanted)
+    };
+    steps.extend(peers.iter().filter_map(PeerDifference::shrinking));
 
     let (of_host, of_tunnel) = missing_sysctls(view, desired);
     steps.extend(of_host);
@@ -254,7 +259,7 @@ fn steps(view: &View<'_>, desired: &Desired) -> Vec<Step> {
             Table::Absent | Table::Unknown | Table::Unsure => steps.push(Step::ReplaceFirewall),
         }
     }
-    grow_peers(present, peers, &mut steps);
+    steps.extend(peers.iter().filter_map(PeerDifference::growing));
     steps.extend(missing(
         &desired.addresses,
         view.addresses,
@@ -284,7 +289,7 @@ fn steps(view: &View<'_>, desired: &Desired) -> Vec<Step> {
             .map(|path| Step::RestoreSysctl((*path).clone())),
     );
 
-    let sweep = sweep(view, desired, peers);
+    let sweep = sweep(view, desired, &lost);
     if !sweep.is_empty() {
         steps.push(Step::SweepConntrack(sweep));
     }
@@ -301,35 +306,60 @@ fn missing<'a, T: Ord + Clone>(
         .map(move |object| step(object.clone()))
 }
 
-fn shrink_peers(
-    present: &BTreeMap<PublicKey, Peer>,
-    wanted: &BTreeMap<PublicKey, Peer>,
-    steps: &mut Vec<Step>,
-) {
-    let removed = present.keys().filter(|key| !wanted.contains_key(key));
-    steps.extend(removed.map(|key| Step::RemovePeer(*key)));
-    for (key, peer) in present {
-        if let Some(wanted) = wanted.get(key)
-            && let Some(smaller) = shrunk(peer, wanted)
-        {
-            steps.push(Step::ShrinkPeer(*key, smaller));
-        }
-    }
+/// A peer that is not as it shall be; none on one side where it is not there at all.
+#[derive(Clone, Copy)]
+struct PeerDifference<'a> {
+    key: PublicKey,
+    present: Option<&'a Peer>,
+    wanted: Option<&'a Peer>,
 }
 
-fn grow_peers(
-    present: &BTreeMap<PublicKey, Peer>,
-    wanted: &BTreeMap<PublicKey, Peer>,
-    steps: &mut Vec<Step>,
-) {
-    for (key, wanted) in wanted {
-        let is_reached = match present.get(key) {
-            Some(peer) => shrunk(peer, wanted).as_ref().unwrap_or(peer) == wanted,
-            None => false,
+/// One pass over both, so that ten thousand peers that are as they shall be cost next to nothing.
+fn compare<'a>(
+    present: &'a BTreeMap<PublicKey, Peer>,
+    wanted: &'a BTreeMap<PublicKey, Peer>,
+) -> Vec<PeerDifference<'a>> {
+    let mut differences = Vec::new();
+    let mut present = present.iter().peekable();
+    let mut wanted = wanted.iter().peekable();
+    while let Some(key) = present
+        .peek()
+        .map(|(key, _)| **key)
+        .into_iter()
+        .chain(wanted.peek().map(|(key, _)| **key))
+        .min()
+    {
+        let here = present.next_if(|(other, _)| **other == key);
+        let there = wanted.next_if(|(other, _)| **other == key);
+        let difference = PeerDifference {
+            key,
+            present: here.map(|(_, peer)| peer),
+            wanted: there.map(|(_, peer)| peer),
         };
-        if !is_reached {
-            steps.push(Step::SetPeer(*key, wanted.clone()));
+        if difference.present != difference.wanted {
+            differences.push(difference);
         }
+    }
+    differences
+}
+
+impl PeerDifference<'_> {
+    fn shrinking(&self) -> Option<Step> {
+        match (self.present, self.wanted) {
+            (Some(_), None) => Some(Step::RemovePeer(self.key)),
+            (Some(present), Some(wanted)) => {
+                shrunk(present, wanted).map(|peer| Step::ShrinkPeer(self.key, peer))
+            }
+            (None, _) => None,
+        }
+    }
+
+    fn growing(&self) -> Option<Step> {
+        let wanted = self.wanted?;
+        let is_reached = self
+            .present
+            .is_some_and(|present| shrunk(present, wanted).as_ref() == Some(wanted));
+        (!is_reached).then(|| Step::SetPeer(self.key, wanted.clone()))
     }
 }
 
@@ -399,7 +429,7 @@ fn sysctl_order(path: &str) -> (bool, &str) {
     (is_forwarding, path)
 }
 
-fn sweep(view: &View<'_>, desired: &Desired, peers: &BTreeMap<PublicKey, Peer>) -> Sweep {
+fn sweep(view: &View<'_>, desired: &Desired, lost: &[PeerDifference<'_>]) -> Sweep {
     let endpoints = match (&view.firewall, &desired.firewall) {
         (Table::Holds(before), Some(after)) if *before == after => BTreeSet::new(),
         (Table::Holds(before), Some(after)) => Firewall::changed_endpoints(before, after),
@@ -413,10 +443,13 @@ fn sweep(view: &View<'_>, desired: &Desired, peers: &BTreeMap<PublicKey, Peer>) 
         (Table::Absent | Table::Unknown, None) | (Table::Unsure, _) => BTreeSet::new(),
     };
     let mut prefixes = BTreeSet::new();
-    for (key, peer) in view.peers {
-        match peers.get(key) {
-            Some(wanted) => prefixes.extend(peer.allowed_ips.difference(&wanted.allowed_ips)),
-            None => prefixes.extend(&peer.allowed_ips),
+    for peer in lost {
+        match (peer.present, peer.wanted) {
+            (Some(present), Some(wanted)) => {
+                prefixes.extend(present.allowed_ips.difference(&wanted.allowed_ips));
+            }
+            (Some(present), None) => prefixes.extend(&present.allowed_ips),
+            (None, _) => {}
         }
     }
     Sweep {

@@ -1,12 +1,16 @@
 //! Uplinks as they are: the interfaces with a default route, with what was said about them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv6Net};
 
+use crate::address;
 use crate::facts::Facts;
 use crate::state::{Delivery, Egress, State, Subnet};
+
+/// The shortest prefix whose addresses are answered for one by one, where the provider asks for them on the link.
+pub const SHORTEST_PROXIED: u8 = 120;
 
 /// One uplink.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +46,7 @@ impl Uplink {
         self.ipv6
             .iter()
             .copied()
-            .find(|address| !crate::address::is_unique_local(*address))
+            .find(|address| !address::is_unique_local(*address))
     }
 
     /// What the Internet sees of it: the advertised IPv4 address, else the local one.
@@ -65,6 +69,15 @@ impl Uplink {
             IpAddr::V6(address) => self.ipv6.contains(&address),
         }
     }
+}
+
+/// Whether IPv6 can be used: the kernel has it, and it is not switched off for new interfaces.
+pub fn has_ipv6(facts: &Facts) -> bool {
+    let off = facts
+        .sysctls
+        .get("net/ipv6/conf/all/disable_ipv6")
+        .is_some_and(|value| value.trim() == "1");
+    facts.ipv6 && !off
 }
 
 /// All uplinks of this host, by name.
@@ -127,6 +140,50 @@ fn is_link_scope(net: IpNet) -> bool {
     }
 }
 
+/// The addresses of this host, on whatever link, and the next hops of its default routes, with their owners in words:
+/// a device that had one would take the Internet away from the host.
+pub fn own_and_next_hops(uplinks: &[Uplink], facts: &Facts) -> BTreeMap<IpAddr, String> {
+    let hops = uplinks.iter().flat_map(|uplink| {
+        uplink
+            .next_hops
+            .iter()
+            .map(|hop| (*hop, format!("the next hop of uplink {}", uplink.name)))
+    });
+    let own = facts.addresses.iter().map(|fact| {
+        (
+            fact.address.addr(),
+            format!("this host ({})", fact.interface),
+        )
+    });
+    hops.chain(own)
+        .filter(|(address, _)| match address {
+            IpAddr::V4(address) => !address.is_link_local(),
+            IpAddr::V6(address) => !address.is_unicast_link_local(),
+        })
+        .collect()
+}
+
+/// Every address that can be no device's: [`own_and_next_hops`], and on each uplink the subnet-router anycast address
+/// (RFC 4291 section 2.6.1; not on a /127, RFC 6164 section 5.1) and the single hosts that a route names.
+pub fn reserved(uplinks: &[Uplink], facts: &Facts) -> BTreeMap<IpAddr, String> {
+    let mut reserved = own_and_next_hops(uplinks, facts);
+    for uplink in uplinks {
+        for net in &uplink.on_link {
+            let owner = match net {
+                IpNet::V6(net) if net.prefix_len() <= 126 => {
+                    format!("the routers of uplink {} (anycast)", uplink.name)
+                }
+                net if net.prefix_len() == net.max_prefix_len() => {
+                    format!("a host on the link of uplink {}", uplink.name)
+                }
+                IpNet::V4(_) | IpNet::V6(_) => continue,
+            };
+            reserved.entry(net.network()).or_insert(owner);
+        }
+    }
+    reserved
+}
+
 /// The uplink that a prefix lies on: one whose on-link prefix it lies in, equals or contains.
 pub fn carrying<'a>(uplinks: &'a [Uplink], prefix: Ipv6Net) -> Option<&'a Uplink> {
     uplinks.iter().find(|uplink| {
@@ -148,6 +205,23 @@ pub fn on_link_for<'a>(uplinks: &'a [Uplink], subnet: &Subnet) -> Option<&'a Upl
     }
 }
 
+/// The uplink on which a prefix that is delegated in a subnet has to be answered for.
+pub fn proxied_on<'a>(
+    uplinks: &'a [Uplink],
+    subnet: &Subnet,
+    prefix: Ipv6Net,
+) -> Option<&'a Uplink> {
+    if subnet.ipv6.is_some_and(|own| own.contains(&prefix)) {
+        return on_link_for(uplinks, subnet);
+    }
+    match subnet.delivery {
+        Delivery::Routed => None,
+        Delivery::Auto | Delivery::OnLink => {
+            carrying(uplinks, prefix).filter(|_| !address::is_unique_local(prefix.network()))
+        }
+    }
+}
+
 /// The uplink of a subnet in one address family: the one its prefix lies on, else its egress, else that of the best
 /// default route; among those that have an address of the family.
 pub fn of_subnet<'a>(
@@ -166,9 +240,12 @@ pub fn of_subnet<'a>(
     let by_default = facts
         .default_interface(ipv6)
         .and_then(|route| uplinks.iter().find(|uplink| uplink.name == route.interface));
+    // Global addresses are not translated, so their uplink needs none of its own, only a way out.
+    let global = subnet.local_ipv6().is_none();
     let usable = |uplink: &&Uplink| {
         if ipv6 {
-            uplink.local_ipv6().is_some()
+            let leads_out = || uplink.next_hops.iter().any(IpAddr::is_ipv6);
+            uplink.local_ipv6().is_some() || (global && leads_out())
         } else {
             uplink.local_ipv4().is_some()
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{PATIENCE, WireGuardError, uapi};
+use super::{PATIENCE, Userspace, WireGuardError};
 
 pub(super) const WIREGUARD_GO: &str = "wireguard-go";
 
@@ -72,17 +72,18 @@ pub(super) async fn start(interface: &str) -> Result<(), WireGuardError> {
             status: status.to_string(),
         });
     }
+    // The launcher opens the socket, the process behind it sets the MTU to its own idea once more and then answers:
+    // an answer means that nothing else will come from it.
+    let userspace = Userspace::new(interface, WIREGUARD_GO);
     let deadline = Instant::now() + PATIENCE;
-    while !uapi::is_live(interface).await? {
-        if Instant::now() > deadline {
-            return Err(WireGuardError::Timeout {
-                operation: "reach wireguard-go for",
-                interface: interface.to_owned(),
-            });
+    loop {
+        match userspace.observe().await {
+            Err(error) if error.is_gone() && Instant::now() < deadline => {
+                sleep(Duration::from_millis(10)).await;
+            }
+            outcome => return outcome.map(drop),
         }
-        sleep(Duration::from_millis(10)).await;
     }
-    Ok(())
 }
 
 /// Looks for the process that serves an interface by its command line: the credentials of a UAPI socket are those of

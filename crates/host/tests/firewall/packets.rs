@@ -370,6 +370,19 @@ fn headers_of_the_other_family_are_not_misread() {
     wanted
         .pinholes
         .extend([range(9000, 9000), range(8999, 9001)].map(misread));
+    // Shows that the packets are what they claim to be.
+    world.shell(
+        "gateway",
+        "nft -f - <<END
+         table inet probe {
+             chain input {
+                 type filter hook prerouting priority -300;
+                 meta nfproto ipv4 @nh,192,128 0x001400006d6973726561642068657265 counter comment misread
+                 meta nfproto ipv6 @nh,128,32 0xc0000201 counter comment misread
+             }
+         }
+END",
+    );
     let device = world.udp("device1", "10.59.0.2:9000");
     let raw = world.within("outside", || {
         socket2::Socket::new(
@@ -404,6 +417,10 @@ fn headers_of_the_other_family_are_not_misread() {
         delivered(&sender, "[2001:db8:ff::1]:80", &gateway, SOON).is_some(),
         "IPv6 met an IPv4 forward"
     );
+    let probes = world.shell("gateway", "nft list table inet probe");
+    let hits =
+        probes.matches("counter packets 2 ").count() + probes.matches("counter packets 1 ").count();
+    assert_eq!(hits, 2, "{probes}");
 }
 
 #[test]

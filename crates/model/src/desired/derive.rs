@@ -4,13 +4,14 @@ mod firewall;
 mod routing;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::Desired;
 use super::address::Address;
 use super::link::Link;
+use super::neighbor::ProxyNeighbor;
 use super::sysctl::Sysctls;
 use super::wireguard::{Peer, WireGuard};
 use crate::configuration;
@@ -55,6 +56,7 @@ pub fn derive(inputs: &Inputs<'_>) -> Desired {
     let context = Context::new(inputs);
     let mut routes = routing::routes(&context);
     let rules = routing::rules(&context, &mut routes);
+    let neighbors = routing::neighbors(&context);
     Desired {
         link: Some(Link {
             name: inputs.interface.to_owned(),
@@ -64,8 +66,8 @@ pub fn derive(inputs: &Inputs<'_>) -> Desired {
         addresses: addresses(&context),
         routes,
         rules,
-        neighbors: routing::neighbors(&context),
-        sysctls: sysctls(&context),
+        sysctls: sysctls(&context, &neighbors),
+        neighbors,
         firewall: Some(firewall::derive(&context)),
     }
 }
@@ -74,6 +76,10 @@ pub fn derive(inputs: &Inputs<'_>) -> Desired {
 struct Context<'a> {
     inputs: &'a Inputs<'a>,
     uplinks: Vec<Uplink>,
+    /// Whether IPv6 can be used on this host.
+    ipv6: bool,
+    /// Addresses that the host itself needs. Decisions keep devices off them, but the host may get them later.
+    foreign: BTreeSet<IpAddr>,
     mtu: u16,
     members: BTreeMap<u64, Members<'a>>,
 }
@@ -82,23 +88,38 @@ struct Context<'a> {
 struct Members<'a> {
     subnet: &'a Subnet,
     devices: Vec<Member<'a>>,
+    /// Prefixes of devices that may not connect now; what is sent there must not go back to the Internet.
+    idle: BTreeSet<IpNet>,
 }
 
 /// A device with its prefixes.
 struct Member<'a> {
     device: &'a Device,
+    addresses: Vec<IpAddr>,
     delegations: Vec<IpNet>,
 }
 
 impl<'a> Context<'a> {
     fn new(inputs: &'a Inputs<'a>) -> Self {
         let state = inputs.state;
+        let uplinks = uplink::list(state, inputs.facts);
+        let foreign: BTreeSet<IpAddr> = uplink::own_and_next_hops(&uplinks, inputs.facts)
+            .into_keys()
+            .collect();
+        let is_free = |net: IpNet| {
+            foreign
+                .range(net.network()..=net.broadcast())
+                .next()
+                .is_none()
+        };
         let mut delegations: BTreeMap<_, Vec<IpNet>> = BTreeMap::new();
         for delegation in state.delegations.values() {
-            delegations
-                .entry(delegation.device)
-                .or_default()
-                .push(delegation.prefix);
+            if is_free(delegation.prefix) {
+                delegations
+                    .entry(delegation.device)
+                    .or_default()
+                    .push(delegation.prefix);
+            }
         }
         let mut members: BTreeMap<u64, Members<'a>> = state
             .subnets
@@ -109,26 +130,40 @@ impl<'a> Context<'a> {
                     Members {
                         subnet,
                         devices: Vec::new(),
+                        idle: BTreeSet::new(),
                     },
                 )
             })
             .collect();
-        for device in state
-            .devices
-            .values()
-            .filter(|device| device.is_active(inputs.now))
-        {
-            if let Some(members) = members.get_mut(&device.subnet.0) {
-                let delegations = delegations.remove(&device.id).unwrap_or_default();
+        for device in state.devices.values() {
+            let Some(members) = members.get_mut(&device.subnet.0) else {
+                continue;
+            };
+            let delegations = delegations.remove(&device.id).unwrap_or_default();
+            if device.is_active(inputs.now) {
+                let ipv6 = members.subnet.ipv6_of(device.ipv4).map(IpAddr::V6);
+                let addresses = [IpAddr::V4(device.ipv4)].into_iter().chain(ipv6);
                 members.devices.push(Member {
                     device,
+                    addresses: addresses
+                        .filter(|address| !foreign.contains(address))
+                        .collect(),
                     delegations,
                 });
+            } else {
+                let own = members.subnet.ipv6.map(IpNet::V6);
+                members.idle.extend(
+                    delegations
+                        .into_iter()
+                        .filter(|net| !own.is_some_and(|own| own.contains(net))),
+                );
             }
         }
         Self {
             inputs,
-            uplinks: uplink::list(state, inputs.facts),
+            uplinks,
+            ipv6: uplink::has_ipv6(inputs.facts),
+            foreign,
             mtu: mtu(state, inputs.facts).0,
             members,
         }
@@ -149,11 +184,18 @@ impl<'a> Context<'a> {
     }
 }
 
+impl Context<'_> {
+    /// The gateway's IPv6 address in a subnet, where IPv6 can be used.
+    fn gateway_ipv6(&self, subnet: &Subnet) -> Option<Ipv6Addr> {
+        subnet
+            .gateway_ipv6()
+            .filter(|address| self.ipv6 && !self.foreign.contains(&IpAddr::V6(*address)))
+    }
+}
+
 impl Member<'_> {
-    /// Its host addresses in the tunnel.
-    fn addresses(&self, subnet: &Subnet) -> impl Iterator<Item = IpAddr> + use<> {
-        let ipv6 = subnet.ipv6_of(self.device.ipv4).map(IpAddr::V6);
-        [IpAddr::V4(self.device.ipv4)].into_iter().chain(ipv6)
+    fn has(&self, address: IpAddr) -> bool {
+        self.addresses.contains(&address)
     }
 }
 
@@ -165,13 +207,10 @@ fn host(address: IpAddr) -> IpNet {
 fn wireguard(context: &Context<'_>) -> WireGuard {
     let peers = context
         .active()
-        .map(|(subnet, member)| {
+        .map(|(_, member)| {
             let delegations = member.delegations.iter().copied();
-            let allowed_ips: BTreeSet<IpNet> = member
-                .addresses(subnet)
-                .map(host)
-                .chain(delegations)
-                .collect();
+            let hosts = member.addresses.iter().copied().map(host);
+            let allowed_ips: BTreeSet<IpNet> = hosts.chain(delegations).collect();
             let peer = Peer {
                 preshared_key: member.device.preshared_key,
                 allowed_ips,
@@ -191,12 +230,10 @@ fn addresses(context: &Context<'_>) -> BTreeSet<Address> {
     context
         .subnets()
         .flat_map(|subnet| {
-            let ipv6 = subnet
-                .gateway_ipv6()
-                .filter(|_| context.inputs.facts.ipv6)
-                .map(IpAddr::V6);
+            let ipv6 = context.gateway_ipv6(subnet).map(IpAddr::V6);
             [IpAddr::V4(subnet.gateway_ipv4())].into_iter().chain(ipv6)
         })
+        .filter(|address| !context.foreign.contains(address))
         .map(|address| Address {
             interface: interface.to_owned(),
             address: host(address),
@@ -204,7 +241,7 @@ fn addresses(context: &Context<'_>) -> BTreeSet<Address> {
         .collect()
 }
 
-fn sysctls(context: &Context<'_>) -> Sysctls {
+fn sysctls(context: &Context<'_>, neighbors: &BTreeSet<ProxyNeighbor>) -> Sysctls {
     let facts = context.inputs.facts;
     let mut sysctls = Sysctls::new();
     let mut set = |path: String, value: &str| {
@@ -214,29 +251,34 @@ fn sysctls(context: &Context<'_>) -> Sysctls {
         return sysctls;
     }
     set("net/ipv4/conf/all/forwarding".to_owned(), "1");
-    if !facts.ipv6 || context.subnets().all(|subnet| subnet.ipv6.is_none()) {
+    if !context.ipv6 || context.members.values().all(|it| networks6(it).is_empty()) {
         return sysctls;
     }
+    let lost = facts.default_interface(true).is_none();
     for uplink in &context.uplinks {
         let path = format!("net/ipv6/conf/{}/accept_ra", uplink.name);
         // 0: something in user space handles router advertisements (networkd, NetworkManager); 2: it is right already,
-        // and stays wanted, or a lost default route could never come back.
+        // and stays wanted, or a lost default route could never come back. Without any default route the advertisement
+        // may be still to come, as it is right after boot.
         let learnt = facts.routes.iter().any(|route| {
             route.interface == uplink.name
                 && route.from_router_advertisement
                 && route.destination == IpNet::V6(Ipv6Net::default())
         });
         match facts.sysctls.get(&path).map(|value| value.trim()) {
-            Some("1") if learnt => set(path, "2"),
+            Some("1") if learnt || lost => set(path, "2"),
             Some("2") => set(path, "2"),
+            None if learnt => set(path, "2"),
             Some(_) | None => {}
         }
     }
-    for subnet in context.subnets() {
-        if let Some(uplink) = uplink::on_link_for(&context.uplinks, subnet) {
-            set(format!("net/ipv6/conf/{}/proxy_ndp", uplink.name), "1");
-            set(format!("net/ipv6/neigh/{}/proxy_delay", uplink.name), "0");
-        }
+    let proxies: BTreeSet<&str> = neighbors
+        .iter()
+        .map(|neighbor| neighbor.interface.as_str())
+        .collect();
+    for interface in proxies {
+        set(format!("net/ipv6/conf/{interface}/proxy_ndp"), "1");
+        set(format!("net/ipv6/neigh/{interface}/proxy_delay"), "0");
     }
     set("net/ipv6/conf/all/forwarding".to_owned(), "1");
     sysctls

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::{DeviceId, ForwardId, GatewayId, Subnet};
-use crate::facts::Facts;
+use crate::facts::{Facts, Listener};
 use crate::protocol::{PortRange, Protocol};
 use crate::uplink::{self, Uplink};
 
@@ -91,5 +91,25 @@ impl Forward {
             .into_iter()
             .chain(ipv6.map(IpAddr::V6))
             .collect()
+    }
+
+    /// The service of this host that takes what is meant for it, if there is one.
+    pub(crate) fn listener<'a>(
+        &self,
+        local: &BTreeSet<IpAddr>,
+        facts: &'a Facts,
+    ) -> Option<&'a Listener> {
+        let ports = self.ports()?;
+        facts.listeners.iter().find(|listener| {
+            let reached = match listener.address {
+                // A socket bound to :: takes IPv4 as well, unless it says otherwise.
+                IpAddr::V6(address) if address.is_unspecified() => true,
+                IpAddr::V4(address) if address.is_unspecified() => {
+                    local.iter().any(IpAddr::is_ipv4)
+                }
+                address @ (IpAddr::V4(_) | IpAddr::V6(_)) => local.contains(&address),
+            };
+            reached && self.protocols.contains(&listener.protocol) && ports.contains(listener.port)
+        })
     }
 }

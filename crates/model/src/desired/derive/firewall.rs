@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Context, Members, networks4, networks6};
+use ipnet::IpNet;
+
+use super::{Context, Member, Members, networks4, networks6};
 use crate::address;
 use crate::desired::firewall::{
     Clamp, Endpoint, Firewall, Keep, Port, SourceAddress, SubnetPolicy, Translations,
 };
 use crate::protocol::{PortRange, Protocol};
-use crate::state::{Device, Forward, Subnet};
+use crate::state::{Forward, Subnet};
 use crate::uplink::{self, Uplink};
 
 /// Bytes of an IPv4 and a TCP header.
@@ -23,7 +25,13 @@ pub(super) fn derive(context: &Context<'_>) -> Firewall {
     let own_prefixes6 = context
         .members
         .values()
-        .flat_map(networks6)
+        .flat_map(|members| {
+            let idle = members.idle.iter().filter_map(|net| match net {
+                IpNet::V6(net) => Some(*net),
+                IpNet::V4(_) => None,
+            });
+            networks6(members).into_iter().chain(idle)
+        })
         .filter(|net| !address::is_unique_local(net.network()))
         .collect();
     let mut firewall = Firewall {
@@ -35,8 +43,8 @@ pub(super) fn derive(context: &Context<'_>) -> Firewall {
             .collect(),
         snat_ports: snat_ports(context),
         clamp: Clamp {
-            ipv4: packet - HEADERS4,
-            ipv6: packet - HEADERS6,
+            ipv4: packet.saturating_sub(HEADERS4),
+            ipv6: packet.saturating_sub(HEADERS6),
         },
         subnets: context
             .members
@@ -120,7 +128,7 @@ fn snat_ports(context: &Context<'_>) -> PortRange {
 fn forwards(context: &Context<'_>, firewall: &mut Firewall) {
     let devices: BTreeMap<_, _> = context
         .active()
-        .map(|(subnet, member)| (member.device.id, (subnet, member.device)))
+        .map(|(subnet, member)| (member.device.id, (subnet, member)))
         .collect();
     for forward in context
         .inputs
@@ -129,49 +137,36 @@ fn forwards(context: &Context<'_>, firewall: &mut Firewall) {
         .values()
         .filter(|forward| forward.enabled)
     {
-        let Some((subnet, device)) = devices.get(&forward.device) else {
+        let Some((subnet, member)) = devices.get(&forward.device) else {
             continue;
         };
         let Some(ports) = forward.ports() else {
             continue;
         };
         for local in forward.local_addresses(subnet, &context.uplinks, context.inputs.facts) {
+            // An address that the host has lost is someone else's by now, whom devices may want to reach.
+            let Some(uplink) = holder(&context.uplinks, local) else {
+                continue;
+            };
             match local {
                 IpAddr::V4(local) => {
-                    let target = Target {
-                        address: device.ipv4,
-                        gateway: subnet.gateway_ipv4(),
+                    let Some(target) = target4(subnet, member) else {
+                        continue;
                     };
-                    forward_one(
-                        context,
-                        &mut firewall.translations4,
-                        forward,
-                        ports,
-                        local,
-                        &target,
-                    );
-                    if let Some(address) = advertised(context, local) {
-                        forward_public(
-                            &mut firewall.translations4,
-                            forward,
-                            ports,
-                            address,
-                            &target,
-                        );
+                    let translations = &mut firewall.translations4;
+                    forward_public(translations, forward, ports, local, &target);
+                    keep(translations, forward, ports, local, &target, uplink);
+                    if let Some(address) = advertised(uplink, local) {
+                        forward_public(translations, forward, ports, address, &target);
                     }
                 }
                 IpAddr::V6(local) => {
-                    let Some(target) = target6(subnet, device) else {
+                    let Some(target) = target6(subnet, member) else {
                         continue;
                     };
-                    forward_one(
-                        context,
-                        &mut firewall.translations6,
-                        forward,
-                        ports,
-                        local,
-                        &target,
-                    );
+                    let translations = &mut firewall.translations6;
+                    forward_public(translations, forward, ports, local, &target);
+                    keep(translations, forward, ports, local, &target, uplink);
                 }
             }
         }
@@ -183,35 +178,41 @@ struct Target<A> {
     gateway: A,
 }
 
-fn target6(subnet: &Subnet, device: &Device) -> Option<Target<Ipv6Addr>> {
-    Some(Target {
-        address: subnet.ipv6_of(device.ipv4)?,
-        gateway: subnet.gateway_ipv6()?,
+fn target4(subnet: &Subnet, member: &Member<'_>) -> Option<Target<Ipv4Addr>> {
+    let address = member.device.ipv4;
+    member.has(IpAddr::V4(address)).then(|| Target {
+        address,
+        gateway: subnet.gateway_ipv4(),
     })
 }
 
-/// The address that devices know a local one by, for their own way to it.
-fn advertised(context: &Context<'_>, local: Ipv4Addr) -> Option<Ipv4Addr> {
-    let uplink = context
-        .uplinks
-        .iter()
-        .find(|uplink| uplink.local_ipv4() == Some(local))?;
-    uplink.advertised.filter(|advertised| *advertised != local)
+/// Only a private address is translated: where the subnet's prefix became global, pinholes do it.
+fn target6(subnet: &Subnet, member: &Member<'_>) -> Option<Target<Ipv6Addr>> {
+    subnet.local_ipv6()?;
+    let address = subnet.ipv6_of(member.device.ipv4)?;
+    let gateway = subnet.gateway_ipv6()?;
+    member
+        .has(IpAddr::V6(address))
+        .then_some(Target { address, gateway })
 }
 
-fn forward_one<A: Ord + Copy + Into<IpAddr>>(
-    context: &Context<'_>,
+/// The address that devices know a local one by, for their own way to it.
+fn advertised(uplink: &Uplink, local: Ipv4Addr) -> Option<Ipv4Addr> {
+    uplink
+        .advertised
+        .filter(|advertised| uplink.local_ipv4() == Some(local) && *advertised != local)
+}
+
+/// What the device sends from a forwarded port, and what it sends to its own public address.
+fn keep<A: Ord + Copy>(
     translations: &mut Translations<A>,
     forward: &Forward,
     ports: PortRange,
     local: A,
     target: &Target<A>,
+    uplink: &Uplink,
 ) {
-    forward_public(translations, forward, ports, local, target);
     translations.hairpins.insert(target.address, target.gateway);
-    let Some(uplink) = holder(&context.uplinks, local.into()) else {
-        return;
-    };
     for protocol in &forward.protocols {
         if ports.is_single() {
             let device = Port {
@@ -228,23 +229,26 @@ fn forward_one<A: Ord + Copy + Into<IpAddr>>(
                 .entry(keep)
                 .or_insert((local, forward.port));
         } else {
-            let device = Endpoint {
-                address: target.address,
-                protocol: *protocol,
-                ports,
-            };
-            let keep = Keep {
+            let of = |ports| Keep {
                 uplink: uplink.name.clone(),
-                device,
+                device: Endpoint {
+                    address: target.address,
+                    protocol: *protocol,
+                    ports,
+                },
             };
-            let overlaps = translations.keep_ranges.keys().any(|other| {
-                other.uplink == keep.uplink
+            // Ranges that are kept do not overlap each other, so only the last one that starts before this one ends can
+            // overlap it.
+            let highest = PortRange::new(ports.last(), u16::MAX).unwrap_or(ports);
+            let before = translations.keep_ranges.range(..=of(highest)).next_back();
+            let overlaps = before.is_some_and(|(other, _)| {
+                other.uplink == uplink.name
                     && other.device.address == target.address
                     && other.device.protocol == *protocol
                     && other.device.ports.overlaps(ports)
             });
             if !overlaps {
-                translations.keep_ranges.insert(keep, local);
+                translations.keep_ranges.insert(of(ports), local);
             }
         }
     }
@@ -264,16 +268,21 @@ fn forward_public<A: Ord + Copy>(
                 protocol: *protocol,
                 port: forward.port,
             };
+            // Two forwards meet only where the host's addresses changed; then the older one stays.
             translations
                 .forwards
-                .insert(key, (target.address, forward.target_port));
+                .entry(key)
+                .or_insert((target.address, forward.target_port));
         } else {
             let key = Endpoint {
                 address,
                 protocol: *protocol,
                 ports,
             };
-            translations.forward_ranges.insert(key, target.address);
+            translations
+                .forward_ranges
+                .entry(key)
+                .or_insert(target.address);
         }
     }
 }
@@ -286,7 +295,10 @@ fn pinholes(context: &Context<'_>, firewall: &mut Firewall) {
     let addresses: BTreeMap<_, _> = context
         .active()
         .filter_map(|(subnet, member)| {
-            Some((member.device.id, subnet.ipv6_of(member.device.ipv4)?))
+            let address = subnet.ipv6_of(member.device.ipv4)?;
+            member
+                .has(IpAddr::V6(address))
+                .then_some((member.device.id, address))
         })
         .collect();
     for pinhole in context

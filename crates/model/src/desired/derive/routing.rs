@@ -5,12 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::{Context, host, networks4, networks6};
+use super::{Context, Members, host, networks4, networks6};
 use crate::desired::neighbor::ProxyNeighbor;
 use crate::desired::route::{MAIN_TABLE, Route, RouteTarget};
 use crate::desired::rule::Rule;
-use crate::state::Subnet;
-use crate::uplink::{self, Uplink};
+use crate::uplink::{self, SHORTEST_PROXIED, Uplink};
 
 /// Metric of routes to devices.
 const DEVICE_METRIC: u32 = 173;
@@ -20,9 +19,6 @@ const SINK_METRIC: u32 = 0x7fff_0000;
 
 /// First of our tables and rule priorities.
 const FIRST_TABLE: u32 = 4200;
-
-/// A delegated prefix on a link is answered for address by address up to this length.
-pub(crate) const LONGEST_PROXIED: u8 = 120;
 
 pub(super) fn routes(context: &Context<'_>) -> BTreeSet<Route> {
     let tunnel = || RouteTarget::Interface {
@@ -42,39 +38,33 @@ pub(super) fn routes(context: &Context<'_>) -> BTreeSet<Route> {
         target: RouteTarget::Unreachable,
     };
     let mut routes = BTreeSet::new();
-    for (subnet, member) in context.active() {
+    for (_, member) in context.active() {
         let delegations = member.delegations.iter().copied();
-        routes.extend(
-            member
-                .addresses(subnet)
-                .map(host)
-                .chain(delegations)
-                .map(to_device),
-        );
+        let hosts = member.addresses.iter().copied().map(host);
+        routes.extend(hosts.chain(delegations).map(to_device));
     }
     for members in context.members.values() {
         let ipv4 = networks4(members).into_iter().map(IpNet::V4);
-        let on_link = uplink::on_link_for(&context.uplinks, members.subnet);
-        let ipv6 = networks6(members)
-            .into_iter()
-            .filter(|net| !holds_next_hop(on_link, *net))
-            .map(IpNet::V6);
-        routes.extend(ipv4.chain(ipv6).map(to_sink));
+        let ipv6 = networks6(members).into_iter().map(IpNet::V6);
+        let idle = members.idle.iter().copied();
+        routes.extend(
+            ipv4.chain(ipv6)
+                .chain(idle)
+                .filter(|net| !holds_next_hop(&context.uplinks, *net))
+                .map(to_sink),
+        );
     }
-    if !context.inputs.facts.ipv6 {
+    if !context.ipv6 {
         routes.retain(|route| matches!(route.destination, IpNet::V4(_)));
     }
     routes
 }
 
-/// A sink over the uplink's own next hop would take the Internet away where the prefix is longer than the link's.
-fn holds_next_hop(on_link: Option<&Uplink>, net: Ipv6Net) -> bool {
-    on_link.is_some_and(|uplink| {
-        uplink
-            .next_hops
-            .iter()
-            .any(|hop| matches!(hop, IpAddr::V6(hop) if net.contains(hop)))
-    })
+/// A sink over an uplink's own next hop would take the Internet away where the prefix is longer than the link's.
+fn holds_next_hop(uplinks: &[Uplink], net: IpNet) -> bool {
+    uplinks
+        .iter()
+        .any(|uplink| uplink.next_hops.iter().any(|hop| net.contains(hop)))
 }
 
 /// Rules for subnets that leave by another uplink than the main table's default; adds the routes of their tables.
@@ -83,7 +73,7 @@ pub(super) fn rules(context: &Context<'_>, routes: &mut BTreeSet<Route>) -> BTre
     let mut rules = BTreeSet::new();
     for members in context.members.values() {
         for ipv6 in [false, true] {
-            let Some(uplink) = leaves_by(context, members.subnet, ipv6) else {
+            let Some(uplink) = leaves_by(context, members, ipv6) else {
                 continue;
             };
             let best = facts
@@ -142,11 +132,15 @@ pub(super) fn rules(context: &Context<'_>, routes: &mut BTreeSet<Route>) -> BTre
     rules
 }
 
-fn leaves_by<'a>(context: &'a Context<'_>, subnet: &Subnet, ipv6: bool) -> Option<&'a Uplink> {
-    if ipv6 && (subnet.ipv6.is_none() || !context.inputs.facts.ipv6) {
+fn leaves_by<'a>(
+    context: &'a Context<'_>,
+    members: &Members<'_>,
+    ipv6: bool,
+) -> Option<&'a Uplink> {
+    if ipv6 && (!context.ipv6 || networks6(members).is_empty()) {
         return None;
     }
-    uplink::of_subnet(&context.uplinks, context.inputs.facts, subnet, ipv6)
+    uplink::of_subnet(&context.uplinks, context.inputs.facts, members.subnet, ipv6)
 }
 
 fn default_destination(ipv6: bool) -> IpNet {
@@ -160,36 +154,43 @@ fn default_destination(ipv6: bool) -> IpNet {
 /// The addresses of on-link prefixes that the provider asks for by Neighbor Discovery.
 pub(super) fn neighbors(context: &Context<'_>) -> BTreeSet<ProxyNeighbor> {
     let mut neighbors = BTreeSet::new();
-    if !context.inputs.facts.ipv6 {
+    if !context.ipv6 {
         return neighbors;
     }
-    for members in context.members.values() {
-        let Some(uplink) = uplink::on_link_for(&context.uplinks, members.subnet) else {
-            continue;
-        };
-        let devices = members
-            .devices
-            .iter()
-            .filter_map(|member| members.subnet.ipv6_of(member.device.ipv4));
-        let delegated = members
-            .devices
-            .iter()
-            .flat_map(|member| member.delegations.iter())
-            .filter_map(|net| match net {
-                IpNet::V6(net) if net.prefix_len() >= LONGEST_PROXIED => Some(net.hosts()),
-                IpNet::V4(_) | IpNet::V6(_) => None,
-            })
-            .flatten();
-        let all = members
-            .subnet
-            .gateway_ipv6()
-            .into_iter()
-            .chain(devices)
-            .chain(delegated);
-        neighbors.extend(all.map(|address| ProxyNeighbor {
+    let mut answer = |uplink: &Uplink, address: Ipv6Addr| {
+        neighbors.insert(ProxyNeighbor {
             interface: uplink.name.clone(),
             address,
-        }));
+        });
+    };
+    for members in context.members.values() {
+        if let Some(uplink) = uplink::on_link_for(&context.uplinks, members.subnet) {
+            let devices = members.devices.iter().flat_map(|member| &member.addresses);
+            let gateway = context.gateway_ipv6(members.subnet).map(IpAddr::V6);
+            for address in devices.copied().chain(gateway) {
+                match address {
+                    IpAddr::V6(address) => answer(uplink, address),
+                    IpAddr::V4(_) => {}
+                }
+            }
+        }
+        let delegations = members
+            .devices
+            .iter()
+            .flat_map(|member| &member.delegations);
+        for delegation in delegations {
+            let IpNet::V6(net) = delegation else {
+                continue;
+            };
+            if net.prefix_len() < SHORTEST_PROXIED {
+                continue;
+            }
+            if let Some(uplink) = uplink::proxied_on(&context.uplinks, members.subnet, *net) {
+                for address in net.hosts() {
+                    answer(uplink, address);
+                }
+            }
+        }
     }
     neighbors
 }

@@ -205,7 +205,7 @@ fn render_chains(firewall: &Firewall) -> String {
         oifname @uplinks accept
         meta nfproto ipv4 ip saddr @host_networks4 accept comment "subnets with host access"
         meta nfproto ipv6 ip6 saddr @host_networks6 accept
-        accept
+        drop comment "other networks of this host"
     }}
 
     chain to_tunnel {{

@@ -1,0 +1,94 @@
+//! Narrow paths whose routers say nothing: TCP passes in both directions and both families.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::support::{
+    Conversation, Device, Findings, INTERNET4, INTERNET6, PUBLIC4, World, accept, at, connect,
+    listen,
+};
+
+const MEGABYTE: usize = 1 << 20;
+
+#[test]
+fn narrow_paths_that_say_nothing() -> Result<()> {
+    let world = World::with_subnet("routed", "e2e-mtu")?;
+    let server = world.join("box", "--kind server")?;
+    let laptop = world.join("laptop", "")?;
+    world.adit("forward add 80/tcp box")?;
+    world.adit("pinhole add box 80/tcp")?;
+    world.lab.drop_icmp()?;
+    let mut findings = Findings::default();
+    for mtu in [1500, 1400, 1360, 1340] {
+        world.lab.set_path_mtu(mtu)?;
+        for (way, result) in [
+            ("to the Internet, IPv4", outwards(&world, &laptop, at(INTERNET4, 7800))),
+            ("to the Internet, IPv6", outwards(&world, &laptop, at(INTERNET6, 7800))),
+            ("from the Internet, IPv4", inwards(&world, &server, at(PUBLIC4, 80), at(server.ipv4, 80))),
+            ("from the Internet, IPv6", inwards(&world, &server, at(server.ipv6()?, 80), at(server.ipv6()?, 80))),
+        ] {
+            findings.check(&format!("{mtu}, {way}"), result);
+        }
+    }
+    findings.conclude()
+}
+
+fn outwards(world: &World, laptop: &Device, to: SocketAddr) -> Result<()> {
+    let listener = listen(&world.host("internet")?, to)?;
+    let client = connect(&laptop.host, None, to, Duration::from_secs(4))?;
+    let (server, seen) = accept(&listener)?;
+    carry(Conversation { client, server, seen })
+}
+
+fn inwards(world: &World, server: &Device, to: SocketAddr, inside: SocketAddr) -> Result<()> {
+    let listener = listen(&server.host, inside)?;
+    let client = connect(&world.host("internet")?, None, to, Duration::from_secs(4))?;
+    let (server, seen) = accept(&listener)?;
+    carry(Conversation { client, server, seen })
+}
+
+/// First what a TLS client says first, in one piece that is larger than any packet; then a lot, each way.
+fn carry(mut conversation: Conversation) -> Result<()> {
+    for stream in [&conversation.client, &conversation.server] {
+        stream.set_read_timeout(Some(Duration::from_secs(8)))?;
+    }
+    let mut first = [7; 1900];
+    conversation.client.write_all(&first)?;
+    conversation
+        .server
+        .read_exact(&mut first)
+        .context("1900 bytes in the first flight")?;
+    let mut answer = [8; 1900];
+    conversation.server.write_all(&answer)?;
+    conversation
+        .client
+        .read_exact(&mut answer)
+        .context("1900 bytes in the first answer")?;
+    pour(&conversation.client, &conversation.server).context("a megabyte to the server")?;
+    pour(&conversation.server, &conversation.client).context("a megabyte to the client")
+}
+
+fn pour(from: &TcpStream, to: &TcpStream) -> Result<()> {
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| -> Result<()> {
+            let mut from = from;
+            from.write_all(&vec![9; MEGABYTE])?;
+            from.shutdown(Shutdown::Write)?;
+            Ok(())
+        });
+        let mut to = to;
+        let mut got = Vec::new();
+        let read = to.read_to_end(&mut got);
+        let count = got.len();
+        read.with_context(|| format!("{count} bytes had arrived"))?;
+        ensure!(count == MEGABYTE, "{count} bytes arrived");
+        match writer.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}

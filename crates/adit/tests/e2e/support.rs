@@ -1,0 +1,17 @@
+//! What all topics share: a world with a gateway in it, sockets in namespaces, raw packets, captures.
+
+mod capture;
+mod findings;
+mod packet;
+mod socket;
+mod world;
+
+pub(crate) use capture::Capture;
+pub(crate) use findings::Findings;
+pub(crate) use packet::{Injector, syn4, udp4, udp6};
+pub(crate) use socket::{
+    Conversation, accept, at, connect, converse, exchange, listen, receive, send, silent, udp,
+};
+pub(crate) use world::{
+    Device, INTERNET4, INTERNET6, PUBLIC4, PUBLIC6, Refused, STRANGER4, STRANGER6, World,
+};

@@ -1,0 +1,130 @@
+//! Requests: who asks, the parts of the path, and bodies read so that the answer names the field that is wrong.
+
+use std::convert::Infallible;
+
+use adit_api::problem::Problem;
+use axum::body::Bytes;
+use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
+use axum::serve::IncomingStream;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixListener;
+
+use super::answer::Failure;
+use crate::control::Caller;
+
+/// A JSON body.
+pub(super) struct Body<T>(pub(super) T);
+
+/// The parameters behind the `?`.
+pub(super) struct Query<T>(pub(super) T);
+
+/// The id or name in the path.
+pub(super) struct Reference(pub(super) String);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
+        let is_json = request
+            .headers()
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.split(';').next())
+            .is_some_and(|value| value.trim().eq_ignore_ascii_case("application/json"));
+        if !is_json {
+            return Err(Problem::new(
+                415,
+                "not-json",
+                "the body is not said to be JSON",
+                "send it with `Content-Type: application/json`",
+            )
+            .into());
+        }
+        let body = Bytes::from_request(request, state).await.map_err(|error| {
+            if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
+                let detail = format!(
+                    "the body is larger than {} KiB",
+                    super::LARGEST_REQUEST >> 10
+                );
+                Problem::new(413, "too-large", detail, "make several requests of it")
+            } else {
+                invalid(error.body_text())
+            }
+        })?;
+        read(&body).map(Self)
+    }
+}
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        axum::extract::Query::try_from_uri(&parts.uri)
+            .map(|query| Self(query.0))
+            .map_err(|error| invalid(error.body_text()).into())
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Reference {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let path = Path::<String>::from_request_parts(parts, state).await;
+        path.map(|path| Self(path.0))
+            .map_err(|error| invalid(error.body_text()).into())
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let caller = parts.extensions.get::<ConnectInfo<Self>>();
+        Ok(caller.map(|info| info.0).unwrap_or_default())
+    }
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        let credentials = stream.io().peer_cred().ok();
+        Self {
+            uid: credentials.map(|credentials| credentials.uid()),
+        }
+    }
+}
+
+/// A request that does not say what it should.
+pub(super) fn invalid(detail: impl Into<String>) -> Problem {
+    Problem::new(
+        400,
+        "invalid-request",
+        detail,
+        "/api/v1/openapi.json describes what each request takes",
+    )
+}
+
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        let reason = error.into_inner();
+        let is_field = reason.is_data() && !matches!(path.as_str(), "." | "?");
+        // The position in a body that a program wrote helps nobody.
+        let position = format!(" at line {} column {}", reason.line(), reason.column());
+        let reason = reason.to_string();
+        let reason = if is_field {
+            format!("`{path}`: {}", reason.trim_end_matches(&position))
+        } else {
+            format!("the body: {reason}")
+        };
+        Failure::from(invalid(reason))
+    })?;
+    deserializer
+        .end()
+        .map_err(|error| invalid(format!("the body: {error}")))?;
+    Ok(value)
+}

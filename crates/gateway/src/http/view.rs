@@ -1,0 +1,279 @@
+//! What is shown of a snapshot's objects.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
+
+use adit_api::timestamp::Timestamp;
+use adit_api::types::device::{Device, DeviceDetail, Devices};
+use adit_api::types::forward::Forward;
+use adit_api::types::pinhole::Pinhole;
+use adit_api::types::settings::{Settings, SettingsMtu};
+use adit_api::types::status::{Counts, Mtu, Status, StatusProblem};
+use adit_api::types::subnet::{EffectiveDelivery, Subnet};
+use adit_api::types::token::Token;
+use adit_api::types::uplink::Uplink;
+use adit_model::{state, uplink};
+use ipnet::IpNet;
+
+use crate::control::Snapshot;
+
+/// A session that WireGuard no longer uses (REJECT_AFTER_TIME).
+const SESSION: Duration = Duration::from_secs(180);
+
+pub(super) fn device(snapshot: &Snapshot, device: &state::Device) -> Device {
+    let delegations = snapshot.state.delegations_of(device.id);
+    let prefixes = delegations.map(|delegation| delegation.prefix).collect();
+    device_with(snapshot, device, prefixes)
+}
+
+fn device_with(snapshot: &Snapshot, device: &state::Device, delegations: Vec<IpNet>) -> Device {
+    let peer = snapshot.peers.get(&device.public_key);
+    let last_handshake = peer.and_then(|peer| peer.last_handshake);
+    let subnet = snapshot.state.subnets.get(&device.subnet);
+    Device {
+        id: device.id.0,
+        name: device.name.clone(),
+        subnet: subnet.map_or_else(|| device.subnet.to_string(), |subnet| subnet.name.clone()),
+        kind: device.kind,
+        routing: device.routing,
+        ipv4: device.ipv4,
+        ipv6: subnet.and_then(|subnet| subnet.ipv6_of(device.ipv4)),
+        public_key: device.public_key,
+        delegations,
+        enabled: device.enabled,
+        expires: device.expires.map(Timestamp),
+        connected: last_handshake.is_some_and(|time| is_recent(snapshot.now, time)),
+        last_handshake: last_handshake.map(Timestamp::from),
+        endpoint: peer.and_then(|peer| peer.endpoint),
+        received_bytes: peer.map_or(0, |peer| peer.received),
+        sent_bytes: peer.map_or(0, |peer| peer.sent),
+    }
+}
+
+/// All devices; delegations are looked up once, not once for each device.
+pub(super) fn devices(snapshot: &Snapshot) -> Devices {
+    let mut delegations: BTreeMap<state::DeviceId, Vec<IpNet>> = BTreeMap::new();
+    for delegation in snapshot.state.delegations.values() {
+        let prefixes = delegations.entry(delegation.device).or_default();
+        prefixes.push(delegation.prefix);
+    }
+    let view = |device: &state::Device| {
+        let prefixes = delegations.remove(&device.id).unwrap_or_default();
+        device_with(snapshot, device, prefixes)
+    };
+    Devices {
+        devices: snapshot.state.devices.values().map(view).collect(),
+    }
+}
+
+pub(super) fn device_detail(snapshot: &Snapshot, shown: &state::Device) -> DeviceDetail {
+    let state = &snapshot.state;
+    DeviceDetail {
+        device: device(snapshot, shown),
+        forwards: state
+            .forwards
+            .values()
+            .filter(|forward| forward.device == shown.id)
+            .map(|forward| forward.id.0)
+            .collect(),
+        pinholes: state
+            .pinholes
+            .values()
+            .filter(|pinhole| pinhole.device == shown.id)
+            .map(|pinhole| pinhole.id.0)
+            .collect(),
+    }
+}
+
+pub(super) fn subnet(snapshot: &Snapshot, subnet: &state::Subnet) -> Subnet {
+    let uplinks = &snapshot.uplinks;
+    let effective_delivery = subnet.global_ipv6().map(|_| {
+        if uplink::on_link_for(uplinks, subnet).is_some() {
+            EffectiveDelivery::OnLink
+        } else {
+            EffectiveDelivery::Routed
+        }
+    });
+    Subnet {
+        id: subnet.id.0,
+        name: subnet.name.clone(),
+        ipv4: subnet.ipv4,
+        ipv6: subnet.ipv6,
+        delivery: subnet.delivery,
+        effective_delivery,
+        uplink: uplink::endpoint_of(uplinks, &snapshot.facts, subnet)
+            .map(|uplink| uplink.name.clone()),
+        egress: subnet.egress.as_ref().map(ToString::to_string),
+        gateway_ipv4: subnet.gateway_ipv4(),
+        gateway_ipv6: subnet.gateway_ipv6(),
+        peers: subnet.peers,
+        host_access: subnet.host_access,
+        devices: snapshot.state.devices_of(subnet.id).count(),
+    }
+}
+
+pub(super) fn uplink(snapshot: &Snapshot, shown: &uplink::Uplink) -> Uplink {
+    let facts = &snapshot.facts;
+    let best = facts
+        .default_interface(false)
+        .or_else(|| facts.default_interface(true));
+    Uplink {
+        id: shown.id,
+        name: shown.name.clone(),
+        local: shown.local_ipv4(),
+        local_ipv6: shown.local_ipv6(),
+        advertised: shown.advertised,
+        endpoint: shown.endpoint.clone(),
+        effective_endpoint: shown.endpoint_host(),
+        mtu: shown.mtu,
+        default: best.is_some_and(|route| route.interface == shown.name),
+    }
+}
+
+pub(super) fn forward(snapshot: &Snapshot, forward: &state::Forward) -> Forward {
+    let state = &snapshot.state;
+    let device = state.devices.get(&forward.device);
+    let subnet = device.and_then(|device| state.subnets.get(&device.subnet));
+    let local = subnet
+        .map(|subnet| forward.local_addresses(subnet, &snapshot.uplinks, &snapshot.facts))
+        .unwrap_or_default();
+    let addresses: Vec<IpAddr> = local
+        .into_iter()
+        .map(|address| advertised(snapshot, address))
+        .collect();
+    Forward {
+        id: forward.id.0,
+        address: forward
+            .address
+            .map(|address| advertised(snapshot, address))
+            .or_else(|| addresses.first().copied()),
+        addresses,
+        port: forward.port,
+        port_end: forward.port_end,
+        protocols: forward.protocols.clone(),
+        device: name_of(snapshot, forward.device),
+        target_port: forward.target_port,
+        hostname: None,
+        label: forward.label.clone(),
+        enabled: forward.enabled,
+        origin: forward.origin,
+    }
+}
+
+pub(super) fn pinhole(snapshot: &Snapshot, pinhole: &state::Pinhole) -> Pinhole {
+    let state = &snapshot.state;
+    let device = state.devices.get(&pinhole.device);
+    let address = device.and_then(|device| {
+        let subnet = state.subnets.get(&device.subnet)?;
+        subnet.ipv6_of(device.ipv4)
+    });
+    Pinhole {
+        id: pinhole.id.0,
+        device: name_of(snapshot, pinhole.device),
+        address,
+        port: pinhole.port,
+        port_end: pinhole.port_end,
+        protocols: pinhole.protocols.clone(),
+        label: pinhole.label.clone(),
+        enabled: pinhole.enabled,
+        origin: pinhole.origin,
+    }
+}
+
+pub(super) fn token(token: &state::Token) -> Token {
+    Token {
+        id: token.id.0,
+        name: token.name.clone(),
+        scopes: token.scopes.clone(),
+        expires: token.expires.map(Timestamp),
+    }
+}
+
+pub(super) fn settings(snapshot: &Snapshot) -> Settings {
+    let settings = &snapshot.state.settings;
+    Settings {
+        listen_port: settings.listen_port,
+        dns_servers: settings.dns_servers.clone(),
+        snat_ports: format!("{}-{}", settings.snat_first, settings.snat_last),
+        mtu: SettingsMtu {
+            value: snapshot.mtu,
+            reason: snapshot.mtu_reason.clone(),
+            configured: settings.mtu,
+        },
+        clamp_mtu: settings.clamp_mtu,
+    }
+}
+
+pub(super) fn status(snapshot: &Snapshot) -> Status {
+    let state = &snapshot.state;
+    let is_connected = |device: &&state::Device| {
+        let peer = snapshot.peers.get(&device.public_key);
+        peer.and_then(|peer| peer.last_handshake)
+            .is_some_and(|time| is_recent(snapshot.now, time))
+    };
+    Status {
+        revision: state.revision,
+        applied: snapshot.applied,
+        dataplane: snapshot.dataplane.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        interface: snapshot.interface.clone(),
+        listen_port: state.settings.listen_port,
+        public_key: snapshot.gateway_key,
+        problems: snapshot
+            .problems
+            .iter()
+            .map(|problem| StatusProblem {
+                code: problem.code.clone(),
+                object: problem.object.clone(),
+                message: problem.message.clone(),
+                fix: problem.fix.clone(),
+            })
+            .collect(),
+        healed: snapshot
+            .healed
+            .iter()
+            .map(|(kind, count)| ((*kind).to_owned(), *count))
+            .collect(),
+        counts: Counts {
+            devices: state.devices.len(),
+            connected: state.devices.values().filter(is_connected).count(),
+            subnets: state.subnets.len(),
+            forwards: state.forwards.len(),
+            pinholes: state.pinholes.len(),
+        },
+        mtu: Mtu {
+            value: snapshot.mtu,
+            reason: snapshot.mtu_reason.clone(),
+        },
+        uplinks: snapshot
+            .uplinks
+            .iter()
+            .map(|shown| uplink(snapshot, shown))
+            .collect(),
+    }
+}
+
+/// What the Internet sees of an address of this host.
+fn advertised(snapshot: &Snapshot, address: IpAddr) -> IpAddr {
+    let uplink = snapshot
+        .uplinks
+        .iter()
+        .find(|uplink| uplink.local_ipv4().map(IpAddr::V4) == Some(address));
+    uplink
+        .and_then(uplink::Uplink::public_ipv4)
+        .map_or(address, IpAddr::V4)
+}
+
+fn name_of(snapshot: &Snapshot, device: state::DeviceId) -> String {
+    snapshot
+        .state
+        .devices
+        .get(&device)
+        .map_or_else(|| device.to_string(), |device| device.name.clone())
+}
+
+/// A clock that was set back leaves handshakes in the future; they are recent ones.
+fn is_recent(now: SystemTime, time: SystemTime) -> bool {
+    now.duration_since(time).is_ok_and(|since| since < SESSION) || time > now
+}
