@@ -9,7 +9,7 @@ use adit_model::change::Change;
 use adit_model::desired::derive;
 use adit_model::facts::Facts;
 use adit_model::key::PublicKey;
-use adit_model::problem::Problem;
+use adit_model::problem::{self, Problem};
 use adit_model::refusal::Refusal;
 use adit_model::state::State;
 use adit_model::uplink::{self, Uplink};
@@ -150,7 +150,7 @@ impl Control {
         let (mtu, mtu_reason) = derive::mtu(&state, &facts);
         let applied = progress.revision == Some(state.revision) && progress.problems.is_empty();
         let mut problems = progress.problems;
-        // problems.extend(problem::of_state(&state, &facts, seconds_since_1970()));
+        problems.extend(problem::of_state(&state, &facts, seconds_since_1970()));
         Snapshot {
             uplinks: uplink::list(&state, &facts),
             peers: BTreeMap::new(),

@@ -12,7 +12,7 @@ const NAME: &str = "private.key";
 
 /// What can be wrong with the key file.
 #[derive(Debug, thiserror::Error)]
-pub enum KeyFileError {
+pub(crate) enum KeyFileError {
     /// It is gone, while the state is there.
     #[error(
         "the gateway's private key {} is missing. Every device knows the gateway by this key, so no new one is made: \
@@ -58,7 +58,7 @@ pub enum KeyFileError {
 }
 
 /// Reads the key; makes it if this is the first start with this state directory.
-pub fn load_or_create(directory: &Path, first_start: bool) -> Result<PrivateKey, KeyFileError> {
+pub(crate) fn load_or_create(directory: &Path, first_start: bool) -> Result<PrivateKey, KeyFileError> {
     let path = directory.join(NAME);
     match load(&path) {
         Err(KeyFileError::Missing { .. }) if first_start => create(&path),

@@ -271,6 +271,10 @@ fn a_name_is_taken_once() -> Result<()> {
     lab.host("one")?
         .exec(["true"])
         .context("the refusal took the first one down")?;
+    let next = Lab::up_numbered(&topology, lab.instance())?;
+    let name = next.instance().to_owned();
+    next.down()?;
+    ensure!(name == format!("{}-2", lab.instance()), "{name}");
     let again = Lab::open(lab.instance())?;
     ensure!(again.topology() == &topology);
     let error = again

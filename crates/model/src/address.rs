@@ -48,12 +48,12 @@ impl Occupied {
     /// Takes a single address. What was taken before stays.
     pub fn take_host(&mut self, address: Ipv6Addr, owner: impl Into<String>) {
         let number = u128::from(address);
-        self.spans
-            .entry(number)
-            .or_insert_with(|| (number, owner.into()));
+        if self.overlap(number, number).is_none() {
+            self.spans.insert(number, (number, owner.into()));
+        }
     }
 
-    /// Takes a prefix.
+    /// Takes a prefix in which nothing is taken.
     pub fn take_prefix(&mut self, prefix: Ipv6Net, owner: impl Into<String>) {
         let first = u128::from(prefix.network());
         self.spans

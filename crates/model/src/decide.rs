@@ -9,10 +9,10 @@ mod subnet;
 mod token;
 mod uplink;
 
-use std::collections::BTreeSet;
-use std::net::Ipv6Addr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv6Net};
+use ipnet::IpNet;
 
 use crate::address::Occupied;
 use crate::change::Change;
@@ -20,7 +20,7 @@ use crate::edit::{Edit, Key, Object};
 use crate::facts::Facts;
 use crate::protocol::{PortRange, Protocol};
 use crate::refusal::Refusal;
-use crate::state::{State, Subnet};
+use crate::state::{DelegationId, DeviceId, State, Subnet};
 use crate::uplink::Uplink;
 
 /// Random bytes that a decision may use.
@@ -43,12 +43,15 @@ pub fn decide(
     let mut draft = Draft {
         state,
         facts,
+        reserved: BTreeMap::new(),
         uplinks: crate::uplink::list(state, facts),
+        revoked: BTreeSet::new(),
         now,
         random,
         sequence: state.sequence,
         edits: Vec::new(),
     };
+    draft.reserved = crate::uplink::reserved(&draft.uplinks, facts);
     match change {
         Change::AddSubnet(wish) => subnet::add(&mut draft, wish)?,
         Change::SetSubnet(reference, patch) => subnet::set(&mut draft, &reference, patch)?,
@@ -88,6 +91,10 @@ struct Draft<'a> {
     state: &'a State,
     facts: &'a Facts,
     uplinks: Vec<Uplink>,
+    /// Addresses that can be no device's, with their owners in words.
+    reserved: BTreeMap<IpAddr, String>,
+    /// Delegations that this change takes back.
+    revoked: BTreeSet<DelegationId>,
     now: u64,
     random: &'a Random,
     sequence: u64,
@@ -121,95 +128,72 @@ impl Draft<'_> {
         self.edits
     }
 
-    /// The addresses of a prefix on an uplink that cannot be a device's: the uplink's own, its next hops, and the
-    /// subnet-router anycast address of the link (RFC 4291 section 2.6.1).
-    fn reserved(&self, prefix: Ipv6Net) -> Vec<(Ipv6Addr, String)> {
-        let mut reserved = Vec::new();
-        for uplink in &self.uplinks {
-            let on_link = uplink.on_link.iter().filter_map(|net| match net {
-                IpNet::V6(net) if net.contains(&prefix) || prefix.contains(net) => Some(*net),
-                IpNet::V4(_) | IpNet::V6(_) => None,
-            });
-            let anycast: BTreeSet<Ipv6Addr> = on_link.map(|net| net.network()).collect();
-            if anycast.is_empty() {
-                continue;
-            }
-            let own = uplink
-                .ipv6
-                .iter()
-                .map(|address| (*address, format!("this host (uplink {})", uplink.name)));
-            let hops = uplink.next_hops.iter().filter_map(|hop| match hop {
-                std::net::IpAddr::V6(hop) => {
-                    Some((*hop, format!("the next hop of uplink {}", uplink.name)))
-                }
-                std::net::IpAddr::V4(_) => None,
-            });
-            let routers = anycast.iter().map(|address| {
-                (
-                    *address,
-                    format!("the routers of uplink {} (anycast)", uplink.name),
-                )
-            });
-            reserved.extend(
-                own.chain(hops)
-                    .chain(routers)
-                    .filter(|(address, _)| prefix.contains(address)),
-            );
-        }
-        reserved
+    /// The first address of a network that can be no device's, and its owner.
+    fn reserved_in(&self, network: IpNet) -> Option<(IpAddr, &str)> {
+        self.reserved
+            .range(network.network()..=network.broadcast())
+            .next()
+            .map(|(address, owner)| (*address, owner.as_str()))
     }
 
-    /// What is taken of a subnet's prefix; refuses when two hosts would have one address.
-    fn occupied(&self, subnet: &Subnet) -> Result<Occupied, Refusal> {
+    /// What is taken of a subnet's prefix, without the hosts of one device that is about to move.
+    fn occupied(&self, subnet: &Subnet, without: Option<DeviceId>) -> Occupied {
+        self.survey(subnet, without).0
+    }
+
+    /// Refuses a prefix in which two hosts would have one address.
+    fn check_collisions(&self, subnet: &Subnet) -> Result<(), Refusal> {
+        self.survey(subnet, None).1.map_or(Ok(()), Err)
+    }
+
+    /// What is taken of a subnet's prefix, and the first collision in it. Where the host itself got a device's address
+    /// later, a collision must not stop changes that have nothing to do with it.
+    fn survey(&self, subnet: &Subnet, without: Option<DeviceId>) -> (Occupied, Option<Refusal>) {
         let mut occupied = Occupied::default();
         let Some(prefix) = subnet.ipv6 else {
-            return Ok(occupied);
+            return (occupied, None);
         };
-        let reserved = self.reserved(prefix);
-        let gateway = (subnet.gateway_ipv4(), "the gateway".to_owned());
-        let devices = self
-            .state
-            .devices_of(subnet.id)
-            .map(|device| (device.ipv4, format!("device `{}`", device.name)));
-        for (address, owner) in reserved {
-            occupied.take_host(address, owner);
+        for delegation in self.state.delegations.values() {
+            match delegation.prefix {
+                IpNet::V6(net)
+                    if prefix.contains(&net) && !self.revoked.contains(&delegation.id) =>
+                {
+                    let name = self
+                        .state
+                        .devices
+                        .get(&delegation.device)
+                        .map_or("?", |device| device.name.as_str());
+                    occupied.take_prefix(net, format!("device `{name}` (delegation {net})"));
+                }
+                IpNet::V4(_) | IpNet::V6(_) => {}
+            }
         }
-        for (ipv4, owner) in std::iter::once(gateway).chain(devices) {
-            let address = crate::address::host_ipv6(prefix, ipv4);
-            if let Some(first) = occupied.owner(address) {
-                return Err(Refusal::Ipv6Collision {
+        let mut collision = None;
+        let mut take = |address: Ipv6Addr, owner: String| match occupied.owner(address) {
+            Some(first) => {
+                collision.get_or_insert_with(|| Refusal::Ipv6Collision {
                     prefix,
                     address,
                     first: first.to_owned(),
                     second: owner,
                 });
             }
-            occupied.take_host(address, owner);
-        }
-        for delegation in self.state.delegations.values() {
-            let IpNet::V6(net) = delegation.prefix else {
-                continue;
-            };
-            if !prefix.contains(&net) {
-                continue;
+            None => occupied.take_host(address, owner),
+        };
+        let whole = IpNet::V6(prefix);
+        for (address, owner) in self.reserved.range(whole.network()..=whole.broadcast()) {
+            if let IpAddr::V6(address) = address {
+                take(*address, owner.clone());
             }
-            let owner = self
-                .state
-                .devices
-                .get(&delegation.device)
-                .map_or("?", |device| device.name.as_str());
-            if let Some((address, second)) = occupied.inside(net) {
-                let first = format!("the delegation {net} of device `{owner}`");
-                return Err(Refusal::Ipv6Collision {
-                    prefix,
-                    address,
-                    first,
-                    second: second.to_owned(),
-                });
-            }
-            occupied.take_prefix(net, format!("device `{owner}` (delegation {net})"));
         }
-        Ok(occupied)
+        let host = |ipv4| crate::address::host_ipv6(prefix, ipv4);
+        take(host(subnet.gateway_ipv4()), "the gateway".to_owned());
+        for device in self.state.devices_of(subnet.id) {
+            if Some(device.id) != without {
+                take(host(device.ipv4), format!("device `{}`", device.name));
+            }
+        }
+        (occupied, collision)
     }
 }
 

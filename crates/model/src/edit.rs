@@ -179,7 +179,8 @@ impl State {
         }
     }
 
-    /// The edit that undoes an edit, taken before it is absorbed.
+    /// The edit that undoes an edit, taken before it is absorbed. Where others have seen the change already, the
+    /// inverse of [`Key::Sequence`] is left out: ids that were given are not given again.
     pub fn inverse(&self, edit: &Edit) -> Edit {
         let key = edit.key();
         self.object(key).map_or(Edit::Remove(key), Edit::Set)

@@ -62,6 +62,3 @@ fn problem(
         fix: fix.into(),
     }
 }
-
-#[cfg(test)]
-mod tests;

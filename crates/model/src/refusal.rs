@@ -106,7 +106,7 @@ refusals! {
         "expiry-passed", "the expiry date of `{name}` lies in the past", "give a date in the future, or `none`; `adit device set {name} --disable` disables it at once";
     /// A delegation that is not possible.
     DelegationInvalid { prefix: String, reason: String } =
-        "delegation-invalid", "{prefix} cannot be delegated: {reason}", "delegate a length (`--delegate 64`) to get a free prefix, or a prefix that is free and lies in nobody else's network";
+        "delegation-invalid", "delegation {prefix}: {reason}", "`adit device show NAME` lists a device's delegations; delegate a length (`--delegate 64`) to get a free prefix, or a prefix that is free and lies in nobody else's network";
     /// No room for a delegation.
     DelegationExhausted { length: u8, subnet: String, prefix: String } =
         "delegation-exhausted", "no /{length} is free in {prefix} of subnet `{subnet}`", "use a longer length, or give the subnet a shorter prefix";
@@ -136,12 +136,12 @@ refusals! {
     SplitTunnel { device: String } =
         "split-tunnel", "device `{device}` routes only the tunnel's own networks through the tunnel (routing `split`), so its replies to the Internet would leave elsewhere",
         "`adit device set {device} --routing inbound` (servers) or `full`, then bring its new configuration to the device";
-    /// NAT66 where addresses are global.
+    /// NAT66 where addresses are not private.
     ForwardIpv6Global { device: String, address: IpAddr } =
-        "forward-ipv6-global", "device `{device}` has a global IPv6 address, so {address} is not translated to it", "open the port on its own address: `adit pinhole add {device} PORT`";
+        "forward-ipv6-global", "device `{device}` has no private IPv6 address (RFC 4193) that {address} could be translated to", "open the port on its own global address with `adit pinhole add {device} PORT`, or forward an IPv4 address";
     /// A pinhole to a device without IPv6.
     PinholeWithoutIpv6 { device: String } =
-        "pinhole-without-ipv6", "device `{device}` has no IPv6 address: its subnet has no prefix", "`adit subnet set NAME --ipv6 PREFIX`, or use `adit forward add`";
+        "pinhole-without-ipv6", "device `{device}` has no IPv6 address: its subnet has no prefix", "`adit subnet set NAME --ipv6 PREFIX` gives it one; without, use `adit forward add`, or remove its pinholes first";
     /// A TLS name on a forward.
     HostnameUnsupported { hostname: String } =
         "hostname-unsupported", "a forward by the TLS name `{hostname}` is not possible yet", "forward the port itself";
@@ -150,7 +150,7 @@ refusals! {
         "setting-invalid", "the setting `{setting}` cannot have this value: {reason}", "`adit settings show` lists the settings and what they take";
     /// An uplink that this host does not have.
     UplinkUnknown { name: String } =
-        "uplink-unknown", "`{name}` is no uplink: it has no default route", "`adit uplink list` shows the uplinks";
+        "uplink-unknown", "`{name}` is not one uplink with a default route", "name one that `adit uplink list` shows";
     /// A value for an uplink that cannot be.
     UplinkInvalid { name: String, reason: String } =
         "uplink-invalid", "uplink `{name}`: {reason}", "give an IPv4 address that the Internet sees, or a host name that resolves to it";

@@ -12,7 +12,6 @@ pub mod uplink;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub use delegation::Delegation;
@@ -190,24 +189,6 @@ impl State {
                 .and_then(|subnet| subnet.ipv6_of(device.ipv4));
             address == device.ipv4 || ipv6.is_some_and(|ipv6| address == ipv6)
         })
-    }
-
-    /// Every network that is in use inside the tunnel, with its owner in words.
-    pub(crate) fn networks(&self) -> impl Iterator<Item = (IpNet, String)> + '_ {
-        let subnets = self.subnets.values().flat_map(|subnet| {
-            let owner = format!("subnet `{}`", subnet.name);
-            let ipv4 = Some((IpNet::V4(subnet.ipv4), owner.clone()));
-            let ipv6 = subnet.ipv6.map(|prefix| (IpNet::V6(prefix), owner));
-            ipv4.into_iter().chain(ipv6)
-        });
-        let delegations = self.delegations.values().map(|delegation| {
-            let name = self
-                .devices
-                .get(&delegation.device)
-                .map_or("?", |device| device.name.as_str());
-            (delegation.prefix, format!("device `{name}` (delegation)"))
-        });
-        subnets.chain(delegations)
     }
 }
 

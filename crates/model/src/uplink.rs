@@ -185,7 +185,7 @@ pub fn reserved(uplinks: &[Uplink], facts: &Facts) -> BTreeMap<IpAddr, String> {
 }
 
 /// The uplink that a prefix lies on: one whose on-link prefix it lies in, equals or contains.
-pub fn carrying<'a>(uplinks: &'a [Uplink], prefix: Ipv6Net) -> Option<&'a Uplink> {
+pub fn carrying(uplinks: &[Uplink], prefix: Ipv6Net) -> Option<&Uplink> {
     uplinks.iter().find(|uplink| {
         uplink.on_link.iter().any(|net| match net {
             IpNet::V6(net) => net.contains(&prefix) || prefix.contains(net),

@@ -152,8 +152,7 @@ fn hairpin(world: &World, server: &Device, laptop: &Device) -> Result<()> {
         .context("a server to its own forward")?;
     world.adit("forward add 2081 laptop:8088")?;
     let own = listen(&laptop.host, at(laptop.ipv4, 8088))?;
-    converse(&laptop.host, None, at(PUBLIC4, 2081), &own)
-        .context("a client to its own forward")?;
+    converse(&laptop.host, None, at(PUBLIC4, 2081), &own).context("a client to its own forward")?;
     converse(&world.host("internet")?, None, at(PUBLIC4, 2081), &own)
         .context("and the Internet to it")?;
     Ok(())

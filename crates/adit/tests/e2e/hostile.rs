@@ -96,7 +96,16 @@ fn wrong_family(world: &World, server: &Device) -> Result<()> {
     let [e, f, g, h] = PUBLIC4.octets().map(u16::from);
     let own = Ipv6Addr::new(0x2001, 0xdb8, a << 8 | b, c << 8 | d, 0, 0, 0, 1);
     let forward = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, e << 8 | f, g << 8 | h, 0, 1);
-    let neither = Ipv6Addr::new(0x2001, 0xdb8, a << 8 | b, c << 8 | d, e << 8 | f, g << 8 | h, 0, 1);
+    let neither = Ipv6Addr::new(
+        0x2001,
+        0xdb8,
+        a << 8 | b,
+        c << 8 | d,
+        e << 8 | f,
+        g << 8 | h,
+        0,
+        1,
+    );
     let watch = Capture::start(&server.host, &server.interface, "udp or tcp")?;
     for source in [own, forward, neither] {
         for destination in [server.ipv6()?, crate::support::PUBLIC6] {
@@ -149,7 +158,9 @@ fn every_source_port_of_a_device_shadows_nothing() -> Result<()> {
     let mut seen = BTreeMap::new();
     let started = Instant::now();
     for _ in 0..4 {
-        let missing: Vec<u16> = (1..=65535).filter(|port| !seen.contains_key(port)).collect();
+        let missing: Vec<u16> = (1..=65535)
+            .filter(|port| !seen.contains_key(port))
+            .collect();
         if missing.is_empty() {
             break;
         }
@@ -209,7 +220,11 @@ fn shadows(
     arrivals.wait_for("Flags [S]")?;
     internet.exec(["nft", "delete", "table", "inet", "silent"])?;
 
-    let watch = Capture::start(&laptop.host, &laptop.interface, "ip and src net 198.51.100.0/24")?;
+    let watch = Capture::start(
+        &laptop.host,
+        &laptop.interface,
+        "ip and src net 198.51.100.0/24",
+    )?;
     let service = listen(vps, "0.0.0.0:2222".parse()?)?;
     let from = Some(at(INTERNET4, 7700));
     converse(internet, from, at(PUBLIC4, LISTENER), &service).context("the host's TCP listener")?;
@@ -220,7 +235,12 @@ fn shadows(
     let forwarded = udp(&server.host, at(server.ipv4, OTHERS_FORWARD))?;
     for socket in far {
         exchange(socket, at(PUBLIC4, LISTENER), &service, "to the host")?;
-        exchange(socket, at(PUBLIC4, OTHERS_FORWARD), &forwarded, "to the box")?;
+        exchange(
+            socket,
+            at(PUBLIC4, OTHERS_FORWARD),
+            &forwarded,
+            "to the box",
+        )?;
         send(socket, at(PUBLIC4, WIREGUARD), "to WireGuard")?;
     }
     let own = udp(&laptop.host, at(laptop.ipv4, OWN_FORWARD))?;
@@ -233,7 +253,9 @@ fn shadows(
             watch.text()?
         );
     }
-    world.join("nas", "").context("WireGuard still answers newcomers")?;
+    world
+        .join("nas", "")
+        .context("WireGuard still answers newcomers")?;
     let refused = connect(internet, None, at(PUBLIC4, 22), Duration::from_secs(2));
     ensure!(refused.is_err(), "somebody answers on port 22");
     Ok(())

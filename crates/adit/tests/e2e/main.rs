@@ -1,4 +1,9 @@
 //! The gateway from outside: the real binary in a lab, real `wg-quick` on the devices, and packets that arrive or do not.
 
+mod forward;
+mod healing;
+mod hostile;
+mod isolation;
+mod mtu;
 mod reach;
 mod support;

@@ -26,10 +26,27 @@ fn narrow_paths_that_say_nothing() -> Result<()> {
     for mtu in [1500, 1400, 1360, 1340] {
         world.lab.set_path_mtu(mtu)?;
         for (way, result) in [
-            ("to the Internet, IPv4", outwards(&world, &laptop, at(INTERNET4, 7800))),
-            ("to the Internet, IPv6", outwards(&world, &laptop, at(INTERNET6, 7800))),
-            ("from the Internet, IPv4", inwards(&world, &server, at(PUBLIC4, 80), at(server.ipv4, 80))),
-            ("from the Internet, IPv6", inwards(&world, &server, at(server.ipv6()?, 80), at(server.ipv6()?, 80))),
+            (
+                "to the Internet, IPv4",
+                outwards(&world, &laptop, at(INTERNET4, 7800)),
+            ),
+            (
+                "to the Internet, IPv6",
+                outwards(&world, &laptop, at(INTERNET6, 7800)),
+            ),
+            (
+                "from the Internet, IPv4",
+                inwards(&world, &server, at(PUBLIC4, 80), at(server.ipv4, 80)),
+            ),
+            (
+                "from the Internet, IPv6",
+                inwards(
+                    &world,
+                    &server,
+                    at(server.ipv6()?, 80),
+                    at(server.ipv6()?, 80),
+                ),
+            ),
         ] {
             findings.check(&format!("{mtu}, {way}"), result);
         }
@@ -41,14 +58,22 @@ fn outwards(world: &World, laptop: &Device, to: SocketAddr) -> Result<()> {
     let listener = listen(&world.host("internet")?, to)?;
     let client = connect(&laptop.host, None, to, Duration::from_secs(4))?;
     let (server, seen) = accept(&listener)?;
-    carry(Conversation { client, server, seen })
+    carry(Conversation {
+        client,
+        server,
+        seen,
+    })
 }
 
 fn inwards(world: &World, server: &Device, to: SocketAddr, inside: SocketAddr) -> Result<()> {
     let listener = listen(&server.host, inside)?;
     let client = connect(&world.host("internet")?, None, to, Duration::from_secs(4))?;
     let (server, seen) = accept(&listener)?;
-    carry(Conversation { client, server, seen })
+    carry(Conversation {
+        client,
+        server,
+        seen,
+    })
 }
 
 /// First what a TLS client says first, in one piece that is larger than any packet; then a lot, each way.

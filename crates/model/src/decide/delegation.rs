@@ -50,12 +50,12 @@ pub(super) fn add(
     Ok(())
 }
 
-/// Takes prefixes back.
+/// Takes prefixes back; the same change may delegate what becomes free.
 pub(super) fn revoke(
     draft: &mut Draft<'_>,
     device: &Device,
     prefixes: &[IpNet],
-) -> Result<Vec<IpNet>, Refusal> {
+) -> Result<(), Refusal> {
     for prefix in prefixes {
         let delegation = draft
             .state
@@ -67,9 +67,11 @@ pub(super) fn revoke(
                 reason: format!("device `{}` does not have it", device.name),
             })?
             .id;
-        draft.remove(Key::Delegation(id));
+        if draft.revoked.insert(id) {
+            draft.remove(Key::Delegation(id));
+        }
     }
-    Ok(prefixes.to_vec())
+    Ok(())
 }
 
 fn choose(subnet: &Subnet, occupied: &Occupied, length: u8) -> Result<IpNet, Refusal> {
@@ -154,11 +156,11 @@ fn check(
     match prefix {
         IpNet::V4(_) => subnets::check_uplinks(draft, prefix)?,
         IpNet::V6(net) => {
-            if let Some((host, owner)) = draft.reserved(net).into_iter().next() {
+            if let Some((address, owner)) = draft.reserved_in(prefix) {
                 return Err(Refusal::DelegationCoversHost {
                     prefix,
-                    address: IpAddr::V6(host),
-                    owner,
+                    address,
+                    owner: owner.to_owned(),
                 });
             }
             if address::is_unique_local(net.network()) && net.prefix_len() < 48 {

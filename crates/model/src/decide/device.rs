@@ -1,9 +1,10 @@
 //! Devices: added, changed, given another key, removed.
 
-use std::net::Ipv4Addr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::{Draft, delegation};
-use crate::address;
+use crate::address::{self, Occupied};
 use crate::change::{AddDevice, Patch, SetDevice};
 use crate::configuration::Routing;
 use crate::edit::{Key, Object};
@@ -18,10 +19,10 @@ pub(super) fn add(draft: &mut Draft<'_>, wish: AddDevice) -> Result<(), Refusal>
     let subnet = resolve_subnet(draft, wish.subnet.as_deref())?;
     check_key(draft, &wish.public_key, None)?;
     check_expiry(draft, &wish.name, wish.expires)?;
-    let mut occupied = draft.occupied(&subnet)?;
+    let mut occupied = draft.occupied(&subnet, None);
     let ipv4 = match wish.ipv4 {
-        Some(ipv4) => check_ipv4(draft, &subnet, ipv4, None)?,
-        None => lowest_free(draft, &subnet)?,
+        Some(ipv4) => check_ipv4(draft, &subnet, &occupied, ipv4, None)?,
+        None => lowest_free(draft, &subnet, &occupied)?,
     };
     if let Some(ipv6) = subnet.ipv6_of(ipv4) {
         occupied.take_host(ipv6, format!("device `{}`", wish.name));
@@ -72,9 +73,6 @@ pub(super) fn set(draft: &mut Draft<'_>, reference: &str, patch: SetDevice) -> R
         check_name_free(draft, &name)?;
         device.name = name;
     }
-    if let Some(ipv4) = ipv4.filter(|ipv4| *ipv4 != device.ipv4) {
-        device.ipv4 = check_ipv4(draft, &subnet, ipv4, Some(device.id))?;
-    }
     device.kind = kind.unwrap_or(device.kind);
     if let Some(routing) = routing {
         let forwarded = draft
@@ -90,25 +88,26 @@ pub(super) fn set(draft: &mut Draft<'_>, reference: &str, patch: SetDevice) -> R
         device.routing = routing;
     }
     device.enabled = enabled.unwrap_or(device.enabled);
-    if let Patch::Set(expires) = expires {
+    if let Patch::Set(expires) = expires
+        && device.expires != Some(expires)
+    {
         check_expiry(draft, &device.name, Some(expires))?;
     }
     expires.apply(&mut device.expires);
-    draft.set(Object::Device(device.clone()));
-    let revoked = delegation::revoke(draft, &device, &revoke)?;
-    if delegate.is_empty() {
+    delegation::revoke(draft, &device, &revoke)?;
+    let ipv4 = ipv4.filter(|ipv4| *ipv4 != device.ipv4);
+    if ipv4.is_none() && delegate.is_empty() {
+        draft.set(Object::Device(device));
         return Ok(());
     }
-    let mut occupied = draft.occupied(&subnet)?;
+    let mut occupied = draft.occupied(&subnet, Some(device.id));
+    if let Some(ipv4) = ipv4 {
+        device.ipv4 = check_ipv4(draft, &subnet, &occupied, ipv4, Some(device.id))?;
+    }
     if let Some(ipv6) = subnet.ipv6_of(device.ipv4) {
         occupied.take_host(ipv6, format!("device `{}`", device.name));
     }
-    if let Some(prefix) = revoked.first() {
-        return Err(Refusal::DelegationInvalid {
-            prefix: prefix.to_string(),
-            reason: "it cannot be revoked while another is delegated; make two changes".to_owned(),
-        });
-    }
+    draft.set(Object::Device(device.clone()));
     delegation::add(draft, &subnet, &device, &mut occupied, &delegate)
 }
 
@@ -129,30 +128,32 @@ pub(super) fn rekey(
 
 pub(super) fn remove(draft: &mut Draft<'_>, reference: &str) -> Result<(), Refusal> {
     let id = draft.state.device(reference)?.id;
-    remove_with_dependents(draft, id);
+    remove_with_dependents(draft, &[id].into());
     Ok(())
 }
 
-/// Removes a device and what exists only for it.
-pub(super) fn remove_with_dependents(draft: &mut Draft<'_>, id: DeviceId) {
+/// Removes devices and what exists only for them.
+pub(super) fn remove_with_dependents(draft: &mut Draft<'_>, ids: &BTreeSet<DeviceId>) {
     let state = draft.state;
     let forwards = state
         .forwards
         .values()
-        .filter(|forward| forward.device == id)
+        .filter(|forward| ids.contains(&forward.device))
         .map(|forward| Key::Forward(forward.id));
     let pinholes = state
         .pinholes
         .values()
-        .filter(|pinhole| pinhole.device == id)
+        .filter(|pinhole| ids.contains(&pinhole.device))
         .map(|pinhole| Key::Pinhole(pinhole.id));
     let delegations = state
-        .delegations_of(id)
+        .delegations
+        .values()
+        .filter(|delegation| ids.contains(&delegation.device))
         .map(|delegation| Key::Delegation(delegation.id));
-    for key in forwards.chain(pinholes).chain(delegations) {
+    let devices = ids.iter().map(|id| Key::Device(*id));
+    for key in forwards.chain(pinholes).chain(delegations).chain(devices) {
         draft.remove(key);
     }
-    draft.remove(Key::Device(id));
 }
 
 fn resolve_subnet(draft: &Draft<'_>, reference: Option<&str>) -> Result<Subnet, Refusal> {
@@ -228,10 +229,12 @@ fn check_expiry(draft: &Draft<'_>, name: &str, expires: Option<u64>) -> Result<(
     Ok(())
 }
 
-/// An address that was asked for: a host of the subnet, nobody else's, and neither is its IPv6 counterpart.
+/// An address that was asked for: a host of the subnet, nobody else's, and neither is its IPv6 counterpart. `occupied`
+/// is without the device itself.
 fn check_ipv4(
     draft: &Draft<'_>,
     subnet: &Subnet,
+    occupied: &Occupied,
     address: Ipv4Addr,
     own: Option<DeviceId>,
 ) -> Result<Ipv4Addr, Refusal> {
@@ -241,62 +244,53 @@ fn check_ipv4(
             network: subnet.ipv4,
         });
     }
-    if address == subnet.gateway_ipv4() {
-        return Err(Refusal::AddressTaken {
-            address,
-            other: "the gateway".to_owned(),
-        });
-    }
-    let others = || {
+    let other = if address == subnet.gateway_ipv4() {
+        Some("the gateway".to_owned())
+    } else if let Some(owner) = draft.reserved.get(&IpAddr::V4(address)) {
+        Some(owner.clone())
+    } else {
         draft
             .state
             .devices_of(subnet.id)
-            .filter(|device| Some(device.id) != own)
+            .find(|device| device.ipv4 == address && Some(device.id) != own)
+            .map(|device| format!("device `{}`", device.name))
     };
-    if let Some(device) = others().find(|device| device.ipv4 == address) {
-        return Err(Refusal::AddressTaken {
-            address,
-            other: format!("device `{}`", device.name),
-        });
+    if let Some(other) = other {
+        return Err(Refusal::AddressTaken { address, other });
     }
-    let Some(ipv6) = subnet.ipv6_of(address) else {
-        return Ok(address);
-    };
-    let refuse = |other: String| {
-        Err(Refusal::AddressCollision {
+    let ipv6 = subnet.ipv6_of(address);
+    match ipv6.and_then(|ipv6| Some((ipv6, occupied.owner(ipv6)?))) {
+        Some((ipv6, owner)) => Err(Refusal::AddressCollision {
             address,
             ipv6,
-            other,
-        })
-    };
-    if let Some(device) = others().find(|device| subnet.ipv6_of(device.ipv4) == Some(ipv6)) {
-        return refuse(format!("device `{}`", device.name));
-    }
-    let occupied = draft.occupied(subnet)?;
-    let own_name = own
-        .and_then(|own| draft.state.devices.get(&own))
-        .map(|device| format!("device `{}`", device.name));
-    match occupied.owner(ipv6) {
-        Some(owner) if Some(owner) != own_name.as_deref() => refuse(owner.to_owned()),
-        Some(_) | None => Ok(address),
+            other: owner.to_owned(),
+        }),
+        None => Ok(address),
     }
 }
 
-fn lowest_free(draft: &Draft<'_>, subnet: &Subnet) -> Result<Ipv4Addr, Refusal> {
-    let occupied = draft.occupied(subnet)?;
-    let taken: std::collections::BTreeSet<Ipv4Addr> = draft
+fn lowest_free(
+    draft: &Draft<'_>,
+    subnet: &Subnet,
+    occupied: &Occupied,
+) -> Result<Ipv4Addr, Refusal> {
+    let taken: BTreeSet<Ipv4Addr> = draft
         .state
         .devices_of(subnet.id)
         .map(|device| device.ipv4)
         .chain([subnet.gateway_ipv4()])
         .collect();
-    address::lowest_free_ipv4(subnet.ipv4, subnet.ipv6, |address| {
-        let ipv6_free = subnet
-            .ipv6_of(address)
-            .is_none_or(|ipv6| occupied.owner(ipv6).is_none());
-        ipv6_free && !taken.contains(&address)
-    })
-    .ok_or_else(|| {
+    let free = address::lowest_free_ipv4(subnet.ipv4, subnet.ipv6, |address| {
+        let ipv6_free = || {
+            subnet
+                .ipv6_of(address)
+                .is_none_or(|ipv6| occupied.owner(ipv6).is_none())
+        };
+        !taken.contains(&address)
+            && !draft.reserved.contains_key(&IpAddr::V4(address))
+            && ipv6_free()
+    });
+    free.ok_or_else(|| {
         let full = taken.len() >= subnet.ipv4.hosts().count();
         let network = match subnet.ipv6 {
             Some(prefix) if !full => prefix.into(),

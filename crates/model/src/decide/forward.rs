@@ -1,6 +1,6 @@
 //! Forwards: added and changed; the rules of which port may lead where.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::{Draft, check_ports, or_all};
@@ -10,7 +10,7 @@ use crate::edit::Object;
 use crate::name;
 use crate::protocol::{PortRange, Protocol};
 use crate::refusal::Refusal;
-use crate::state::{Device, Forward, ForwardId, GatewayId, Origin};
+use crate::state::{Device, Forward, ForwardId, GatewayId, Origin, Subnet};
 
 pub(super) fn add(draft: &mut Draft<'_>, wish: AddForward) -> Result<(), Refusal> {
     name::check_label(&wish.label)?;
@@ -43,7 +43,8 @@ pub(super) fn set(
     reference: &str,
     patch: SetForward,
 ) -> Result<(), Refusal> {
-    let mut forward = draft.state.forward(reference)?.clone();
+    let before = draft.state.forward(reference)?;
+    let mut forward = before.clone();
     if patch == SetForward::default() {
         return Err(Refusal::NothingToChange {
             kind: "forward",
@@ -59,8 +60,13 @@ pub(super) fn set(
     }
     forward.target_port = patch.target_port.unwrap_or(forward.target_port);
     forward.enabled = patch.enabled.unwrap_or(forward.enabled);
-    let device = draft.state.device(&forward.device.to_string())?;
-    check(draft, &forward, device)?;
+    let moves = (forward.device, forward.target_port) != (before.device, before.target_port);
+    let opens = forward.enabled && !before.enabled;
+    // What does not open anything is never refused: a forward whose port the host took in the meantime can be disabled.
+    if moves || opens {
+        let device = draft.state.device(&forward.device.to_string())?;
+        check(draft, &forward, device)?;
+    }
     draft.set(Object::Forward(forward));
     Ok(())
 }
@@ -106,47 +112,116 @@ fn check(draft: &Draft<'_>, forward: &Forward, device: &Device) -> Result<(), Re
             device: device.name.clone(),
         });
     }
-    let settings = &draft.state.settings;
-    if let Some(snat) =
-        PortRange::new(settings.snat_first, settings.snat_last).filter(|snat| snat.overlaps(range))
-    {
-        return Err(Refusal::PortInSnatRange { range, snat });
-    }
+    check_listeners(draft, forward, &externals)?;
     for protocol in &forward.protocols {
-        check_listeners(draft, &externals, range, *protocol)?;
         check_forwards(draft, forward, &externals, range, *protocol)?;
+    }
+    let settings = &draft.state.settings;
+    match PortRange::new(settings.snat_first, settings.snat_last) {
+        Some(snat) if snat.overlaps(range) => Err(Refusal::PortInSnatRange { range, snat }),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// When a subnet's prefix or egress changes, its forwards without an address move to others, which have to be free.
+pub(super) fn check_moved(
+    draft: &Draft<'_>,
+    before: &Subnet,
+    after: &Subnet,
+) -> Result<(), Refusal> {
+    let places = |forward: &Forward, subnet: &Subnet| {
+        forward.local_addresses(subnet, &draft.uplinks, draft.facts)
+    };
+    let mut held: BTreeMap<(IpAddr, Protocol, u16), (PortRange, &Forward, &Device)> =
+        BTreeMap::new();
+    let mut moved = Vec::new();
+    for forward in draft.state.forwards.values() {
+        let Some(device) = draft.state.devices.get(&forward.device) else {
+            continue;
+        };
+        let (Some(subnet), Some(ports)) =
+            (draft.state.subnets.get(&device.subnet), forward.ports())
+        else {
+            continue;
+        };
+        let theirs = places(forward, subnet);
+        if subnet.id == before.id {
+            let new = places(forward, after);
+            if new != theirs {
+                moved.push((forward, device, ports, theirs, new));
+                continue;
+            }
+        }
+        for key in sockets(forward, &theirs) {
+            held.insert(key, (ports, forward, device));
+        }
+    }
+    for (forward, device, ports, old, new) in moved {
+        if new.is_empty() {
+            return Err(Refusal::NoUplink {
+                device: device.name.clone(),
+            });
+        }
+        let added: BTreeSet<IpAddr> = new.difference(&old).copied().collect();
+        check_listeners(draft, forward, &added)?;
+        for (address, protocol, first) in sockets(forward, &new) {
+            let last = held
+                .range((address, protocol, 0)..=(address, protocol, ports.last()))
+                .next_back();
+            if let Some((_, (range, other, owner))) = last
+                && range.overlaps(ports)
+            {
+                return Err(Refusal::PortTaken {
+                    range: ports,
+                    protocol,
+                    other: describe(other, *range, protocol, owner),
+                });
+            }
+            held.insert((address, protocol, first), (ports, forward, device));
+        }
     }
     Ok(())
 }
 
+fn sockets(
+    forward: &Forward,
+    addresses: &BTreeSet<IpAddr>,
+) -> impl Iterator<Item = (IpAddr, Protocol, u16)> {
+    addresses.iter().flat_map(|address| {
+        forward
+            .protocols
+            .iter()
+            .map(|protocol| (*address, *protocol, forward.port))
+    })
+}
+
+fn describe(forward: &Forward, ports: PortRange, protocol: Protocol, device: &Device) -> String {
+    format!(
+        "forward {} ({ports}/{protocol} to device `{}`)",
+        forward.id, device.name
+    )
+}
+
 fn check_listeners(
     draft: &Draft<'_>,
+    forward: &Forward,
     externals: &BTreeSet<IpAddr>,
-    range: PortRange,
-    protocol: Protocol,
 ) -> Result<(), Refusal> {
     let listen_port = draft.state.settings.listen_port;
-    if protocol == Protocol::Udp && range.contains(listen_port) {
+    let ports = forward.ports();
+    if forward.protocols.contains(&Protocol::Udp)
+        && ports.is_some_and(|ports| ports.contains(listen_port))
+    {
         return Err(Refusal::PortReserved {
             port: listen_port,
-            protocol,
+            protocol: Protocol::Udp,
             listener: "WireGuard".to_owned(),
         });
     }
-    let listener = draft.facts.listeners.iter().find(|listener| {
-        let address = match listener.address {
-            // A socket bound to :: takes IPv4 as well, unless it says otherwise.
-            address if address.is_unspecified() => {
-                address.is_ipv6() || externals.iter().any(IpAddr::is_ipv4)
-            }
-            address => externals.contains(&address),
-        };
-        listener.protocol == protocol && range.contains(listener.port) && address
-    });
-    match listener {
+    match forward.listener(externals, draft.facts) {
         Some(listener) => Err(Refusal::PortReserved {
             port: listener.port,
-            protocol,
+            protocol: listener.protocol,
             listener: listener
                 .process
                 .clone()
@@ -163,17 +238,13 @@ fn check_forwards(
     range: PortRange,
     protocol: Protocol,
 ) -> Result<(), Refusal> {
-    for other in draft
-        .state
-        .forwards
-        .values()
-        .filter(|other| other.id != forward.id)
-    {
-        let overlaps = other.protocols.contains(&protocol)
-            && other.ports().is_some_and(|ports| ports.overlaps(range));
-        if !overlaps {
+    for other in draft.state.forwards.values() {
+        if other.id == forward.id || !other.protocols.contains(&protocol) {
             continue;
         }
+        let Some(ports) = other.ports().filter(|ports| ports.overlaps(range)) else {
+            continue;
+        };
         let Some(device) = draft.state.devices.get(&other.device) else {
             continue;
         };
@@ -182,18 +253,10 @@ fn check_forwards(
         };
         let theirs = other.local_addresses(subnet, &draft.uplinks, draft.facts);
         if !theirs.is_disjoint(externals) {
-            let ports = other
-                .ports()
-                .map(|ports| ports.to_string())
-                .unwrap_or_default();
-            let other = format!(
-                "forward {} ({ports}/{protocol} to device `{}`)",
-                other.id, device.name
-            );
             return Err(Refusal::PortTaken {
                 range,
                 protocol,
-                other,
+                other: describe(other, ports, protocol, device),
             });
         }
     }

@@ -1,10 +1,11 @@
 //! Subnets: added, changed, removed.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::{Draft, device};
+use super::{Draft, device, forward};
 use crate::address;
 use crate::change::{AddSubnet, Ipv6Wish, Patch, SetSubnet};
 use crate::edit::{Key, Object};
@@ -31,13 +32,14 @@ pub(super) fn add(draft: &mut Draft<'_>, wish: AddSubnet) -> Result<(), Refusal>
         peers: wish.peers,
         host_access: wish.host_access,
     };
-    draft.occupied(&subnet)?;
+    draft.check_collisions(&subnet)?;
     draft.set(Object::Subnet(subnet));
     Ok(())
 }
 
 pub(super) fn set(draft: &mut Draft<'_>, reference: &str, patch: SetSubnet) -> Result<(), Refusal> {
-    let mut subnet = draft.state.subnet(reference)?.clone();
+    let before = draft.state.subnet(reference)?;
+    let mut subnet = before.clone();
     let SetSubnet {
         name,
         ipv6,
@@ -66,32 +68,38 @@ pub(super) fn set(draft: &mut Draft<'_>, reference: &str, patch: SetSubnet) -> R
     }
     if let Some(wish) = ipv6 {
         // A private prefix that is there already stays: asking twice must not renumber the devices.
-        let keep = wish == Ipv6Wish::Private && subnet.local_ipv6().is_some();
+        let keep = match &wish {
+            Ipv6Wish::Private => subnet.local_ipv6().is_some(),
+            Ipv6Wish::Prefix(prefix) => subnet.ipv6 == Some(*prefix),
+            Ipv6Wish::None => subnet.ipv6.is_none(),
+        };
         if !keep {
-            let before = subnet.ipv6;
             subnet.ipv6 = resolve_ipv6(draft, wish, Some(subnet.id), force)?;
-            if before != subnet.ipv6 {
-                check_dependents(draft, &subnet, before)?;
-            }
+            check_dependents(draft, &subnet, before.ipv6)?;
+            draft.check_collisions(&subnet)?;
         }
     }
     if let Some(delivery) = delivery {
         subnet.delivery = delivery;
     }
-    if let Patch::Set(egress) = &egress {
+    if let Patch::Set(egress) = &egress
+        && subnet.egress.as_ref() != Some(egress)
+    {
         check_egress(draft, egress)?;
     }
     egress.apply(&mut subnet.egress);
     subnet.peers = peers.unwrap_or(subnet.peers);
     subnet.host_access = host_access.unwrap_or(subnet.host_access);
-    draft.occupied(&subnet)?;
+    if subnet.ipv6 != before.ipv6 || subnet.egress != before.egress {
+        forward::check_moved(draft, before, &subnet)?;
+    }
     draft.set(Object::Subnet(subnet));
     Ok(())
 }
 
 pub(super) fn remove(draft: &mut Draft<'_>, reference: &str, force: bool) -> Result<(), Refusal> {
     let subnet = draft.state.subnet(reference)?;
-    let devices: Vec<_> = draft
+    let devices: BTreeSet<_> = draft
         .state
         .devices_of(subnet.id)
         .map(|device| device.id)
@@ -102,9 +110,7 @@ pub(super) fn remove(draft: &mut Draft<'_>, reference: &str, force: bool) -> Res
             devices: devices.len(),
         });
     }
-    for id in devices {
-        device::remove_with_dependents(draft, id);
-    }
+    device::remove_with_dependents(draft, &devices);
     draft.remove(Key::Subnet(subnet.id));
     Ok(())
 }
@@ -218,37 +224,42 @@ pub(super) fn check_overlap(
     network: IpNet,
     of: Option<SubnetId>,
 ) -> Result<(), Refusal> {
-    let own_name = of
-        .and_then(|id| draft.state.subnets.get(&id))
-        .map(|subnet| format!("subnet `{}`", subnet.name));
-    let own_delegations: Vec<IpNet> = draft
-        .state
-        .delegations
-        .values()
-        .filter(|delegation| {
-            let device = draft.state.devices.get(&delegation.device);
-            of.is_some()
-                && device.map(|device| device.subnet) == of
-                && network.contains(&delegation.prefix)
-        })
-        .map(|delegation| delegation.prefix)
-        .collect();
-    for (other, owner) in draft.state.networks() {
-        if Some(&owner) == own_name.as_ref() || own_delegations.contains(&other) {
+    let meets = |other: &IpNet| network.contains(other) || other.contains(&network);
+    for subnet in draft.state.subnets.values() {
+        if Some(subnet.id) == of {
             continue;
         }
-        if network.contains(&other) || other.contains(&network) {
+        let ipv6 = subnet.ipv6.map(IpNet::V6);
+        let networks = [IpNet::V4(subnet.ipv4)].into_iter().chain(ipv6);
+        if let Some(other) = networks.into_iter().find(meets) {
             return Err(Refusal::Overlap {
                 network,
                 other,
-                owner,
+                owner: format!("subnet `{}`", subnet.name),
             });
         }
+    }
+    for delegation in draft.state.delegations.values() {
+        let other = delegation.prefix;
+        if !meets(&other) || draft.revoked.contains(&delegation.id) {
+            continue;
+        }
+        let device = draft.state.devices.get(&delegation.device);
+        let own = of.is_some() && device.map(|device| device.subnet) == of;
+        if own && network.contains(&other) {
+            continue;
+        }
+        let name = device.map_or("?", |device| device.name.as_str());
+        return Err(Refusal::Overlap {
+            network,
+            other,
+            owner: format!("device `{name}` (delegation)"),
+        });
     }
     Ok(())
 }
 
-/// Refuses a network that would take addresses from an uplink's own link.
+/// Refuses a network that would take addresses from an uplink's own link, or from the host itself.
 pub(super) fn check_uplinks(draft: &Draft<'_>, network: IpNet) -> Result<(), Refusal> {
     for uplink in &draft.uplinks {
         for other in &uplink.on_link {
@@ -262,7 +273,14 @@ pub(super) fn check_uplinks(draft: &Draft<'_>, network: IpNet) -> Result<(), Ref
             }
         }
     }
-    Ok(())
+    match draft.reserved_in(network) {
+        Some((address, owner)) => Err(Refusal::Overlap {
+            network,
+            other: address.into(),
+            owner: owner.to_owned(),
+        }),
+        None => Ok(()),
+    }
 }
 
 fn check_egress(draft: &Draft<'_>, egress: &Egress) -> Result<(), Refusal> {
@@ -311,7 +329,7 @@ fn check_dependents(
                 device: device.name.clone(),
             });
         }
-        if subnet.global_ipv6().is_some() {
+        if subnet.local_ipv6().is_none() {
             let forward = draft
                 .state
                 .forwards

@@ -1,10 +1,12 @@
 //! Uplinks: what administrators say about them.
 
-use super::Draft;
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::{Draft, subnet};
 use crate::change::{Patch, SetUplink};
 use crate::edit::Object;
 use crate::refusal::Refusal;
-use crate::state::{GatewayId, Uplink, UplinkId};
+use crate::state::{Forward, GatewayId, Uplink, UplinkId};
 
 pub(super) fn set(
     draft: &mut Draft<'_>,
@@ -16,9 +18,12 @@ pub(super) fn set(
         (None, [only]) => only.name.clone(),
         (None, several) => {
             let names: Vec<&str> = several.iter().map(|uplink| uplink.name.as_str()).collect();
-            return Err(Refusal::UplinkUnknown {
-                name: names.join(", "),
-            });
+            let name = if names.is_empty() {
+                "default".to_owned()
+            } else {
+                names.join(", ")
+            };
+            return Err(Refusal::UplinkUnknown { name });
         }
     };
     let stored = draft.state.uplink(&name).cloned();
@@ -51,6 +56,9 @@ pub(super) fn set(
     {
         return refuse("the endpoint must be an address or a host name, without a port");
     }
+    if let Patch::Set(address) = patch.advertised {
+        check_advertised(draft, &name, address)?;
+    }
     let mut uplink = match stored {
         Some(uplink) => uplink,
         None => Uplink {
@@ -61,10 +69,55 @@ pub(super) fn set(
             endpoint: None,
         },
     };
+    let before = uplink.advertised;
     patch.advertised.apply(&mut uplink.advertised);
+    if before != uplink.advertised {
+        move_forwards(draft, &name, before, uplink.advertised);
+    }
     patch.endpoint.apply(&mut uplink.endpoint);
     draft.set(Object::Uplink(uplink));
     Ok(())
+}
+
+/// An advertised address is one uplink's alone, and no device's.
+fn check_advertised(draft: &Draft<'_>, name: &str, address: Ipv4Addr) -> Result<(), Refusal> {
+    let other = draft
+        .uplinks
+        .iter()
+        .find(|uplink| uplink.name != name && uplink.has(IpAddr::V4(address)));
+    if let Some(other) = other {
+        return Err(Refusal::UplinkInvalid {
+            name: name.to_owned(),
+            reason: format!("{address} belongs to uplink {}", other.name),
+        });
+    }
+    subnet::check_overlap(draft, IpAddr::V4(address).into(), None)
+}
+
+/// Forwards that name the old advertised address go along with it, since they meant the local address behind it.
+fn move_forwards(
+    draft: &mut Draft<'_>,
+    name: &str,
+    before: Option<Ipv4Addr>,
+    after: Option<Ipv4Addr>,
+) {
+    let local = draft
+        .uplinks
+        .iter()
+        .find(|uplink| uplink.name == name)
+        .and_then(|uplink| uplink.local_ipv4());
+    let (Some(before), Some(after)) = (before, after.or(local)) else {
+        return;
+    };
+    let state = draft.state;
+    for forward in state.forwards.values() {
+        if forward.address == Some(IpAddr::V4(before)) && local != Some(before) {
+            draft.set(Object::Forward(Forward {
+                address: Some(IpAddr::V4(after)),
+                ..forward.clone()
+            }));
+        }
+    }
 }
 
 /// An address, or a host name of letters, digits, `-` and `.`.
@@ -78,7 +131,7 @@ fn is_host(text: &str) -> bool {
                 .bytes()
                 .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
     };
-    text.parse::<std::net::IpAddr>().is_ok()
+    text.parse::<IpAddr>().is_ok()
         || (text.len() <= 253
             && text.trim_end_matches('.').split('.').all(label)
             && !text

@@ -310,6 +310,3 @@ fn networks6(members: &Members<'_>) -> BTreeSet<Ipv6Net> {
         });
     own.into_iter().chain(delegated).collect()
 }
-
-#[cfg(test)]
-mod tests;

@@ -279,10 +279,20 @@ fn forward_public<A: Ord + Copy>(
                 protocol: *protocol,
                 ports,
             };
-            translations
-                .forward_ranges
-                .entry(key)
-                .or_insert(target.address);
+            // Overlapping ranges would make the whole table fail to load.
+            let highest = Endpoint {
+                ports: PortRange::new(ports.last(), u16::MAX).unwrap_or(ports),
+                ..key
+            };
+            let before = translations.forward_ranges.range(..=highest).next_back();
+            let overlaps = before.is_some_and(|(other, _)| {
+                other.address == address
+                    && other.protocol == *protocol
+                    && other.ports.overlaps(ports)
+            });
+            if !overlaps {
+                translations.forward_ranges.insert(key, target.address);
+            }
         }
     }
 }

@@ -1,0 +1,125 @@
+//! What a host's kernel holds, without what is the gateway's and without what changes by itself.
+
+use std::collections::BTreeMap;
+
+use adit_lab::Host;
+use anyhow::{Result, ensure};
+
+/// Text by what it tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Snapshot {
+    parts: BTreeMap<&'static str, Vec<String>>,
+}
+
+const SYSCTLS: &str = "sysctls";
+
+impl Snapshot {
+    /// Objects of others: those that do not bear the gateway's marks.
+    pub(crate) fn of_others(host: &Host, interface: &str) -> Result<Self> {
+        let lines = |command: &[&str]| -> Result<Vec<String>> {
+            Ok(host
+                .exec(command)?
+                .stdout
+                .lines()
+                .map(str::to_owned)
+                .collect())
+        };
+        let objects = |command: &[&str]| -> Result<Vec<String>> {
+            let mut kept = lines(command)?;
+            kept.retain(|line| !line.contains("proto 173") && !line.contains(interface));
+            let mut kept: Vec<String> = kept.iter().map(|line| without_expiry(line)).collect();
+            kept.sort();
+            Ok(kept)
+        };
+        let mut sysctls = lines(&["sysctl", "-a", "--pattern", "^net"])?;
+        sysctls.retain(|line| !is_volatile(line) && !line.contains(interface));
+        sysctls.sort();
+        let mut tables = Vec::new();
+        let mut ours = false;
+        for line in lines(&["nft", "-s", "list", "ruleset"])? {
+            ours |= line == "table inet adit {";
+            if !ours {
+                tables.push(line.clone());
+            }
+            ours &= line != "}";
+        }
+        Ok(Self {
+            parts: BTreeMap::from([
+                ("nftables", tables),
+                (
+                    "routes",
+                    objects(&["ip", "-4", "route", "show", "table", "all"])?,
+                ),
+                (
+                    "IPv6 routes",
+                    objects(&["ip", "-6", "route", "show", "table", "all"])?,
+                ),
+                ("rules", objects(&["ip", "-4", "rule", "show"])?),
+                ("IPv6 rules", objects(&["ip", "-6", "rule", "show"])?),
+                (
+                    "proxy neighbours",
+                    objects(&["ip", "neigh", "show", "proxy"])?,
+                ),
+                ("addresses", objects(&["ip", "-o", "address", "show"])?),
+                ("links", objects(&["ip", "-o", "link", "show"])?),
+                (SYSCTLS, sysctls),
+            ]),
+        })
+    }
+
+    /// Everything, the gateway's own too.
+    pub(crate) fn of_all(host: &Host) -> Result<Self> {
+        Self::of_others(host, "no interface has such a name")
+    }
+
+    pub(crate) fn without_sysctls(mut self) -> Self {
+        self.parts.remove(SYSCTLS);
+        self
+    }
+
+    pub(crate) fn ensure_same(&self, after: &Self) -> Result<()> {
+        let mut differences = String::new();
+        for (name, before) in &self.parts {
+            let Some(after) = after.parts.get(name) else {
+                continue;
+            };
+            for line in before.iter().filter(|line| !after.contains(line)) {
+                differences.push_str(&format!("\n{name}: gone: {line}"));
+            }
+            for line in after.iter().filter(|line| !before.contains(line)) {
+                differences.push_str(&format!("\n{name}: new: {line}"));
+            }
+            if before != after && differences.is_empty() {
+                differences.push_str(&format!("\n{name}: another order: {after:?}"));
+            }
+        }
+        ensure!(differences.is_empty(), "it is not as it was:{differences}");
+        Ok(())
+    }
+}
+
+fn is_volatile(sysctl: &str) -> bool {
+    [
+        "nf_conntrack_count",
+        "net.ipv4.tcp_fastopen_key",
+        "net.core.rps_",
+        "net.ipv4.route.",
+    ]
+    .iter()
+    .any(|name| sysctl.contains(name))
+}
+
+fn without_expiry(line: &str) -> String {
+    let mut words = Vec::new();
+    let mut skip = false;
+    for word in line.split_whitespace() {
+        if skip {
+            skip = false;
+        } else if word == "expires" || word == "valid_lft" || word == "preferred_lft" {
+            skip = true;
+        } else {
+            words.push(word);
+        }
+    }
+    words.join(" ")
+}

@@ -1,0 +1,9 @@
+//! Decisions from outside: changes go in, and what the kernel shall hold comes out.
+
+mod addresses;
+mod cost;
+mod desired;
+mod invariants;
+mod problems;
+mod refusals;
+mod world;
