@@ -1,7 +1,7 @@
 //! Between what was committed and the kernel: derives what is desired whenever state, facts or the clock change, and
 //! tells those who wait when the kernel has their revision.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,9 @@ use crate::writer::seconds_since_1970;
 /// The wall clock can be set: an expiry is looked for at least this often.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
+/// How many revisions back an outcome is known; more than can wait at a time.
+const REMEMBERED: usize = 2048;
+
 pub(crate) struct Bridge {
     pub(crate) handle: Handle,
     pub(crate) interface: String,
@@ -29,6 +32,8 @@ pub(crate) struct Bridge {
     pub(crate) progress: watch::Sender<Progress>,
     pub(crate) awaits: mpsc::Receiver<Await>,
     pub(crate) peers: mpsc::Receiver<AskPeers>,
+    /// What the kernel did not take, by revision: those who wait for a revision hear of its own steps only.
+    pub(crate) outcomes: VecDeque<(u64, Vec<Problem>)>,
 }
 
 impl Bridge {
@@ -77,7 +82,7 @@ impl Bridge {
     }
 
     /// Leads the kernel to the present state. What was committed meanwhile is part of it.
-    async fn apply(&mut self) -> Vec<Problem> {
+    async fn apply(&mut self) {
         let state = Arc::clone(&self.state.borrow_and_update());
         let facts = Arc::clone(&self.facts.borrow());
         let desired = derive(&Inputs {
@@ -88,27 +93,44 @@ impl Bridge {
             now: seconds_since_1970(),
         });
         let Some(report) = self.handle.apply(Arc::new(desired)).await else {
-            return Vec::new();
+            return;
         };
-        self.progress.send_modify(|progress| progress.revision = Some(state.revision));
+        self.progress
+            .send_modify(|progress| progress.revision = Some(state.revision));
         self.take_status();
-        report.problems
+        if self
+            .outcomes
+            .back()
+            .is_none_or(|(revision, _)| *revision < state.revision)
+        {
+            self.outcomes.push_back((state.revision, report.problems));
+            if self.outcomes.len() > REMEMBERED {
+                self.outcomes.pop_front();
+            }
+        }
     }
 
     async fn answer(&mut self, request: Await) {
         let reached = self.progress.borrow().revision;
-        let problems =
-            if reached.is_some_and(|reached| reached >= request.revision) { self.open_problems() } else { self.apply().await };
+        if reached.is_none_or(|reached| reached < request.revision) {
+            self.apply().await;
+        }
+        let outcome = self
+            .outcomes
+            .iter()
+            .find(|(revision, _)| *revision >= request.revision);
+        let problems = outcome
+            .map(|(_, problems)| problems.clone())
+            .unwrap_or_default();
         // The caller may have gone away; the change stays.
         let _ = request.answer.send(problems);
     }
 
-    fn open_problems(&self) -> Vec<Problem> {
-        self.progress.borrow().problems.clone()
-    }
-
     fn take_facts(&self, facts: &Facts) {
-        let facts = Facts { gateway_key: Some(self.private_key.public_key()), ..facts.clone() };
+        let facts = Facts {
+            gateway_key: Some(self.private_key.public_key()),
+            ..facts.clone()
+        };
         self.facts.send_replace(Arc::new(facts));
     }
 
@@ -152,7 +174,13 @@ impl Bridge {
     fn until_next_expiry(&self) -> Duration {
         let now = seconds_since_1970();
         let state = self.state.borrow();
-        let next = state.devices.values().filter_map(|device| device.expires).filter(|expires| *expires > now).min();
-        next.map_or(LONGEST_SLEEP, |next| Duration::from_secs(next - now)).min(LONGEST_SLEEP)
+        let next = state
+            .devices
+            .values()
+            .filter_map(|device| device.expires)
+            .filter(|expires| *expires > now)
+            .min();
+        next.map_or(LONGEST_SLEEP, |next| Duration::from_secs(next - now))
+            .min(LONGEST_SLEEP)
     }
 }

@@ -128,7 +128,10 @@ impl Control {
     /// [`ChangeError`] says how far it got. A caller that goes away cancels nothing.
     pub async fn change(&self, change: Change, caller: Caller) -> Result<Committed, ChangeError> {
         let (answer, committed) = oneshot::channel();
-        self.requests.send(Request { change, answer }).await.map_err(|_| ChangeError::Stopping)?;
+        self.requests
+            .send(Request { change, answer })
+            .await
+            .map_err(|_| ChangeError::Stopping)?;
         let committed = match committed.await.map_err(|_| ChangeError::Stopping)? {
             Ok(committed) => committed,
             Err(WriteError::Refused(refusal)) => return Err(ChangeError::Refused(refusal)),
@@ -136,10 +139,20 @@ impl Control {
         };
         tracing::info!(revision = committed.revision, edits = committed.edits.len(), uid = ?caller.uid, "changed");
         let (answer, applied) = oneshot::channel();
-        let await_ = Await { revision: committed.revision, answer };
-        self.awaits.send(await_).await.map_err(|_| ChangeError::Stopping)?;
+        let await_ = Await {
+            revision: committed.revision,
+            answer,
+        };
+        self.awaits
+            .send(await_)
+            .await
+            .map_err(|_| ChangeError::Stopping)?;
         let problems = applied.await.map_err(|_| ChangeError::Stopping)?;
-        if problems.is_empty() { Ok(committed) } else { Err(ChangeError::Apply { problems }) }
+        if problems.is_empty() {
+            Ok(committed)
+        } else {
+            Err(ChangeError::Apply { problems })
+        }
     }
 
     /// Everything, without asking the dataplane for its peers.
@@ -172,7 +185,14 @@ impl Control {
     pub async fn refreshed(&self) -> Snapshot {
         let (answer, peers) = oneshot::channel();
         let asked = self.peers.send(answer).await.is_ok();
-        let peers = if asked { peers.await.unwrap_or_default() } else { BTreeMap::new() };
-        Snapshot { peers, ..self.snapshot() }
+        let peers = if asked {
+            peers.await.unwrap_or_default()
+        } else {
+            BTreeMap::new()
+        };
+        Snapshot {
+            peers,
+            ..self.snapshot()
+        }
     }
 }

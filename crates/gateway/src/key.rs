@@ -58,7 +58,10 @@ pub(crate) enum KeyFileError {
 }
 
 /// Reads the key; makes it if this is the first start with this state directory.
-pub(crate) fn load_or_create(directory: &Path, first_start: bool) -> Result<PrivateKey, KeyFileError> {
+pub(crate) fn load_or_create(
+    directory: &Path,
+    first_start: bool,
+) -> Result<PrivateKey, KeyFileError> {
     let path = directory.join(NAME);
     match load(&path) {
         Err(KeyFileError::Missing { .. }) if first_start => create(&path),
@@ -67,35 +70,59 @@ pub(crate) fn load_or_create(directory: &Path, first_start: bool) -> Result<Priv
 }
 
 fn load(path: &Path) -> Result<PrivateKey, KeyFileError> {
-    let failed = |operation| move |source| KeyFileError::Io { path: path.to_owned(), operation, source };
+    let failed = |operation| {
+        move |source| KeyFileError::Io {
+            path: path.to_owned(),
+            operation,
+            source,
+        }
+    };
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(KeyFileError::Missing { path: path.to_owned() });
+            return Err(KeyFileError::Missing {
+                path: path.to_owned(),
+            });
         }
         Err(error) => return Err(failed("open")(error)),
     };
     let metadata = file.metadata().map_err(failed("look at"))?;
     let mode = metadata.mode() & 0o777;
     if mode & 0o077 != 0 {
-        return Err(KeyFileError::Open { path: path.to_owned(), mode });
+        return Err(KeyFileError::Open {
+            path: path.to_owned(),
+            mode,
+        });
     }
-    let malformed = |reason: String| KeyFileError::Malformed { path: path.to_owned(), reason };
+    let malformed = |reason: String| KeyFileError::Malformed {
+        path: path.to_owned(),
+        reason,
+    };
     let mut text = String::new();
     // A key has 44 characters; whatever is much longer is another file.
     match file.take(1024).read_to_string(&mut text) {
         Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(malformed("it is not text".to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            return Err(malformed("it is not text".to_owned()));
+        }
         Err(error) => return Err(failed("read")(error)),
     }
     if text.trim().is_empty() {
         return Err(malformed("it is empty".to_owned()));
     }
-    text.trim().parse().map_err(|error: adit_model::key::KeyError| malformed(error.to_string()))
+    text.trim()
+        .parse()
+        .map_err(|error: adit_model::key::KeyError| malformed(error.to_string()))
 }
 
 fn create(path: &Path) -> Result<PrivateKey, KeyFileError> {
-    let failed = |operation| move |source| KeyFileError::Io { path: path.to_owned(), operation, source };
+    let failed = |operation| {
+        move |source| KeyFileError::Io {
+            path: path.to_owned(),
+            operation,
+            source,
+        }
+    };
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(|error| KeyFileError::Random(error.to_string()))?;
     let key = PrivateKey::from_random(bytes);
@@ -112,7 +139,9 @@ fn create(path: &Path) -> Result<PrivateKey, KeyFileError> {
     file.sync_all().map_err(failed("write"))?;
     fs::rename(&temporary, path).map_err(failed("rename"))?;
     if let Some(directory) = path.parent() {
-        File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed("sync the directory of"))?;
+        File::open(directory)
+            .and_then(|directory| directory.sync_all())
+            .map_err(failed("sync the directory of"))?;
     }
     Ok(key)
 }
@@ -127,7 +156,10 @@ mod tests {
     fn a_key_is_made_once_and_never_replaced_in_silence() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(NAME);
-        assert!(matches!(load_or_create(directory.path(), false), Err(KeyFileError::Missing { .. })));
+        assert!(matches!(
+            load_or_create(directory.path(), false),
+            Err(KeyFileError::Missing { .. })
+        ));
         let key = load_or_create(directory.path(), true).unwrap();
         assert_eq!(load_or_create(directory.path(), true).unwrap(), key);
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
@@ -135,12 +167,22 @@ mod tests {
         for (content, name) in [("", "empty"), ("abc", "short"), ("\0\u{1}\u{2}", "binary")] {
             fs::write(&path, content).unwrap();
             let error = load_or_create(directory.path(), true).unwrap_err();
-            assert!(matches!(error, KeyFileError::Malformed { .. }), "{name}: {error}");
+            assert!(
+                matches!(error, KeyFileError::Malformed { .. }),
+                "{name}: {error}"
+            );
             assert!(error.to_string().contains("private.key"), "{error}");
-            assert_eq!(fs::read_to_string(&path).unwrap(), content, "left as it was");
+            assert_eq!(
+                fs::read_to_string(&path).unwrap(),
+                content,
+                "left as it was"
+            );
         }
         fs::write(&path, key.to_base64()).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(matches!(load_or_create(directory.path(), false), Err(KeyFileError::Open { mode: 0o644, .. })));
+        assert!(matches!(
+            load_or_create(directory.path(), false),
+            Err(KeyFileError::Open { mode: 0o644, .. })
+        ));
     }
 }

@@ -44,28 +44,48 @@ impl RunOptions {
             None if Path::new(DEFAULT_FILE).exists() => read(Path::new(DEFAULT_FILE))?,
             None => File::default(),
         };
-        let interface = self.interface.or(file.interface).unwrap_or_else(|| "adit0".to_owned());
+        let interface = self
+            .interface
+            .or(file.interface)
+            .unwrap_or_else(|| "adit0".to_owned());
         check_interface(&interface)?;
         Ok(Settled {
-            state_dir: self.state_dir.or(file.state_dir).unwrap_or_else(|| "/var/lib/adit".into()),
-            runtime_dir: self.runtime_dir.or(file.runtime_dir).unwrap_or_else(|| "/run/adit".into()),
+            state_dir: self
+                .state_dir
+                .or(file.state_dir)
+                .unwrap_or_else(|| "/var/lib/adit".into()),
+            runtime_dir: self
+                .runtime_dir
+                .or(file.runtime_dir)
+                .unwrap_or_else(|| "/run/adit".into()),
             interface,
         })
     }
 }
 
 fn read(path: &Path) -> anyhow::Result<File> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration {}", path.display()))?;
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read the configuration {}", path.display()))?;
     toml::from_str(&text).with_context(|| {
-        format!("the configuration {} is not valid; it may hold state-dir, runtime-dir and interface", path.display())
+        format!(
+            "the configuration {} is not valid; it may hold state-dir, runtime-dir and interface",
+            path.display()
+        )
     })
 }
 
 /// The kernel's rule for interface names, and ours besides: it becomes part of nftables text and of paths.
 fn check_interface(name: &str) -> anyhow::Result<()> {
     let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    if name.is_empty() || name.len() > 15 || !name.bytes().all(good) || name.starts_with('.') || name.starts_with('-') {
-        bail!("`{name}` cannot be an interface name: use 1 to 15 letters, digits, `-`, `_` and `.`");
+    if name.is_empty()
+        || name.len() > 15
+        || !name.bytes().all(good)
+        || name.starts_with('.')
+        || name.starts_with('-')
+    {
+        bail!(
+            "`{name}` cannot be an interface name: use 1 to 15 letters, digits, `-`, `_` and `.`"
+        );
     }
     Ok(())
 }
@@ -79,7 +99,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("gateway.toml");
         std::fs::write(&path, "interface = \"wan9\"\nstate-dir = \"/a\"\n").unwrap();
-        let options = RunOptions { config: Some(path.clone()), state_dir: Some("/b".into()), ..RunOptions::default() };
+        let options = RunOptions {
+            config: Some(path.clone()),
+            state_dir: Some("/b".into()),
+            ..RunOptions::default()
+        };
         let settled = options.clone().settle().unwrap();
         assert_eq!(settled.interface, "wan9");
         assert_eq!(settled.state_dir, Path::new("/b"));
@@ -87,7 +111,10 @@ mod tests {
 
         std::fs::write(&path, "interfaces = 3\n").unwrap();
         let error = format!("{:#}", options.settle().unwrap_err());
-        assert!(error.contains("gateway.toml") && error.contains("interfaces"), "{error}");
+        assert!(
+            error.contains("gateway.toml") && error.contains("interfaces"),
+            "{error}"
+        );
     }
 
     #[test]

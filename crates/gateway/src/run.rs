@@ -1,5 +1,6 @@
 //! How the daemon starts and stops, and how everything is withdrawn.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
@@ -43,23 +44,40 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     let (store, loaded) = Store::open(&options.state_dir).context("cannot open the state")?;
     let private_key = key::load_or_create(&options.state_dir, loaded.revision == 0)?;
     let state = restore(loaded).with_context(|| {
-        format!("the state in {} cannot be read; nothing was changed", options.state_dir.display())
+        format!(
+            "the state in {} cannot be read; nothing was changed",
+            options.state_dir.display()
+        )
     })?;
     let listener = listen(&options.runtime_dir)?;
     let reconciler = Reconciler::open(&options.interface, &options.state_dir.join(SYSCTL_RECORD))?;
-    let handle = reconcile::start(reconciler).await.context("cannot observe this host")?;
+    let handle = reconcile::start(reconciler)
+        .await
+        .context("cannot observe this host")?;
 
     let (state_sender, state_receiver) = watch::channel(Arc::new(state.clone()));
-    let first_facts =
-        Facts { gateway_key: Some(private_key.public_key()), ..Facts::clone(&handle.facts().borrow()) };
+    let first_facts = Facts {
+        gateway_key: Some(private_key.public_key()),
+        ..Facts::clone(&handle.facts().borrow())
+    };
     let (facts_sender, facts_receiver) = watch::channel(Arc::new(first_facts));
-    let progress = Progress { dataplane: "none", revision: None, problems: Vec::new(), healed: std::collections::BTreeMap::new() };
+    let progress = Progress {
+        dataplane: "none",
+        revision: None,
+        problems: Vec::new(),
+        healed: BTreeMap::new(),
+    };
     let (progress_sender, progress_receiver) = watch::channel(progress);
     let (requests_sender, requests_receiver) = mpsc::channel(1024);
     let (awaits_sender, awaits_receiver) = mpsc::channel(1024);
     let (peers_sender, peers_receiver) = mpsc::channel(64);
 
-    let writer = Writer { store, state, facts: facts_receiver.clone(), published: state_sender };
+    let writer = Writer {
+        store,
+        state,
+        facts: facts_receiver.clone(),
+        published: state_sender,
+    };
     let writer = std::thread::Builder::new()
         .name("writer".to_owned())
         .spawn(move || writer.run(requests_receiver))
@@ -73,6 +91,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         progress: progress_sender,
         awaits: awaits_receiver,
         peers: peers_receiver,
+        outcomes: VecDeque::new(),
     };
     let bridge = tokio::spawn(bridge.run());
     let control = Arc::new(Control {
@@ -114,14 +133,22 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
 ///
 /// When the daemon runs, or something of ours cannot be withdrawn.
 pub async fn teardown(options: RunOptions) -> anyhow::Result<()> {
-    let Settled { state_dir, runtime_dir, interface } = options.settle()?;
+    let Settled {
+        state_dir,
+        runtime_dir,
+        interface,
+    } = options.settle()?;
     if UnixStream::connect(runtime_dir.join(SOCKET)).is_ok() {
         bail!(
             "the gateway runs, and would put everything back: stop it first (`systemctl stop adit-gateway`, or SIGTERM to it)"
         );
     }
     if !state_dir.exists() {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&state_dir).with_context(|| format!("cannot make {}", state_dir.display()))?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&state_dir)
+            .with_context(|| format!("cannot make {}", state_dir.display()))?;
     }
     let mut reconciler = Reconciler::open(&interface, &state_dir.join(SYSCTL_RECORD))?;
     let report = reconciler.teardown().await;
@@ -130,7 +157,12 @@ pub async fn teardown(options: RunOptions) -> anyhow::Result<()> {
     }
     if let Some(problem) = report.problems.first() {
         let count = report.problems.len();
-        bail!("{count} things could not be withdrawn; the first: {}: {} ({})", problem.object, problem.message, problem.fix);
+        bail!(
+            "{count} things could not be withdrawn; the first: {}: {} ({})",
+            problem.object,
+            problem.message,
+            problem.fix
+        );
     }
     remove_socket(&runtime_dir);
     Ok(())
@@ -145,7 +177,10 @@ fn listen(directory: &Path) -> anyhow::Result<UnixListener> {
         .with_context(|| format!("cannot make the runtime directory {}", directory.display()))?;
     let path = directory.join(SOCKET);
     if UnixStream::connect(&path).is_ok() {
-        bail!("another gateway listens on {}; use another --runtime-dir", path.display());
+        bail!(
+            "another gateway listens on {}; use another --runtime-dir",
+            path.display()
+        );
     }
     remove_socket(directory);
     // Bound under another name and renamed when its mode is right, so that nobody else gets in between.
@@ -155,7 +190,8 @@ fn listen(directory: &Path) -> anyhow::Result<UnixListener> {
     {
         return Err(error).with_context(|| format!("cannot remove {}", hidden.display()));
     }
-    let listener = UnixListener::bind(&hidden).with_context(|| format!("cannot listen on {}", path.display()))?;
+    let listener = UnixListener::bind(&hidden)
+        .with_context(|| format!("cannot listen on {}", path.display()))?;
     fs::set_permissions(&hidden, fs::Permissions::from_mode(0o660))
         .and_then(|()| fs::rename(&hidden, &path))
         .with_context(|| format!("cannot protect {}", path.display()))?;

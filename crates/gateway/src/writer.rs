@@ -44,7 +44,10 @@ pub(crate) enum WriteError {
 
 /// Makes a state of what was stored.
 pub(crate) fn restore(loaded: Loaded) -> Result<State, ObjectError> {
-    let mut state = State { revision: loaded.revision, ..State::default() };
+    let mut state = State {
+        revision: loaded.revision,
+        ..State::default()
+    };
     for stored in loaded.objects {
         let object = Object::from_body(&stored.kind, stored.id, stored.body)?;
         state.absorb(&Edit::Set(object));
@@ -92,8 +95,11 @@ impl Writer {
                 Err(error) => reply(answer, Err(error)),
             }
         }
-        let writes: Vec<Write> =
-            decided.iter().flat_map(|(edits, _)| edits).map(|edit| to_write(edit, revision)).collect();
+        let writes: Vec<Write> = decided
+            .iter()
+            .flat_map(|(edits, _)| edits)
+            .map(|edit| to_write(edit, revision))
+            .collect();
         if !writes.is_empty() {
             if let Err(error) = self.store.commit(revision, &writes) {
                 for edit in undo.iter().rev() {
@@ -110,27 +116,42 @@ impl Writer {
         }
         let state = Arc::clone(&self.published.borrow());
         for (edits, answer) in decided {
-            reply(answer, Ok(Committed { revision: state.revision, edits, state: Arc::clone(&state) }));
+            reply(
+                answer,
+                Ok(Committed {
+                    revision: state.revision,
+                    edits,
+                    state: Arc::clone(&state),
+                }),
+            );
         }
     }
 
     fn decide(&self, change: Change, facts: &Facts) -> Result<Vec<Edit>, WriteError> {
         // A listener may have come since the facts were observed, and sends no event.
         let fresh;
-        let facts = if matches!(change, Change::AddForward(_) | Change::SetForward(..) | Change::SetSettings(_)) {
+        let facts = if matches!(
+            change,
+            Change::AddForward(_) | Change::SetForward(..) | Change::SetSettings(_)
+        ) {
             fresh = self.with_listeners(facts);
             &fresh
         } else {
             facts
         };
         let mut random: Random = [0; 64];
-        getrandom::fill(&mut random).map_err(|error| WriteError::Store(format!("cannot get random bytes: {error}")))?;
-        decide(&self.state, change, facts, seconds_since_1970(), &random).map_err(WriteError::Refused)
+        getrandom::fill(&mut random)
+            .map_err(|error| WriteError::Store(format!("cannot get random bytes: {error}")))?;
+        decide(&self.state, change, facts, seconds_since_1970(), &random)
+            .map_err(WriteError::Refused)
     }
 
     fn with_listeners(&self, facts: &Facts) -> Facts {
         match adit_host::listener::observe() {
-            Ok(listeners) => Facts { listeners, ..facts.clone() },
+            Ok(listeners) => Facts {
+                listeners,
+                ..facts.clone()
+            },
             Err(error) => {
                 tracing::warn!(%error, "cannot look for listeners");
                 facts.clone()
@@ -140,7 +161,10 @@ impl Writer {
 }
 
 /// The caller may have gone away; the change stays.
-fn reply(answer: oneshot::Sender<Result<Committed, WriteError>>, result: Result<Committed, WriteError>) {
+fn reply(
+    answer: oneshot::Sender<Result<Committed, WriteError>>,
+    result: Result<Committed, WriteError>,
+) {
     if answer.send(result).is_err() {
         tracing::debug!("a caller did not wait for its answer");
     }
@@ -150,14 +174,21 @@ fn to_write(edit: &Edit, version: u64) -> Write {
     let key = edit.key();
     let (kind, id) = (key.kind().to_owned(), key.id());
     match edit {
-        Edit::Set(object) => Write::Set { kind, id, version, body: object.to_body().to_string() },
+        Edit::Set(object) => Write::Set {
+            kind,
+            id,
+            version,
+            body: object.to_body().to_string(),
+        },
         Edit::Remove(_) => Write::Remove { kind, id },
     }
 }
 
 /// The wall clock, as decisions take it.
 pub(crate) fn seconds_since_1970() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |elapsed| elapsed.as_secs())
 }
 
 #[cfg(test)]
@@ -185,7 +216,15 @@ mod tests {
         let state = restore(loaded).unwrap();
         let (published, receiver) = watch::channel(Arc::new(state.clone()));
         let (_, facts) = watch::channel(Arc::new(Facts::default()));
-        (Writer { store, state, facts, published }, receiver)
+        (
+            Writer {
+                store,
+                state,
+                facts,
+                published,
+            },
+            receiver,
+        )
     }
 
     #[test]
@@ -196,15 +235,27 @@ mod tests {
         let mut batch = Vec::new();
         for (name, third) in [("a", 1), ("b", 2), ("b", 3), ("c", 2)] {
             let (answer, receive) = oneshot::channel();
-            batch.push(Request { change: subnet(name, third), answer });
+            batch.push(Request {
+                change: subnet(name, third),
+                answer,
+            });
             answers.push(receive);
         }
         writer.commit(batch);
-        let results: Vec<_> = answers.into_iter().map(|answer| answer.blocking_recv().unwrap()).collect();
+        let results: Vec<_> = answers
+            .into_iter()
+            .map(|answer| answer.blocking_recv().unwrap())
+            .collect();
         assert_eq!(results[0].as_ref().unwrap().revision, 1);
         assert_eq!(results[1].as_ref().unwrap().revision, 1);
-        assert!(matches!(&results[2], Err(WriteError::Refused(Refusal::NameTaken { .. }))));
-        assert!(matches!(&results[3], Err(WriteError::Refused(Refusal::Overlap { .. }))));
+        assert!(matches!(
+            &results[2],
+            Err(WriteError::Refused(Refusal::NameTaken { .. }))
+        ));
+        assert!(matches!(
+            &results[3],
+            Err(WriteError::Refused(Refusal::Overlap { .. }))
+        ));
         let before = State::clone(&receiver.borrow());
         drop(writer);
         let (again, _) = start(directory.path());

@@ -144,6 +144,11 @@ impl Gateway {
         Ok(self.running()?.is_some())
     }
 
+    /// The pid of the daemon that runs.
+    pub fn process_id(&mut self) -> Result<Option<i32>> {
+        Ok(self.running()?.map(|identity| identity.pid))
+    }
+
     /// SIGTERM; an error when it has not ended within 15 s. The status is known to the process that started it only.
     pub fn terminate(&mut self) -> Result<Option<ExitStatus>> {
         self.end(Signal::SIGTERM)

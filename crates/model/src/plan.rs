@@ -1,5 +1,6 @@
 //! The way from what the kernel holds to what it shall hold, as steps of one kernel object each.
 
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::desired::Desired;
@@ -206,18 +207,14 @@ impl<'a> View<'a> {
 /// firewall denies what is not allowed to it.
 fn steps(view: &View<'_>, desired: &Desired) -> Vec<Step> {
     let mut steps = Vec::new();
-    steps.extend(missing(
-        view.neighbors,
-        &desired.neighbors,
-        Step::RemoveNeighbor,
-    ));
-    steps.extend(missing(view.rules, &desired.rules, Step::RemoveRule));
-    steps.extend(missing(view.routes, &desired.routes, Step::RemoveRoute));
-    steps.extend(missing(
-        view.addresses,
-        &desired.addresses,
-        Step::RemoveAddress,
-    ));
+    let neighbors = differences(view.neighbors, &desired.neighbors);
+    let rules = differences(view.rules, &desired.rules);
+    let routes = differences(view.routes, &desired.routes);
+    let addresses = differences(view.addresses, &desired.addresses);
+    steps.extend(neighbors.obsolete(Step::RemoveNeighbor));
+    steps.extend(rules.obsolete(Step::RemoveRule));
+    steps.extend(routes.obsolete(Step::RemoveRoute));
+    steps.extend(addresses.obsolete(Step::RemoveAddress));
     let none = BTreeMap::new();
     let wanted = desired.wireguard.as_ref();
     let wanted = wanted.map_or(&none, |wireguard| &wireguard.peers);
@@ -260,18 +257,10 @@ fn steps(view: &View<'_>, desired: &Desired) -> Vec<Step> {
         }
     }
     steps.extend(peers.iter().filter_map(PeerDifference::growing));
-    steps.extend(missing(
-        &desired.addresses,
-        view.addresses,
-        Step::AddAddress,
-    ));
-    steps.extend(missing(&desired.routes, view.routes, Step::AddRoute));
-    steps.extend(missing(&desired.rules, view.rules, Step::AddRule));
-    steps.extend(missing(
-        &desired.neighbors,
-        view.neighbors,
-        Step::AddNeighbor,
-    ));
+    steps.extend(addresses.missing(Step::AddAddress));
+    steps.extend(routes.missing(Step::AddRoute));
+    steps.extend(rules.missing(Step::AddRule));
+    steps.extend(neighbors.missing(Step::AddNeighbor));
 
     let table_is_there = !matches!(view.firewall, Table::Absent);
     if desired.firewall.is_none() && table_is_there {
@@ -282,7 +271,7 @@ fn steps(view: &View<'_>, desired: &Desired) -> Vec<Step> {
         .iter()
         .filter(|path| !desired.sysctls.contains_key(**path))
         .collect();
-    obsolete.sort_by_key(|path| std::cmp::Reverse(sysctl_order(path)));
+    obsolete.sort_by_key(|path| Reverse(sysctl_order(path)));
     steps.extend(
         obsolete
             .into_iter()
@@ -296,14 +285,51 @@ fn steps(view: &View<'_>, desired: &Desired) -> Vec<Step> {
     steps
 }
 
-/// A step for each object that `from` has and `other` has not.
-fn missing<'a, T: Ord + Clone>(
-    from: &'a BTreeSet<T>,
-    other: &'a BTreeSet<T>,
-    step: impl Fn(T) -> Step + 'a,
-) -> impl Iterator<Item = Step> + 'a {
-    from.difference(other)
-        .map(move |object| step(object.clone()))
+/// What one set has and the other has not.
+struct Differences<'a, T> {
+    obsolete: Vec<&'a T>,
+    missing: Vec<&'a T>,
+}
+
+/// One pass over both: ten thousand objects that are as they shall be cost next to nothing.
+fn differences<'a, T: Ord>(
+    present: &'a BTreeSet<T>,
+    wanted: &'a BTreeSet<T>,
+) -> Differences<'a, T> {
+    let mut differences = Differences {
+        obsolete: Vec::new(),
+        missing: Vec::new(),
+    };
+    let mut present = present.iter().peekable();
+    let mut wanted = wanted.iter().peekable();
+    loop {
+        let order = match (present.peek(), wanted.peek()) {
+            (Some(here), Some(there)) => here.cmp(there),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return differences,
+        };
+        let here = if order.is_le() { present.next() } else { None };
+        let there = if order.is_ge() { wanted.next() } else { None };
+        if order.is_ne() {
+            differences.obsolete.extend(here);
+            differences.missing.extend(there);
+        }
+    }
+}
+
+impl<T: Clone> Differences<'_, T> {
+    fn obsolete(&self, step: impl Fn(T) -> Step) -> impl Iterator<Item = Step> {
+        self.obsolete
+            .iter()
+            .map(move |object| step((*object).clone()))
+    }
+
+    fn missing(&self, step: impl Fn(T) -> Step) -> impl Iterator<Item = Step> {
+        self.missing
+            .iter()
+            .map(move |object| step((*object).clone()))
+    }
 }
 
 /// A peer that is not as it shall be; none on one side where it is not there at all.
@@ -314,7 +340,6 @@ struct PeerDifference<'a> {
     wanted: Option<&'a Peer>,
 }
 
-/// One pass over both, so that ten thousand peers that are as they shall be cost next to nothing.
 fn compare<'a>(
     present: &'a BTreeMap<PublicKey, Peer>,
     wanted: &'a BTreeMap<PublicKey, Peer>,

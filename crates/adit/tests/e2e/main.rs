@@ -1,9 +1,11 @@
 //! The gateway from outside: the real binary in a lab, real `wg-quick` on the devices, and packets that arrive or do not.
 
+mod contract;
 mod forward;
 mod healing;
 mod hostile;
 mod isolation;
+mod lifecycle;
 mod mtu;
 mod reach;
 mod support;

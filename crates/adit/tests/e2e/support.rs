@@ -13,9 +13,9 @@ pub(crate) use findings::Findings;
 pub(crate) use packet::{Injector, syn4, udp4, udp6};
 pub(crate) use snapshot::Snapshot;
 pub(crate) use socket::{
-    Conversation, accept, at, connect, converse, exchange, listen, receive, send, silent, udp,
+    Conversation, accept, at, connect, converse, exchange, listen, receive, send, udp,
 };
 pub(crate) use stream::Stream;
 pub(crate) use world::{
-    Device, INTERNET4, INTERNET6, PUBLIC4, PUBLIC6, Refused, STRANGER4, STRANGER6, World, binary,
+    Device, INTERNET4, INTERNET6, PUBLIC4, PUBLIC6, STRANGER4, STRANGER6, World, binary,
 };

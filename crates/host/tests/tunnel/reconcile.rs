@@ -265,7 +265,7 @@ fn what_is_desired_is_there_stays_there_and_goes() {
         assert_eq!(handle.status().borrow().problems, [].into());
     });
 
-    // The daemon is gone and the tunnel is not; another daemon withdraws everything.
+    // The daemon is gone and the tunnel is not; another one takes it over, a third withdraws everything.
     assert_eq!(
         gateway_host
             .run("wg", &["show", &name, "peers"])
@@ -273,6 +273,13 @@ fn what_is_desired_is_there_stays_there_and_goes() {
             .count(),
         2
     );
+    gateway_host.enter(async || {
+        let mut reconciler = Reconciler::open(&name, &record).unwrap();
+        let report = reconciler.reconcile(&desired).await;
+        // A new daemon cannot vouch for rules that it did not load; all else it takes over as it is.
+        assert_eq!(report.changed, BTreeMap::from([("firewall", 1)]));
+        assert_eq!(reconciler.dataplane(), Some("wireguard-go"));
+    });
     gateway_host.enter(async || {
         let mut reconciler = Reconciler::open(&name, &record).unwrap();
         let report = reconciler.teardown().await;

@@ -74,11 +74,11 @@ fn a_prefix_of_two_addresses_holds_one_device() {
 
 #[test]
 fn a_prefix_that_would_take_the_uplinks_address_is_refused() {
-    let world = World::on_link();
-    let refusal = world.refused(add_subnet("home", "10.59.0.0/24", "2001:db8:1::2/127"));
-    let text = refusal.to_string();
-    assert_eq!(refusal.code(), "ipv6-prefix-invalid", "{text}");
-    // The gateway would be ::3 in ::2/127 only with the host's ::2 beside it; in ::/120 10.0.0.1 is ::1.
+    // The gateway would be ::1, which is the next hop on one link and the host's own address on another.
+    let world = World::two_uplinks();
+    let refusal = world.refused(add_subnet("home", "10.59.0.0/24", "2001:db8:2::/120"));
+    assert_eq!(refusal.code(), "ipv6-collision");
+    assert!(refusal.to_string().contains("next hop"), "{refusal}");
     let mut facts = world.facts.clone();
     facts.addresses.insert(adit_model::facts::AddressFact {
         interface: "lo".to_owned(),
@@ -184,7 +184,7 @@ fn a_delegation_leaves_the_hosts_own_networks_alone() {
         ("2001:db8:1::2/128", "delegation-covers-host"),
         ("2001:db8:1::/127", "delegation-covers-host"),
         ("fe80::/64", "delegation-invalid"),
-        ("fd00::/16", "delegation-invalid"),
+        ("fc00::/16", "delegation-invalid"),
         ("2001:db8:9::1/64", "delegation-invalid"),
     ] {
         let refusal = world.refused(delegate("a", &[prefix]));

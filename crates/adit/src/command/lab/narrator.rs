@@ -58,13 +58,22 @@ impl Narrator {
         self.write(&format!("    {prompt} {text}"))
     }
 
-    /// What a command said.
-    pub(super) fn output(&mut self, text: &str) -> Result<()> {
-        for line in text.trim_end().lines() {
+    /// What a command said; of something longer than this many lines only the beginning, and how much more there is.
+    pub(super) fn output(&mut self, text: &str, limit: usize) -> Result<()> {
+        let lines: Vec<&str> = text.trim_end().lines().collect();
+        let shown = if lines.len() > limit + 1 {
+            limit
+        } else {
+            lines.len()
+        };
+        for line in &lines[..shown] {
             let line = self.paint(DIM, &format!("      {line}").replace('\t', " "));
             self.write(line.trim_end())?;
         }
-        Ok(())
+        match lines.len() - shown {
+            0 => Ok(()),
+            rest => self.write(&format!("      ... and {rest} more lines")),
+        }
     }
 
     /// Something that was expected and seen.

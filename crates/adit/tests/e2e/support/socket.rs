@@ -1,11 +1,11 @@
 //! Ordinary sockets inside the namespaces of a lab, every wait bounded.
 
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use adit_lab::{Host, wait_until};
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use socket2::{Domain, Socket, Type};
 
 const LIMIT: Duration = Duration::from_secs(4);
@@ -50,23 +50,6 @@ pub(crate) fn receive(on: &UdpSocket, text: &str) -> Result<SocketAddr> {
         "{got:?} from {source} where {text:?} was awaited"
     );
     Ok(source)
-}
-
-/// Asserts that nothing arrives for a while. Only meaningful beside something that does arrive.
-pub(crate) fn silent(on: &UdpSocket, duration: Duration) -> Result<()> {
-    on.set_read_timeout(Some(duration))?;
-    let mut buffer = [0; 2048];
-    let answer = on.recv_from(&mut buffer);
-    on.set_read_timeout(Some(LIMIT))?;
-    match answer {
-        Ok((length, source)) => bail!(
-            "{:?} from {source} arrived on {:?}",
-            String::from_utf8_lossy(&buffer[..length]),
-            on.local_addr()
-        ),
-        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(()),
-        Err(error) => Err(error).context("wait for nothing"),
-    }
 }
 
 /// There and back; returns the source that the server saw.

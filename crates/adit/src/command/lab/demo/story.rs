@@ -24,6 +24,8 @@ const BOX_PORT: &str = "8080";
 const FORWARDED_PORT: &str = "80";
 /// The service on the Internet host.
 const INTERNET_PORT: &str = "7000";
+/// More lines of output than these tell a reader nothing.
+const LINES: usize = 60;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 const INTRODUCTION: &str = "\
@@ -84,16 +86,7 @@ pub(super) fn tell(
         home: lab.host("box")?,
         laptop: lab.host("laptop")?,
     };
-    let told = story.tell();
-    if told.is_err()
-        && let Ok(log) = story.gateway.log()
-    {
-        let lines: Vec<&str> = log.lines().collect();
-        let end = lines[lines.len().saturating_sub(10)..].join("\n");
-        story.narrator.say("the end of the gateway's log:")?;
-        story.narrator.output(&end)?;
-    }
-    told
+    story.tell()
 }
 
 pub(super) fn show_around(narrator: &mut Narrator, lab: &Lab, places: &Places) -> Result<()> {
@@ -212,8 +205,8 @@ impl Story<'_> {
             "box",
             &format!("(umask 077; wg genkey > {key_file}); wg pubkey < {key_file}"),
         )?;
-        self.narrator.output(public_key)?;
-        self.adit(&[
+        self.narrator.output(public_key, 1)?;
+        let arguments = [
             "device",
             "add",
             "box",
@@ -223,7 +216,8 @@ impl Story<'_> {
             public_key,
             "--key-file",
             &key_file,
-        ])?;
+        ];
+        self.adit_shortly(&arguments, 8)?;
         let device = self.gateway.adit_json(["device", "show", "box"])?;
         let text = |field: &str| {
             device[field]
@@ -346,7 +340,12 @@ impl Story<'_> {
 
     fn stop_daemon(&mut self, addresses: &BoxAddresses) -> Result<()> {
         self.step("The daemon decides, but does not carry packets: it can stop")?;
-        self.narrator.command("vps", "kill -TERM $(pidof adit)")?;
+        let daemon = self
+            .gateway
+            .process_id()?
+            .context("the gateway is not running")?;
+        self.narrator
+            .command("vps", &format!("kill -TERM {daemon}"))?;
         let status = self.gateway.terminate()?;
         ensure!(
             status.is_none_or(|status| status.success()),
@@ -385,23 +384,28 @@ impl Story<'_> {
         self.narrator.command(host.name(), &words.join(" "))?;
         let output = host.try_exec(words)?;
         let said = [output.stdout.trim(), output.stderr.trim()].join("\n");
-        self.narrator.output(said.trim())?;
+        self.narrator.output(said.trim(), 2)?;
         Ok(output)
     }
 
     /// Types an `adit` command on the VPS, which has to succeed.
     fn adit(&mut self, arguments: &[&str]) -> Result<Output> {
-        self.narrator
-            .command("vps", &format!("adit {}", arguments.join(" ")))?;
+        self.adit_shortly(arguments, LINES)
+    }
+
+    /// The same, of whose output only so many lines are shown.
+    fn adit_shortly(&mut self, arguments: &[&str], limit: usize) -> Result<Output> {
+        let words = arguments.join(" ");
+        self.narrator.command("vps", &format!("adit {words}"))?;
         let output = self.gateway.try_adit(arguments)?;
-        self.narrator.output(&output.stdout)?;
-        self.narrator.output(&output.stderr)?;
+        self.narrator.output(&output.stdout, limit)?;
         ensure!(
             output.status.success(),
-            "adit {}: {}",
-            arguments.join(" "),
-            output.status
+            "adit {words} ended with {}: {}",
+            output.status,
+            output.stderr.trim()
         );
+        self.narrator.output(&output.stderr, limit)?;
         Ok(output)
     }
 
