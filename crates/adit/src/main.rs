@@ -1,3 +1,7 @@
-//! The adit command.
+//! The adit program.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    adit::run(std::env::args_os().collect())
+}

@@ -172,7 +172,7 @@ impl Topology {
             }
             let _ = writeln!(
                 text,
-                "{:<10} {:<34} {}",
+                "{:<10} {:<36} {}",
                 host.name,
                 host.note,
                 interfaces.join(", ")

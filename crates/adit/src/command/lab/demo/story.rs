@@ -141,9 +141,8 @@ impl Story<'_> {
         self.serve(&self.home.clone(), BOX_PORT)?;
         self.serve(&self.internet.clone(), INTERNET_PORT)?;
         let home = self.home.clone();
-        let output = self.run(&home, &["ping", "-n", "-c", "1", "-W", "1", INTERNET_IPV6])?;
         ensure!(
-            !output.status.success(),
+            !self.ping(&home, INTERNET_IPV6)?,
             "the box reaches the IPv6 Internet without Adit"
         );
         self.narrator.fact("the box has no IPv6")?;
@@ -235,21 +234,16 @@ impl Story<'_> {
             .stdout;
         let tunnel = self.connect("box", &configuration)?;
         let home = self.home.clone();
-        let output = self.run(&home, &["ping", "-n", "-c", "1", "-W", "3", "10.59.0.1"])?;
         ensure!(
-            output.status.success(),
+            self.ping(&home, "10.59.0.1")?,
             "no ping from the box to the gateway through the tunnel"
         );
         self.narrator.fact(
             "WireGuard is up, outwards through both NATs; the private key never left the box",
         )?;
         let internet = self.internet.clone();
-        let output = self.run(
-            &internet,
-            &["ping", "-n", "-c", "1", "-W", "3", &addresses.ipv6],
-        )?;
         ensure!(
-            output.status.success(),
+            self.ping(&internet, &addresses.ipv6)?,
             "no ping from the Internet to {}",
             addresses.ipv6
         );
@@ -384,8 +378,23 @@ impl Story<'_> {
         self.narrator.command(host.name(), &words.join(" "))?;
         let output = host.try_exec(words)?;
         let said = [output.stdout.trim(), output.stderr.trim()].join("\n");
-        self.narrator.output(said.trim(), 2)?;
+        self.narrator.output(said.trim(), LINES)?;
         Ok(output)
+    }
+
+    /// Whether the address answers; shows the answers alone.
+    fn ping(&mut self, host: &Host, address: &str) -> Result<bool> {
+        let words = ["ping", "-n", "-c", "1", "-W", "3", address];
+        self.narrator.command(host.name(), &words.join(" "))?;
+        let output = host.try_exec(words)?;
+        let answers: Vec<&str> = output
+            .stdout
+            .lines()
+            .filter(|line| line.contains("bytes from"))
+            .collect();
+        self.narrator.output(&answers.join("\n"), LINES)?;
+        self.narrator.output(&output.stderr, LINES)?;
+        Ok(output.status.success())
     }
 
     /// Types an `adit` command on the VPS, which has to succeed.

@@ -1,0 +1,248 @@
+//! The commands: their arguments, and which module does them.
+
+mod completions;
+mod device;
+mod forward;
+mod gateway;
+mod lab;
+mod pinhole;
+mod settings;
+mod status;
+mod subnet;
+mod token;
+mod uplink;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use adit_api::client::Client;
+use adit_api::text::{Readable, Text};
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tokio::runtime::Builder;
+
+use crate::output::{Failure, Output};
+
+const RUNTIME_DIR: &str = "/run/adit";
+
+/// Public addresses and reachable ports for machines behind carrier-grade NAT
+#[derive(Debug, Parser)]
+#[command(name = "adit", version, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command, before or after it.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+struct Global {
+    /// The directory of the gateway's socket [default: /run/adit]
+    #[arg(long, global = true, value_name = "DIR", env = "ADIT_RUNTIME_DIR")]
+    runtime_dir: Option<PathBuf>,
+    /// A gateway elsewhere, http://HOST:PORT
+    #[arg(long, global = true, value_name = "URL")]
+    url: Option<String>,
+    /// A file with the token for --url
+    #[arg(long, global = true, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Write one JSON document
+    #[arg(long, global = true)]
+    json: bool,
+    /// Log more; twice for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The daemon on this host
+    #[command(subcommand)]
+    Gateway(gateway::GatewayCommand),
+    /// Show what is up, who is connected, and what is wrong
+    Status,
+    /// The interfaces that face the Internet
+    #[command(subcommand)]
+    Uplink(uplink::UplinkCommand),
+    /// The tunnel's networks
+    #[command(subcommand)]
+    Subnet(subnet::SubnetCommand),
+    /// The machines that are connected through the tunnel
+    #[command(subcommand)]
+    Device(device::DeviceCommand),
+    /// Public ports that lead to devices
+    #[command(subcommand)]
+    Forward(forward::ForwardCommand),
+    /// Ports that are open on devices' own IPv6 addresses
+    #[command(subcommand)]
+    Pinhole(pinhole::PinholeCommand),
+    /// Tokens for programs
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// The settings of the gateway
+    #[command(subcommand)]
+    Settings(settings::SettingsCommand),
+    /// An Internet in a box, to try things out
+    #[command(subcommand)]
+    Lab(lab::LabCommand),
+    /// Write completions for a shell
+    Completions(completions::CompletionsArguments),
+}
+
+/// `on` or `off`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+impl From<Switch> for bool {
+    fn from(switch: Switch) -> Self {
+        match switch {
+            Switch::On => true,
+            Switch::Off => false,
+        }
+    }
+}
+
+/// What may be enabled or disabled.
+#[derive(Debug, Args)]
+struct Enabling {
+    /// Put it in force
+    #[arg(long)]
+    enable: bool,
+    /// Put it out of force, and keep it
+    #[arg(long, conflicts_with = "enable")]
+    disable: bool,
+}
+
+impl Enabling {
+    const fn wish(&self) -> Option<bool> {
+        match (self.enable, self.disable) {
+            (true, _) => Some(true),
+            (false, true) => Some(false),
+            (false, false) => None,
+        }
+    }
+}
+
+/// What every command that talks to a gateway works with.
+struct Session {
+    client: Client,
+    output: Output,
+}
+
+/// Does what was asked for; the answer is the status that the program ends with.
+pub(crate) fn run(arguments: Arguments) -> ExitCode {
+    let output = Output::new(arguments.global.json);
+    match dispatch(arguments, output) {
+        Ok(status) => status,
+        Err(failure) => output.failure(failure),
+    }
+}
+
+fn dispatch(arguments: Arguments, output: Output) -> Result<ExitCode, Failure> {
+    let Arguments { global, command } = arguments;
+    match command {
+        Command::Gateway(command) => {
+            gateway::run(command, global.runtime_dir, global.verbose)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Lab(command) => Ok(lab::run(command, output.is_json())?),
+        Command::Completions(arguments) => {
+            completions::run(&arguments);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Status => talk(&global, output, status::run),
+        Command::Uplink(command) => talk(&global, output, |session| uplink::run(session, command)),
+        Command::Subnet(command) => talk(&global, output, |session| subnet::run(session, command)),
+        Command::Device(command) => talk(&global, output, |session| device::run(session, command)),
+        Command::Forward(command) => {
+            talk(&global, output, |session| forward::run(session, command))
+        }
+        Command::Pinhole(command) => {
+            talk(&global, output, |session| pinhole::run(session, command))
+        }
+        Command::Token(command) => talk(&global, output, |session| token::run(session, command)),
+        Command::Settings(command) => {
+            talk(&global, output, |session| settings::run(session, command))
+        }
+    }
+}
+
+fn talk<F, W>(global: &Global, output: Output, work: W) -> Result<ExitCode, Failure>
+where
+    F: Future<Output = Result<(), Failure>>,
+    W: FnOnce(Session) -> F,
+{
+    let session = Session {
+        client: client(global)?,
+        output,
+    };
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    runtime.block_on(work(session))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn client(global: &Global) -> Result<Client, Failure> {
+    let Some(url) = &global.url else {
+        let folder = global.runtime_dir.as_deref();
+        let folder = folder.unwrap_or(Path::new(RUNTIME_DIR));
+        return Ok(Client::unix(&folder.join("adit.sock")));
+    };
+    let token = match &global.token_file {
+        Some(path) => Some(
+            std::fs::read_to_string(path)
+                .with_context(|| format!("read the token file {}", path.display()))?,
+        ),
+        None => None,
+    };
+    Ok(Client::http(url, token.as_deref())?)
+}
+
+/// Reads the value of an option as the gateway would.
+fn read<T: Readable>(option: &str, text: &str) -> Result<Text<T>, Failure> {
+    text.parse()
+        .map_err(|reason: String| invalid(option, &reason))
+}
+
+fn invalid(option: &str, reason: &str) -> Failure {
+    Failure::Refused {
+        code: "invalid-request",
+        message: format!("{option}: {reason}"),
+        hint: "add `--help` to see what the command takes".to_owned(),
+    }
+}
+
+/// `2 forwards`, `1 pinhole`
+fn count(number: usize, noun: &str) -> String {
+    let ending = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{ending}")
+}
+
+/// `80`, `80/tcp`, `5000-5003/udp`
+fn ports(
+    first: u16,
+    last: u16,
+    protocols: &std::collections::BTreeSet<adit_model::protocol::Protocol>,
+) -> String {
+    let range = if first == last {
+        first.to_string()
+    } else {
+        format!("{first}-{last}")
+    };
+    match protocols.first() {
+        Some(protocol) if protocols.len() == 1 => format!("{range}/{protocol}"),
+        Some(_) | None => range,
+    }
+}
+
+/// What stands in a table for something that is not in force.
+fn state(enabled: bool) -> String {
+    if enabled { "on" } else { "off" }.to_owned()
+}

@@ -1,0 +1,80 @@
+//! `adit gateway`: the daemon on this host.
+
+use std::io::{self, IsTerminal as _};
+use std::path::PathBuf;
+
+use adit_gateway::RunOptions;
+use anyhow::{Context as _, Result};
+use clap::{Args, Subcommand};
+use tokio::runtime::Builder;
+use tracing_subscriber::EnvFilter;
+
+/// What `adit gateway` can do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum GatewayCommand {
+    /// Run the gateway in the foreground; when it ends, the tunnel stays up
+    Run(Options),
+    /// Withdraw everything from this host and restore what was; works with the daemon stopped
+    Teardown(Options),
+}
+
+/// Options of the daemon; what they leave out comes from the configuration file.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// The directory of state and keys [default: /var/lib/adit]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// The configuration [default: /etc/adit/gateway.toml, if there is one]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The tunnel's interface [default: adit0]
+    #[arg(long, value_name = "NAME")]
+    interface: Option<String>,
+}
+
+pub(super) fn run(
+    command: GatewayCommand,
+    runtime_dir: Option<PathBuf>,
+    verbose: u8,
+) -> Result<()> {
+    start_log(verbose);
+    let runtime = Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    runtime.block_on(async {
+        match command {
+            GatewayCommand::Run(options) => {
+                adit_gateway::run(run_options(options, runtime_dir)).await
+            }
+            GatewayCommand::Teardown(options) => {
+                adit_gateway::teardown(run_options(options, runtime_dir)).await
+            }
+        }
+    })
+}
+
+fn run_options(options: Options, runtime_dir: Option<PathBuf>) -> RunOptions {
+    RunOptions {
+        state_dir: options.state_dir,
+        runtime_dir,
+        config: options.config,
+        interface: options.interface,
+    }
+}
+
+/// `RUST_LOG` wins over `-v`.
+fn start_log(verbose: u8) {
+    let level = match verbose {
+        0 => "info",
+        1 => "debug",
+        _ => "trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(verbose > 0)
+        .init();
+}

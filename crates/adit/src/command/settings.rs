@@ -1,0 +1,116 @@
+//! `adit settings`: the settings of the gateway.
+
+use adit_api::types::settings::{SetSettings, Settings};
+use adit_model::change::Patch;
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::{Session, invalid, read};
+use crate::output::Failure;
+
+/// What `adit settings` can do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SettingsCommand {
+    /// Show the settings
+    Show,
+    /// Change a setting
+    Set(SetArguments),
+}
+
+/// Arguments of `adit settings set`.
+#[derive(Debug, Args)]
+pub(crate) struct SetArguments {
+    /// The setting
+    #[arg(value_enum)]
+    key: SettingName,
+    /// Its value
+    value: String,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum SettingName {
+    /// UDP port of WireGuard
+    ListenPort,
+    /// Resolvers that `full` devices are told, separated by commas, or `none`
+    DnsServers,
+    /// Ports that outbound connections are translated to, FIRST-LAST
+    SnatPorts,
+    /// The tunnel's MTU in bytes, or `auto`
+    Mtu,
+    /// The packet size in bytes that TCP is clamped to
+    ClampMtu,
+}
+
+pub(super) async fn run(session: Session, command: SettingsCommand) -> Result<(), Failure> {
+    match command {
+        SettingsCommand::Show => show(&session, &session.client.settings().await?),
+        SettingsCommand::Set(arguments) => {
+            let request = request(arguments.key, &arguments.value)?;
+            let settings = session.client.set_settings(&request).await?;
+            show(&session, &settings)?;
+            if matches!(
+                arguments.key,
+                SettingName::ListenPort | SettingName::Mtu | SettingName::DnsServers
+            ) {
+                session
+                    .output
+                    .note("Devices learn it from their configuration: `adit device config NAME`.");
+            }
+            Ok(())
+        }
+    }
+}
+
+fn request(key: SettingName, value: &str) -> Result<SetSettings, Failure> {
+    let mut request = SetSettings::default();
+    match key {
+        SettingName::ListenPort => request.listen_port = Some(number("listen-port", value)?),
+        SettingName::DnsServers => {
+            let mut servers = Vec::new();
+            for text in value.split(',').map(str::trim) {
+                if !matches!(text, "" | "none") {
+                    servers.push(read("dns-servers", text)?);
+                }
+            }
+            request.dns_servers = Some(servers);
+        }
+        SettingName::SnatPorts => request.snat_ports = Some(read("snat-ports", value)?),
+        SettingName::Mtu if matches!(value, "auto" | "none") => request.mtu = Patch::Clear,
+        SettingName::Mtu => request.mtu = Patch::Set(number("mtu", value)?),
+        SettingName::ClampMtu => request.clamp_mtu = Some(number("clamp-mtu", value)?),
+    }
+    Ok(request)
+}
+
+fn number(key: &str, value: &str) -> Result<u16, Failure> {
+    value
+        .parse()
+        .map_err(|_| invalid(key, &format!("`{value}` is no number from 0 to 65535")))
+}
+
+fn show(session: &Session, settings: &Settings) -> Result<(), Failure> {
+    if session.output.is_json() {
+        return session.output.document(settings);
+    }
+    let servers: Vec<String> = settings
+        .dns_servers
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let servers = if servers.is_empty() {
+        "none".to_owned()
+    } else {
+        servers.join(",")
+    };
+    let mtu = match settings.mtu.configured {
+        Some(mtu) => mtu.to_string(),
+        None => format!("auto: {} ({})", settings.mtu.value, settings.mtu.reason),
+    };
+    session.output.fields(&[
+        ("listen-port", settings.listen_port.to_string()),
+        ("dns-servers", servers),
+        ("snat-ports", settings.snat_ports.clone()),
+        ("mtu", mtu),
+        ("clamp-mtu", settings.clamp_mtu.to_string()),
+    ]);
+    Ok(())
+}
