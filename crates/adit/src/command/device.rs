@@ -82,7 +82,10 @@ fn tell(session: &Session, added: &AddedDevice, done: &str, qr: bool) -> Result<
     output.result(&added.config);
     if qr {
         output.result("");
-        output.qr(&added.config)?;
+        // The device is there, whether or not its configuration fits into a picture.
+        if let Err(failure) = output.qr(&added.config) {
+            output.failure(failure);
+        }
     }
     output.note("");
     for (index, step) in added.next.iter().enumerate() {

@@ -244,11 +244,15 @@ fn a_subnet_leaves_by_another_uplink_than_the_default() -> Result<()> {
 }
 
 const FOREIGN: &str = "table ip foreign {
-  set friends { type ipv4_addr; flags interval; elements = { 192.0.2.0/28 } }
-  chain input { type filter hook input priority 5; ip saddr @friends counter accept }
+  set friends { type ipv4_addr; flags interval; elements = { 192.0.2.0/28 }; }
+  chain input { type filter hook input priority 5; ip saddr @friends counter accept; }
 }
-table inet foreign { chain forward { type filter hook forward priority 10; accept } }
-table ip6 foreign { chain postrouting { type nat hook postrouting priority 200; } }
+table inet foreign {
+  chain forward { type filter hook forward priority 10; accept; }
+}
+table ip6 foreign {
+  chain postrouting { type nat hook postrouting priority 200; }
+}
 ";
 
 #[test]

@@ -72,7 +72,7 @@ fn borrowed(world: &World, laptop: &Device, nas: &Device) -> Result<()> {
         injector.send(&six(laptop.ipv6()?, to6, "own"))?;
         for socket in &sockets {
             crate::support::receive(socket, "own")
-                .with_context(|| format!("on {} must come first", host.name()))?;
+                .with_context(|| format!("on {} must come first, of {:?}", host.name(), watch.text()))?;
         }
         watch.wait_for(&format!("> {to6}.7600"))?;
         ensure!(
@@ -165,6 +165,7 @@ fn every_source_port_of_a_device_shadows_nothing() -> Result<()> {
             break;
         }
         sweep(&laptop, &missing, &far, &mut seen)?;
+        Findings::note(&format!("round of {}: {} seen {:?}", missing.len(), seen.len(), started.elapsed()));
     }
     Findings::note(&format!(
         "{} of 65535 source ports seen after {:?}",
@@ -175,6 +176,8 @@ fn every_source_port_of_a_device_shadows_nothing() -> Result<()> {
     for port in [22, 53, LISTENER, WIREGUARD, OTHERS_FORWARD, OWN_FORWARD] {
         ensure!(seen.contains_key(&port), "source port {port} was not seen");
     }
+    let missing: Vec<u16> = (1..=65535).filter(|port| !seen.contains_key(port)).collect();
+    Findings::note(&format!("{:?}", missing));
     ensure!(seen.len() > 65_000, "only {} ports were seen", seen.len());
     let wrong: BTreeMap<u16, SocketAddrV4> = seen
         .iter()

@@ -233,6 +233,7 @@ fn answer(control: &Control, committed: &Committed, keys: Keys) -> Result<AddedD
         }
     };
     let private_key_shown = keys.private.is_some();
+    let key_is_missing = !private_key_shown && keys.key_file.is_none();
     let source = match &keys.private {
         Some(private) => PrivateKeySource::Inline(private.to_base64()),
         None => key_source(device, keys.key_file)?,
@@ -241,11 +242,16 @@ fn answer(control: &Control, committed: &Committed, keys: Keys) -> Result<AddedD
         device: view::device(&snapshot, device),
         config: configuration::wg_quick(&snapshot, device, source)?,
         private_key_shown,
-        next: next(&snapshot, device, private_key_shown),
+        next: next(&snapshot, device, private_key_shown, key_is_missing),
     })
 }
 
-fn next(snapshot: &Snapshot, device: &state::Device, private_key_shown: bool) -> Vec<String> {
+fn next(
+    snapshot: &Snapshot,
+    device: &state::Device,
+    private_key_shown: bool,
+    key_is_missing: bool,
+) -> Vec<String> {
     let name = &device.name;
     let port = snapshot.state.settings.listen_port;
     let mut next = Vec::new();
@@ -260,6 +266,12 @@ fn next(snapshot: &Snapshot, device: &state::Device, private_key_shown: bool) ->
             "The configuration holds the device's private key. It is shown this once and not stored: bring it to the device now."
                 .to_owned(),
         );
+    }
+    if key_is_missing {
+        next.push(format!(
+            "The configuration lacks the device's private key: put it in place of the `# PrivateKey` line, or take \
+             `adit device config {name} --key-file PATH`, which reads it from a file on the device."
+        ));
     }
     next.push(match device.routing {
         Routing::Inbound => {

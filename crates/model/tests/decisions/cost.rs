@@ -1,1 +1,115 @@
-//! cost
+//! What decisions cost in a large network. The limits are far above what is measured, and far below what work in
+//! proportion to the square of the network takes.
+
+use std::hint::black_box;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use adit_model::change::Change;
+use adit_model::edit::{Edit, Object};
+use adit_model::key::{PresharedKey, PublicKey};
+use adit_model::state::{
+    Delegation, DelegationId, Device, DeviceId, DeviceKind, Forward, ForwardId, GatewayId, Origin,
+};
+
+use crate::world::{World, add_device, add_forward, add_subnet, delegate, parse, set_subnet_ipv6};
+
+const DEVICES: u32 = 10_000;
+
+/// 10,000 devices, each with a delegation and a forward of three ports.
+fn large(ipv6: &str) -> World {
+    let mut world = World::on_link().with([add_subnet("home", "10.0.0.0/16", ipv6)]);
+    let subnet = world.state.subnet("home").unwrap().id;
+    let first = u32::from(Ipv4Addr::new(10, 0, 0, 2));
+    for index in 0..DEVICES {
+        let mut key = [7; 32];
+        key[..4].copy_from_slice(&index.to_le_bytes());
+        let number = u64::from(index);
+        let device = DeviceId(1_000_000 + number);
+        let ports = u16::try_from(1000 + index * 3).unwrap();
+        let prefix = parse(&format!("2001:db9:{index:x}::/64"));
+        let objects = [
+            Object::Device(Device {
+                id: device,
+                subnet,
+                name: format!("device-{index}"),
+                kind: DeviceKind::Server,
+                routing: adit_model::configuration::Routing::Inbound,
+                ipv4: Ipv4Addr::from(first + index),
+                public_key: PublicKey::from_bytes(key),
+                preshared_key: PresharedKey::from_bytes(key),
+                enabled: true,
+                expires: None,
+            }),
+            Object::Delegation(Delegation {
+                id: DelegationId(2_000_000 + number),
+                device,
+                prefix,
+            }),
+            Object::Forward(Forward {
+                id: ForwardId(3_000_000 + number),
+                gateway: GatewayId::default(),
+                address: None,
+                port: ports,
+                port_end: ports + 2,
+                protocols: adit_model::protocol::Protocol::ALL.into(),
+                device,
+                target_port: ports,
+                label: String::new(),
+                enabled: true,
+                origin: Origin::Manual,
+            }),
+        ];
+        for object in objects {
+            world.state.absorb(&Edit::Set(object));
+        }
+    }
+    world.state.absorb(&Edit::Set(Object::Sequence(4_000_000)));
+    world
+}
+
+fn measure<T>(what: &str, limit: Duration, work: impl Fn() -> T) {
+    let best = (0..3)
+        .map(|_| {
+            let start = Instant::now();
+            black_box(work());
+            start.elapsed()
+        })
+        .min()
+        .unwrap();
+    println!("{what}: {best:?}");
+    assert!(best < limit, "{what} took {best:?}");
+}
+
+#[test]
+fn ten_thousand_devices_are_no_burden() {
+    let decision = Duration::from_millis(400);
+    let whole = Duration::from_secs(6);
+    let world = large("2001:db8:1::/64");
+    let decide = |change: &Change| world.decide(change.clone()).unwrap();
+    let change = |name: &str, change: Change| {
+        measure(name, decision, || decide(&change));
+    };
+    change("add a device", add_device("new"));
+    change("add a forward", add_forward("900/tcp", "device-9999"));
+    change("delegate a prefix", delegate("device-9999", &["80"]));
+    change(
+        "remove a device",
+        Change::RemoveDevice("device-5".to_owned()),
+    );
+    change("set a prefix", set_subnet_ipv6("home", "2001:db8:1::/56"));
+    let private = large("fd00:7::/64");
+    measure("move every forward", whole, || {
+        private.decide(set_subnet_ipv6("home", "none")).unwrap()
+    });
+    measure("remove a subnet with all", whole, || {
+        decide(&Change::RemoveSubnet {
+            reference: "home".to_owned(),
+            force: true,
+        })
+    });
+    measure("derive", whole, || world.desired());
+    measure("find problems", whole, || {
+        adit_model::problem::of_state(&world.state, &world.facts, world.now)
+    });
+}

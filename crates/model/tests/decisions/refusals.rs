@@ -521,7 +521,7 @@ fn every_code_is_reached_and_names_its_object() {
     }
 
     let small = World::on_link().with([
-        add_subnet("home", "10.59.0.0/30", "2001:db8:1::/120"),
+        add_subnet("home", "10.59.0.0/30", "2001:db8:1::/64"),
         add_device("a"),
     ]);
     let full = small.refused(add_device("b"));
