@@ -152,7 +152,7 @@ fn dispatch(arguments: Arguments, output: Output) -> Result<ExitCode, Failure> {
         }
         Command::Lab(command) => Ok(lab::run(command, output.is_json())?),
         Command::Completions(arguments) => {
-            completions::run(&arguments);
+            completions::run(output, &arguments);
             Ok(ExitCode::SUCCESS)
         }
         Command::Status => talk(&global, output, status::run),

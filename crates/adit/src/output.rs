@@ -190,7 +190,15 @@ impl Output {
                 code,
                 message,
                 hint,
-            } => (code.to_owned(), message, hint, FAILED),
+            } => {
+                // The text of an option that cannot be read: nobody was asked.
+                let status = if code == "invalid-request" {
+                    USAGE
+                } else {
+                    FAILED
+                };
+                (code.to_owned(), message, hint, status)
+            }
             Failure::Failed(error) => (
                 "failed".to_owned(),
                 format!("{error:#}"),

@@ -25,6 +25,9 @@ pub struct Changed {
     pub endpoints: BTreeSet<Endpoint<IpAddr>>,
     /// Devices and delegated networks all of whose connections are cut.
     pub networks: BTreeSet<IpNet>,
+    /// Networks that had no rules for a while. What reached them then would pass as established for as long as it
+    /// lives, and what left them untranslated would stay so; both begin anew, or not at all.
+    pub unguarded: BTreeSet<IpNet>,
 }
 
 #[derive(Debug, Error)]
@@ -59,9 +62,12 @@ const NESTED: u16 = 0x8000;
 struct Criteria {
     families: BTreeSet<u8>,
     endpoints: BTreeMap<(IpAddr, u8), Vec<PortRange>>,
-    /// Disjoint, by first address.
-    networks: Vec<IpNet>,
+    networks: Networks,
+    unguarded: Networks,
 }
+
+/// Disjoint, by first address.
+struct Networks(Vec<IpNet>);
 
 /// One direction of a tracked connection.
 struct Tuple {
@@ -83,11 +89,12 @@ impl Criteria {
             let key = (*address, Protocol::number(*protocol));
             endpoints.entry(key).or_default().push(*ports);
         }
-        let mut networks = IpNet::aggregate(&changed.networks.iter().copied().collect());
-        networks.sort_by_key(IpNet::network);
+        let networks = Networks::of(&changed.networks);
+        let unguarded = Networks::of(&changed.unguarded);
         let addresses = changed.endpoints.iter().map(|endpoint| endpoint.address);
         let families = addresses
-            .chain(networks.iter().map(IpNet::addr))
+            .chain(networks.0.iter().map(IpNet::addr))
+            .chain(unguarded.0.iter().map(IpNet::addr))
             .map(|address| {
                 if address.is_ipv4() {
                     AF_INET as u8
@@ -100,6 +107,7 @@ impl Criteria {
             families,
             endpoints,
             networks,
+            unguarded,
         }
     }
 
@@ -116,7 +124,21 @@ impl Criteria {
                 reply.destination,
             ]
             .into_iter()
-            .any(|address| self.contain(address))
+            .any(|address| self.networks.contain(address))
+            || self.began_unguarded(original, reply)
+    }
+
+    /// Connections that were translated had rules. Of the others, those to the Internet from addresses of its own are let
+    /// be: no rule would have kept them from beginning, and without them an answer finds no way back.
+    fn began_unguarded(&self, original: &Tuple, reply: &Tuple) -> bool {
+        let is_private = match original.source {
+            IpAddr::V4(_) => true,
+            IpAddr::V6(address) => address.is_unique_local(),
+        };
+        original.source == reply.destination
+            && original.destination == reply.source
+            && (self.unguarded.contain(original.destination)
+                || is_private && self.unguarded.contain(original.source))
     }
 
     fn name_destination(&self, tuple: &Tuple) -> bool {
@@ -125,14 +147,22 @@ impl Criteria {
             .zip(tuple.destination_port)
             .is_some_and(|(ranges, port)| ranges.iter().any(|range| range.contains(port)))
     }
+}
+
+impl Networks {
+    fn of(networks: &BTreeSet<IpNet>) -> Self {
+        let mut networks = IpNet::aggregate(&networks.iter().copied().collect());
+        networks.sort_by_key(IpNet::network);
+        Self(networks)
+    }
 
     fn contain(&self, address: IpAddr) -> bool {
         let after = self
-            .networks
+            .0
             .partition_point(|network| network.network() <= address);
         after
             .checked_sub(1)
-            .and_then(|index| self.networks.get(index))
+            .and_then(|index| self.0.get(index))
             .is_some_and(|network| network.contains(&address))
     }
 }

@@ -3,9 +3,11 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipnet::IpNet;
+
 use crate::desired::Desired;
 use crate::desired::address::Address;
-use crate::desired::firewall::{Firewall, Translations};
+use crate::desired::firewall::{Firewall, SubnetPolicy, Translations};
 use crate::desired::link::Link;
 use crate::desired::neighbor::ProxyNeighbor;
 use crate::desired::route::Route;
@@ -477,10 +479,27 @@ fn sweep(view: &View<'_>, desired: &Desired, lost: &[PeerDifference<'_>]) -> Swe
             (None, _) => {}
         }
     }
+    let unguarded = match (&view.firewall, &desired.firewall) {
+        (Table::Absent | Table::Unknown, Some(firewall)) if view.link.is_some() => {
+            networks(firewall)
+        }
+        (Table::Absent | Table::Unknown | Table::Unsure | Table::Holds(_), _) => BTreeSet::new(),
+    };
     Sweep {
         endpoints,
         prefixes,
+        unguarded,
     }
+}
+
+/// The networks of all subnets.
+fn networks(firewall: &Firewall) -> BTreeSet<IpNet> {
+    let of = |policy: &SubnetPolicy| -> Vec<IpNet> {
+        let ipv4 = policy.networks4.iter().copied().map(IpNet::V4);
+        ipv4.chain(policy.networks6.iter().copied().map(IpNet::V6))
+            .collect()
+    };
+    firewall.subnets.values().flat_map(of).collect()
 }
 
 fn without_way_in(firewall: &Firewall) -> Firewall {

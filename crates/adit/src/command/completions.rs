@@ -1,9 +1,9 @@
 //! `adit completions`: what a shell needs to complete commands.
 
-use std::io;
-
 use clap::Args;
 use clap_complete::Shell;
+
+use crate::output::Output;
 
 /// Arguments of `adit completions`.
 #[derive(Debug, Args)]
@@ -12,7 +12,8 @@ pub(crate) struct CompletionsArguments {
     shell: Shell,
 }
 
-pub(super) fn run(arguments: &CompletionsArguments) {
-    let mut command = crate::command();
-    clap_complete::generate(arguments.shell, &mut command, "adit", &mut io::stdout());
+pub(super) fn run(output: Output, arguments: &CompletionsArguments) {
+    let mut script = Vec::new();
+    clap_complete::generate(arguments.shell, &mut crate::command(), "adit", &mut script);
+    output.result(&String::from_utf8_lossy(&script));
 }

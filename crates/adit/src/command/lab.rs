@@ -129,7 +129,10 @@ fn up(arguments: &UpArguments, json: bool) -> Result<ExitCode> {
         exec_line(
             instance,
             "vps",
-            "adit subnet add home --ipv4 10.59.0.0/24 --ipv6 PREFIX",
+            &format!(
+                "adit subnet add home --ipv4 10.59.0.0/24 --ipv6 {}",
+                provided_prefix(&topology)
+            ),
         ),
         exec_line(instance, "box", "ping 198.51.100.10"),
         down_line(instance),
@@ -160,6 +163,7 @@ fn down(arguments: DownArguments) -> Result<ExitCode> {
 }
 
 fn list(json: bool) -> Result<ExitCode> {
+    require_root()?;
     let labs = Lab::list()?;
     let mut out = io::stdout().lock();
     if json {
@@ -253,6 +257,14 @@ fn program() -> String {
         format!("sudo {name}")
     } else {
         name
+    }
+}
+
+/// An IPv6 prefix that the provider of the VPS delivers to it.
+fn provided_prefix(topology: &Topology) -> &'static str {
+    match topology.name.as_str() {
+        "routed" => "2001:db8:100::/64",
+        _ => "2001:db8:1::/64",
     }
 }
 

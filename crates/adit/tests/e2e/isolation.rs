@@ -35,7 +35,10 @@ fn between_devices(topology: &str) -> Result<()> {
         "forwards and pinholes for other subnets",
         published(&world, &server, &laptop, &nas),
     );
-    world.adit("subnet set lan --peers off")?;
+    findings.check(
+        "flows when peers are switched off",
+        flows_end(&world, &server, &laptop),
+    );
     findings.check("peers off", alone(&server, &laptop));
     findings.check(
         "forwards and pinholes with peers off",
@@ -112,6 +115,24 @@ fn apart(server: &Device, laptop: &Device, nas: &Device) -> Result<()> {
     nothing_from(laptop, nas)
 }
 
+/// Switches the peers off.
+fn flows_end(world: &World, server: &Device, laptop: &Device) -> Result<()> {
+    let mut conversations = Vec::new();
+    for address in both(server, 7401)? {
+        let listener = listen(&server.host, address)?;
+        conversations.push(converse(&laptop.host, None, address, &listener)?);
+    }
+    world.adit("subnet set lan --peers off")?;
+    for conversation in &mut conversations {
+        ensure!(
+            conversation.is_cut()?,
+            "with {} goes on",
+            conversation.client.peer_addr()?
+        );
+    }
+    Ok(())
+}
+
 fn alone(server: &Device, laptop: &Device) -> Result<()> {
     nothing_from(laptop, server)?;
     nothing_from(server, laptop)
@@ -185,11 +206,26 @@ fn host_access(world: &World, laptop: &Device, nas: &Device) -> Result<()> {
         "a device of another subnet reaches {:?}",
         reached(nas)?
     );
+    while service.accept().is_ok() {}
+    let mut conversations = Vec::new();
+    for address in &addresses {
+        conversations.push(converse(&laptop.host, None, address.parse()?, &service)?);
+    }
     world.adit("subnet set lan --host-access off")?;
     ensure!(
         reached(laptop)?.is_empty(),
         "after host access was withdrawn: {:?}",
         reached(laptop)?
+    );
+    let mut going_on = Vec::new();
+    for (address, conversation) in addresses.iter().zip(&mut conversations) {
+        if !conversation.is_cut()? {
+            going_on.push(address);
+        }
+    }
+    ensure!(
+        going_on.is_empty(),
+        "after host access was withdrawn these go on: {going_on:?}"
     );
     Ok(())
 }

@@ -169,6 +169,7 @@ impl Reconciler {
                 let changed = Changed {
                     endpoints: sweep.endpoints.clone(),
                     networks: sweep.prefixes.clone(),
+                    unguarded: sweep.unguarded.clone(),
                 };
                 match conntrack::sweep(changed).await {
                     Ok(_) => Ok(()),

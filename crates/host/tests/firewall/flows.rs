@@ -99,7 +99,7 @@ fn sweep_ends_what_changed_and_nothing_else() {
         let endpoints = Firewall::changed_endpoints(&from, &to);
         let ended = sweep(Changed {
             endpoints,
-            networks: BTreeSet::new(),
+            ..Changed::default()
         })
         .await
         .unwrap();
@@ -115,7 +115,7 @@ fn sweep_ends_what_changed_and_nothing_else() {
         let endpoints = Firewall::changed_endpoints(&to, &from);
         sweep(Changed {
             endpoints: endpoints.clone(),
-            networks: BTreeSet::new(),
+            ..Changed::default()
         })
         .await
         .unwrap();
@@ -125,7 +125,7 @@ fn sweep_ends_what_changed_and_nothing_else() {
         assert_eq!(
             sweep(Changed {
                 endpoints,
-                networks: BTreeSet::new()
+                ..Changed::default()
             })
             .await
             .unwrap(),
@@ -138,8 +138,8 @@ fn sweep_ends_what_changed_and_nothing_else() {
             "2001:db8:0:1::2/128".parse().unwrap(),
         ]);
         let ended = sweep(Changed {
-            endpoints: BTreeSet::new(),
             networks,
+            ..Changed::default()
         })
         .await
         .unwrap();
@@ -162,8 +162,8 @@ fn sweep_of_many_connections_is_quick() {
         let start = std::time::Instant::now();
         let networks = BTreeSet::from(["10.59.0.2/32".parse().unwrap()]);
         let ended = sweep(Changed {
-            endpoints: BTreeSet::new(),
             networks,
+            ..Changed::default()
         })
         .await
         .unwrap();
@@ -172,8 +172,8 @@ fn sweep_of_many_connections_is_quick() {
         let networks = BTreeSet::from(["10.59.0.2/32".parse().unwrap()]);
         assert_eq!(
             sweep(Changed {
-                endpoints: BTreeSet::new(),
-                networks
+                networks,
+                ..Changed::default()
             })
             .await
             .unwrap(),

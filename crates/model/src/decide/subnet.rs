@@ -11,7 +11,7 @@ use crate::change::{AddSubnet, Ipv6Wish, Patch, SetSubnet};
 use crate::edit::{Key, Object};
 use crate::name;
 use crate::refusal::Refusal;
-use crate::state::{Egress, Subnet, SubnetId};
+use crate::state::{Device, Egress, Subnet, SubnetId};
 use crate::uplink;
 
 pub(super) fn add(draft: &mut Draft<'_>, wish: AddSubnet) -> Result<(), Refusal> {
@@ -303,42 +303,45 @@ fn check_dependents(
     subnet: &Subnet,
     before: Option<Ipv6Net>,
 ) -> Result<(), Refusal> {
-    for device in draft.state.devices_of(subnet.id) {
-        for delegation in draft.state.delegations_of(device.id) {
-            let IpNet::V6(net) = delegation.prefix else {
-                continue;
-            };
-            let was_inside = before.is_some_and(|before| before.contains(&net));
-            if was_inside && !subnet.ipv6.is_some_and(|prefix| prefix.contains(&net)) {
-                return Err(Refusal::DelegationInvalid {
-                    prefix: net.to_string(),
-                    reason: format!(
-                        "it belongs to device `{}` and does not lie in the new prefix; revoke it first (`adit device set {} --revoke {net}`)",
-                        device.name, device.name
-                    ),
-                });
-            }
+    let state = draft.state;
+    let of_subnet = |id| {
+        state
+            .devices
+            .get(&id)
+            .filter(|device: &&Device| device.subnet == subnet.id)
+    };
+    for delegation in state.delegations.values() {
+        let (IpNet::V6(net), Some(device)) = (delegation.prefix, of_subnet(delegation.device))
+        else {
+            continue;
+        };
+        let was_inside = before.is_some_and(|before| before.contains(&net));
+        if was_inside && !subnet.ipv6.is_some_and(|prefix| prefix.contains(&net)) {
+            return Err(Refusal::DelegationInvalid {
+                prefix: net.to_string(),
+                reason: format!(
+                    "it belongs to device `{}` and does not lie in the new prefix; revoke it first (`adit device set {} --revoke {net}`)",
+                    device.name, device.name
+                ),
+            });
         }
-        let pinholes = draft
-            .state
+    }
+    if subnet.ipv6.is_none() {
+        let mut holders = state
             .pinholes
             .values()
-            .any(|pinhole| pinhole.device == device.id);
-        if subnet.ipv6.is_none() && pinholes {
+            .filter_map(|pinhole| of_subnet(pinhole.device));
+        if let Some(device) = holders.next() {
             return Err(Refusal::PinholeWithoutIpv6 {
                 device: device.name.clone(),
             });
         }
-        if subnet.local_ipv6().is_none() {
-            let forward = draft
-                .state
-                .forwards
-                .values()
-                .find_map(|forward| match forward.address {
-                    Some(address @ IpAddr::V6(_)) if forward.device == device.id => Some(address),
-                    Some(_) | None => None,
-                });
-            if let Some(address) = forward {
+    }
+    if subnet.local_ipv6().is_none() {
+        for forward in state.forwards.values() {
+            if let Some(address @ IpAddr::V6(_)) = forward.address
+                && let Some(device) = of_subnet(forward.device)
+            {
                 return Err(Refusal::ForwardIpv6Global {
                     device: device.name.clone(),
                     address,

@@ -74,6 +74,8 @@ pub struct Sweep {
     pub endpoints: BTreeSet<Endpoint<IpAddr>>,
     /// Prefixes that were taken from a peer.
     pub prefixes: BTreeSet<IpNet>,
+    /// Networks that the table was not there to guard: what began untranslated meanwhile.
+    pub unguarded: BTreeSet<IpNet>,
 }
 
 impl Step {
@@ -148,7 +150,7 @@ impl Step {
 impl Sweep {
     /// Whether there is nothing to sweep.
     pub fn is_empty(&self) -> bool {
-        self.endpoints.is_empty() && self.prefixes.is_empty()
+        self.endpoints.is_empty() && self.prefixes.is_empty() && self.unguarded.is_empty()
     }
 }
 
@@ -178,7 +180,7 @@ impl fmt::Display for Step {
                 formatter,
                 " of {} endpoints and {} prefixes",
                 sweep.endpoints.len(),
-                sweep.prefixes.len()
+                sweep.prefixes.len() + sweep.unguarded.len()
             ),
             Self::RemoveNeighbor(_)
             | Self::RemoveRule(_)

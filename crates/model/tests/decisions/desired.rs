@@ -342,7 +342,6 @@ fn a_private_prefix_is_translated_and_forwarded_on_both_families() {
             target_port: Some(8080),
             ..add_forward_wish("80/tcp", "a")
         }),
-        delegate("a", &["2001:db8:88::/64"]),
     ]);
     let desired = world.desired();
     assert_eq!(
@@ -369,12 +368,6 @@ fn a_private_prefix_is_translated_and_forwarded_on_both_families() {
         .map(|(keep, to)| format!("{} {} {}", keep.device.port, to.0, to.1))
         .collect();
     assert_eq!(keeps, ["8080 203.0.113.10 80"]);
-    // The delegated prefix is global: it is no part of the private one, and nothing may translate it.
-    let rendered = world.desired().firewall.unwrap().render();
-    assert!(
-        !rendered.contains("2001:db8:88::/64 : jump snat"),
-        "{rendered}"
-    );
 }
 
 #[test]

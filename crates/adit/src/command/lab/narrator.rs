@@ -8,7 +8,6 @@ use anyhow::Result;
 const BOLD: &str = "1";
 const CYAN: &str = "36";
 const GREEN: &str = "32";
-const DIM: &str = "2";
 
 pub(super) struct Narrator {
     out: StdoutLock<'static>,
@@ -67,8 +66,7 @@ impl Narrator {
             lines.len()
         };
         for line in &lines[..shown] {
-            let line = self.paint(DIM, &format!("      {line}").replace('\t', " "));
-            self.write(line.trim_end())?;
+            self.write(format!("      {line}").trim_end())?;
         }
         match lines.len() - shown {
             0 => Ok(()),

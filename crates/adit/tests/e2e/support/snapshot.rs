@@ -72,8 +72,12 @@ impl Snapshot {
         Self::of_others(host, "no interface has such a name")
     }
 
+    /// Without settings, and without the anycast addresses that the kernel adds while it forwards.
     pub(crate) fn without_sysctls(mut self) -> Self {
         self.parts.remove(SYSCTLS);
+        for lines in self.parts.values_mut() {
+            lines.retain(|line| !line.starts_with("anycast "));
+        }
         self
     }
 

@@ -140,6 +140,12 @@ impl Conversation {
         pass(&mut self.server, &mut self.client).context("server to client")
     }
 
+    /// As [`Self::talk`], the server first.
+    pub(crate) fn talk_backwards(&mut self) -> Result<()> {
+        pass(&mut self.server, &mut self.client).context("server to client")?;
+        pass(&mut self.client, &mut self.server).context("client to server")
+    }
+
     /// Whether what the client says still arrives; if it does not, the connection is not good for anything after.
     pub(crate) fn is_cut(&mut self) -> Result<bool> {
         self.server

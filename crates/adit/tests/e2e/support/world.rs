@@ -151,7 +151,7 @@ impl World {
             .as_str()
             .with_context(|| format!("config in {answer}"))?;
         let device = self.connect(host, text, answer.clone())?;
-        device.await_handshake()?;
+        device.await_tunnel()?;
         Ok(device)
     }
 
@@ -183,6 +183,23 @@ impl Device {
     pub(crate) fn await_handshake(&self) -> Result<()> {
         let what = format!("a handshake of {}", self.host.name());
         wait_until(&what, Duration::from_secs(10), || self.has_handshake())
+    }
+
+    /// Waits until the tunnel carries packets both ways.
+    ///
+    /// `wg-quick` sets its mark after the first handshake has left, so a host with a strict `rp_filter` drops what
+    /// comes through the tunnel until it has sent something itself.
+    pub(crate) fn await_tunnel(&self) -> Result<()> {
+        self.await_handshake()?;
+        let subnet = self.ipv4.octets();
+        let gateway = Ipv4Addr::new(subnet[0], subnet[1], subnet[2], 1).to_string();
+        let source = self.ipv4.to_string();
+        let what = format!("an answer of the gateway to {}", self.host.name());
+        wait_until(&what, Duration::from_secs(10), || {
+            self.host
+                .exec(["ping", "-c1", "-W1", "-I", &source, &gateway])?;
+            Ok(true)
+        })
     }
 
     pub(crate) fn has_handshake(&self) -> Result<bool> {

@@ -12,7 +12,7 @@ use adit_lab::{Gateway, Host, Lab, Output, Process, WgQuick, wait_until};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::super::narrator::Narrator;
-use super::super::{down_line, exec_line};
+use super::super::{down_line, exec_line, provided_prefix};
 
 const INTERNET_IPV4: &str = "198.51.100.10";
 const INTERNET_IPV6: &str = "2001:db8:ffff::10";
@@ -166,10 +166,8 @@ impl Story<'_> {
     }
 
     fn add_subnet(&mut self) -> Result<()> {
-        let (prefix, how) = match self.lab.topology().name.as_str() {
-            "routed" => ("2001:db8:100::/64", "routed"),
-            _ => ("2001:db8:1::/64", "on-link"),
-        };
+        let topology = self.lab.topology();
+        let (prefix, how) = (provided_prefix(topology), topology.name.as_str());
         self.step("A subnet, with the IPv6 prefix that the provider gave the VPS")?;
         self.adit(&[
             "subnet",
