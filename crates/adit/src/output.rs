@@ -125,8 +125,9 @@ impl Output {
         })?;
         let image = code
             .render::<Dense1x2>()
-            .dark_color(Dense1x2::Dark)
-            .light_color(Dense1x2::Light)
+            // A terminal is dark and lights the blocks: those are the light modules.
+            .dark_color(Dense1x2::Light)
+            .light_color(Dense1x2::Dark)
             .build();
         self.result(&image);
         Ok(())
