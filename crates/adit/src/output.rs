@@ -202,7 +202,7 @@ impl Output {
             }
             Failure::Failed(error) => (
                 "failed".to_owned(),
-                format!("{error:#}"),
+                with_causes(&error),
                 String::new(),
                 FAILED,
             ),
@@ -248,6 +248,18 @@ impl Output {
 /// `-` for what is not there.
 pub(crate) fn or_dash(value: Option<impl Display>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+/// An error with its causes, but for those that the text before them tells already.
+fn with_causes(error: &anyhow::Error) -> String {
+    let causes = error.chain().skip(1).map(ToString::to_string);
+    causes.fold(error.to_string(), |text, cause| {
+        if text.ends_with(&cause) {
+            text
+        } else {
+            format!("{text}: {cause}")
+        }
+    })
 }
 
 /// Nobody is left to tell when the reader of a pipe has gone away.

@@ -119,7 +119,10 @@ impl Bridge {
             .outcomes
             .iter()
             .find(|(revision, _)| *revision >= request.revision);
+        // What failed then may have succeeded since.
+        let is_mended = self.progress.borrow().problems.is_empty();
         let problems = outcome
+            .filter(|_| !is_mended)
             .map(|(_, problems)| problems.clone())
             .unwrap_or_default();
         // The caller may have gone away; the change stays.

@@ -1,6 +1,7 @@
 //! The gateway daemon: one writer, one reconciler, an HTTP interface.
 
 mod bridge;
+mod claim;
 mod control;
 mod http;
 mod key;

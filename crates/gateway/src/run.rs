@@ -8,15 +8,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_host::reconcile::{self, Reconciler};
+use adit_host::reconcile::{self, ReconcileError, Reconciler};
 use adit_model::facts::Facts;
 use adit_store::Store;
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::bridge::Bridge;
+use crate::claim::Claim;
 use crate::control::{Control, Progress};
 use crate::http;
 use crate::key;
@@ -41,6 +42,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     let options = options.settle()?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let _claim = Claim::take().await?;
     let (store, loaded) = Store::open(&options.state_dir).context("cannot open the state")?;
     let private_key = key::load_or_create(&options.state_dir, loaded.revision == 0)?;
     let state = restore(loaded).with_context(|| {
@@ -50,7 +52,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         )
     })?;
     let listener = listen(&options.runtime_dir)?;
-    let reconciler = Reconciler::open(&options.interface, &options.state_dir.join(SYSCTL_RECORD))?;
+    let reconciler = reconciler(&options.interface, &options.state_dir)?;
     let handle = reconcile::start(reconciler)
         .await
         .context("cannot observe this host")?;
@@ -143,6 +145,7 @@ pub async fn teardown(options: RunOptions) -> anyhow::Result<()> {
             "the gateway runs, and would put everything back: stop it first (`systemctl stop adit-gateway`, or SIGTERM to it)"
         );
     }
+    let _claim = Claim::take().await?;
     if !state_dir.exists() {
         fs::DirBuilder::new()
             .recursive(true)
@@ -150,7 +153,7 @@ pub async fn teardown(options: RunOptions) -> anyhow::Result<()> {
             .create(&state_dir)
             .with_context(|| format!("cannot make {}", state_dir.display()))?;
     }
-    let mut reconciler = Reconciler::open(&interface, &state_dir.join(SYSCTL_RECORD))?;
+    let mut reconciler = reconciler(&interface, &state_dir)?;
     let report = reconciler.teardown().await;
     for kept in &report.kept {
         tracing::warn!("{kept:?}");
@@ -166,6 +169,18 @@ pub async fn teardown(options: RunOptions) -> anyhow::Result<()> {
     }
     remove_socket(&runtime_dir);
     Ok(())
+}
+
+fn reconciler(interface: &str, state_dir: &Path) -> anyhow::Result<Reconciler> {
+    Reconciler::open(interface, &state_dir.join(SYSCTL_RECORD)).map_err(|error| match error {
+        ReconcileError::Sysctl(error) => anyhow!(
+            "{error}. It remembers the settings that Adit changed. Move it away to go on: they stay as they are then, \
+             also when everything is withdrawn"
+        ),
+        error @ (ReconcileError::Netlink(_)
+        | ReconcileError::Firewall(_)
+        | ReconcileError::Facts(_)) => error.into(),
+    })
 }
 
 /// The administrator's socket: owner and group only.

@@ -11,6 +11,7 @@ use adit_model::desired::firewall::Endpoint;
 use adit_model::protocol::{PortRange, Protocol};
 use ipnet::IpNet;
 use nix::errno::Errno;
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 use nix::libc::{AF_INET, AF_INET6};
 use thiserror::Error;
 
@@ -25,13 +26,15 @@ pub struct Changed {
     pub endpoints: BTreeSet<Endpoint<IpAddr>>,
     /// Devices and delegated networks all of whose connections are cut.
     pub networks: BTreeSet<IpNet>,
-    /// Networks that had no rules for a while. What reached them then would pass as established for as long as it
-    /// lives, and what left them untranslated would stay so; both begin anew, or not at all.
+    /// Networks that the rules guard better than before: for a while there were none, or they allow less now. What began
+    /// then would pass as established, and what left untranslated would stay so; all of it begins anew, or not at all.
     pub unguarded: BTreeSet<IpNet>,
 }
 
 #[derive(Debug, Error)]
 pub enum ConntrackError {
+    #[error("cannot list the addresses of this host: {0}")]
+    Addresses(#[source] io::Error),
     #[error("cannot list the tracked connections: {0}")]
     List(#[source] io::Error),
     #[error("cannot delete {count} tracked connections that changed rules ended: {cause}")]
@@ -43,11 +46,17 @@ pub enum ConntrackError {
 /// Deletes the connections concerned, in one pass over the tracked connections of each family that they can be in, and
 /// returns their number. The changed rules must be live before.
 pub async fn sweep(changed: Changed) -> Result<usize, ConntrackError> {
-    let criteria = Criteria::of(&changed);
+    let mut criteria = Criteria::of(&changed);
     if criteria.families.is_empty() {
         return Ok(0);
     }
-    tokio::task::spawn_blocking(move || sweep_families(&criteria)).await?
+    tokio::task::spawn_blocking(move || {
+        if !criteria.unguarded.0.is_empty() {
+            criteria.own = own_addresses().map_err(ConntrackError::Addresses)?;
+        }
+        sweep_families(&criteria)
+    })
+    .await?
 }
 
 const KIND_GET: u8 = 1;
@@ -64,6 +73,8 @@ struct Criteria {
     endpoints: BTreeMap<(IpAddr, u8), Vec<PortRange>>,
     networks: Networks,
     unguarded: Networks,
+    /// Addresses of this host.
+    own: BTreeSet<IpAddr>,
 }
 
 /// Disjoint, by first address.
@@ -108,6 +119,7 @@ impl Criteria {
             endpoints,
             networks,
             unguarded,
+            own: BTreeSet::new(),
         }
     }
 
@@ -138,7 +150,8 @@ impl Criteria {
         original.source == reply.destination
             && original.destination == reply.source
             && (self.unguarded.contain(original.destination)
-                || is_private && self.unguarded.contain(original.source))
+                || self.unguarded.contain(original.source)
+                    && (is_private || self.own.contains(&original.destination)))
     }
 
     fn name_destination(&self, tuple: &Tuple) -> bool {
@@ -165,6 +178,15 @@ impl Networks {
             .and_then(|index| self.0.get(index))
             .is_some_and(|network| network.contains(&address))
     }
+}
+
+fn own_addresses() -> io::Result<BTreeSet<IpAddr>> {
+    let address = |interface: InterfaceAddress| {
+        let address = interface.address?;
+        let ipv4 = address.as_sockaddr_in().map(|address| address.ip().into());
+        ipv4.or_else(|| address.as_sockaddr_in6().map(|address| address.ip().into()))
+    };
+    Ok(getifaddrs()?.filter_map(address).collect())
 }
 
 fn sweep_families(criteria: &Criteria) -> Result<usize, ConntrackError> {

@@ -154,6 +154,7 @@ fn settings<'a>(
     let mut paths = vec![
         "net/ipv4/conf/all/forwarding".to_owned(),
         "net/ipv6/conf/all/forwarding".to_owned(),
+        "net/ipv6/conf/all/disable_ipv6".to_owned(),
     ];
     for link in links {
         paths.push(format!("net/ipv6/conf/{link}/accept_ra"));

@@ -1,16 +1,16 @@
 //! Observes, reconciles and applies on this Linux host.
-pub mod netlink;
-pub mod link;
 pub mod address;
+pub mod conntrack;
+pub mod facts;
+pub mod firewall;
+pub mod link;
+pub mod listener;
+pub mod neighbor;
+mod netfilter;
+pub mod netlink;
+pub mod reconcile;
 pub mod route;
 pub mod rule;
-pub mod neighbor;
-pub mod watch;
 pub mod sysctl;
-pub mod listener;
-pub mod facts;
-pub mod reconcile;
+pub mod watch;
 pub mod wireguard;
-pub mod conntrack;
-pub mod firewall;
-mod netfilter;

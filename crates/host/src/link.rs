@@ -10,6 +10,7 @@ use netlink_packet_route::link::{
 use nix::errno::Errno;
 
 use crate::netlink::{Cause, Netlink, NetlinkError};
+use crate::sysctl;
 
 /// An interface as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,7 +132,22 @@ async fn set(netlink: &Netlink, link: &Link) -> Result<(), Cause> {
         Ok(()) | Err(Cause::Kernel(Errno::EAFNOSUPPORT)) => {}
         Err(cause) => return Err(cause),
     }
+    use_ipv6(&link.name);
     netlink.change(RouteNetlinkMessage::SetLink(up), 0).await
+}
+
+/// A host may have IPv6 off for every new link, and use it all the same.
+fn use_ipv6(name: &str) {
+    let path = |link: &str| format!("net/ipv6/conf/{link}/disable_ipv6");
+    let is_off = |link: &str| {
+        sysctl::read(&path(link)).is_ok_and(|value| value.is_some_and(|value| value == "1"))
+    };
+    if is_off(name)
+        && !is_off("all")
+        && let Err(error) = sysctl::write(&path(name), "0")
+    {
+        tracing::warn!(%error, interface = name, "IPv6 is off on the interface, and stays off");
+    }
 }
 
 fn object(link: &Link) -> String {

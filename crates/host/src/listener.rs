@@ -121,12 +121,17 @@ fn processes_of(mut inodes: BTreeSet<u64>) -> BTreeMap<u64, String> {
                 continue;
             };
             if let Ok(name) = fs::read_to_string(process.path().join("comm")) {
-                names.insert(inode, name.trim_end().to_owned());
+                names.insert(inode, printable(name.trim_end()));
                 inodes.remove(&inode);
             }
         }
     }
     names
+}
+
+/// A process chooses its name, and this is shown on an administrator's terminal.
+fn printable(name: &str) -> String {
+    name.replace(char::is_control, "?")
 }
 
 fn inode_of(descriptor: &std::path::Path) -> Option<u64> {

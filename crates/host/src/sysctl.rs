@@ -279,7 +279,7 @@ fn same(left: &str, right: &str) -> bool {
     left.split_whitespace().eq(right.split_whitespace())
 }
 
-fn write(path: &str, value: &str) -> io::Result<()> {
+pub(crate) fn write(path: &str, value: &str) -> io::Result<()> {
     let file = file_of(path).map_err(|error| error.source)?;
     // Not created: a setting that does not exist is to be an error.
     let mut file = fs::OpenOptions::new().write(true).open(file)?;

@@ -481,7 +481,17 @@ fn sweep(view: &View<'_>, desired: &Desired, lost: &[PeerDifference<'_>]) -> Swe
     }
     let unguarded = match (&view.firewall, &desired.firewall) {
         (Table::Absent | Table::Unknown, Some(firewall)) if view.link.is_some() => {
-            networks(firewall)
+            firewall.subnets.values().flat_map(networks).collect()
+        }
+        // What a subnet was allowed is not asked for again in the middle of a connection.
+        (Table::Holds(before), Some(after)) => {
+            let revoked = before.subnets.iter().filter(|(id, before)| {
+                after.subnets.get(id).is_some_and(|after| {
+                    before.peers_allowed && !after.peers_allowed
+                        || before.host_access && !after.host_access
+                })
+            });
+            revoked.flat_map(|(_, policy)| networks(policy)).collect()
         }
         (Table::Absent | Table::Unknown | Table::Unsure | Table::Holds(_), _) => BTreeSet::new(),
     };
@@ -492,14 +502,9 @@ fn sweep(view: &View<'_>, desired: &Desired, lost: &[PeerDifference<'_>]) -> Swe
     }
 }
 
-/// The networks of all subnets.
-fn networks(firewall: &Firewall) -> BTreeSet<IpNet> {
-    let of = |policy: &SubnetPolicy| -> Vec<IpNet> {
-        let ipv4 = policy.networks4.iter().copied().map(IpNet::V4);
-        ipv4.chain(policy.networks6.iter().copied().map(IpNet::V6))
-            .collect()
-    };
-    firewall.subnets.values().flat_map(of).collect()
+fn networks(policy: &SubnetPolicy) -> impl Iterator<Item = IpNet> {
+    let ipv4 = policy.networks4.iter().copied().map(IpNet::V4);
+    ipv4.chain(policy.networks6.iter().copied().map(IpNet::V6))
 }
 
 fn without_way_in(firewall: &Firewall) -> Firewall {

@@ -14,6 +14,7 @@ use super::observation::problem_of;
 use super::{Reconciler, Report};
 use crate::conntrack::{self, Changed};
 use crate::netlink::NetlinkError;
+use crate::sysctl::SysctlError;
 use crate::wireguard::{Dataplane, PeerChange, WireGuardError};
 use crate::{address, link, neighbor, route, rule};
 
@@ -140,14 +141,14 @@ impl Reconciler {
             }
             Step::SetSysctl(path, value) => match self.recorder.set(path, value) {
                 Ok(_) => Ok(()),
-                Err(error) => Err(problem(step, error.to_string(), SYSCTL_FIX)),
+                Err(error) => Err(sysctl_problem(step, &error)),
             },
             Step::RestoreSysctl(path) => match self.recorder.restore(path) {
                 Ok(kept) => {
                     report.kept.extend(kept);
                     Ok(())
                 }
-                Err(error) => Err(problem(step, error.to_string(), SYSCTL_FIX)),
+                Err(error) => Err(sysctl_problem(step, &error)),
             },
             Step::ReplaceFirewall | Step::UpdateFirewall => {
                 let Some(wanted) = &desired.firewall else {
@@ -228,6 +229,7 @@ impl Reconciler {
     }
 }
 
+const RECORD_FIX: &str = "make room on the disk, or the file writable: what a setting was is stored before it is changed";
 const SYSCTL_FIX: &str =
     "the daemon must be able to write /proc/sys (ProtectKernelTunables=no, or root in a container)";
 const FIREWALL_FIX: &str = "install nftables; `nft list table inet adit` shows what is there";
@@ -324,8 +326,19 @@ fn is_about_one(error: &WireGuardError) -> bool {
 
 fn netlink_problem(step: &Step, error: &NetlinkError) -> Problem {
     let fix = match error.errno() {
-        Some(Errno::EPERM | Errno::EACCES) => "the daemon needs CAP_NET_ADMIN",
+        Some(Errno::EPERM) => "the daemon needs CAP_NET_ADMIN",
+        Some(Errno::EACCES) => {
+            "IPv6 is off on that interface: see `sysctl -a --pattern disable_ipv6`, and what sets it below /etc/sysctl.d"
+        }
         _ => "it is tried again by itself",
+    };
+    problem(step, error.to_string(), fix)
+}
+
+fn sysctl_problem(step: &Step, error: &SysctlError) -> Problem {
+    let fix = match error.operation {
+        "write" => RECORD_FIX,
+        _ => SYSCTL_FIX,
     };
     problem(step, error.to_string(), fix)
 }

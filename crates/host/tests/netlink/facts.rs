@@ -103,6 +103,7 @@ fn facts_are_complete_and_leave_ours_out() {
 
         assert!(seen.ipv6);
         assert_eq!(seen.sysctls["net/ipv4/conf/all/forwarding"], "0");
+        assert_eq!(seen.sysctls["net/ipv6/conf/all/disable_ipv6"], "0");
         assert_eq!(seen.sysctls["net/ipv6/conf/v0/accept_ra"], "1");
         assert_eq!(seen.sysctls["net/ipv6/conf/v1/disable_ipv6"], "0");
     });

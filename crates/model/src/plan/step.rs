@@ -74,7 +74,7 @@ pub struct Sweep {
     pub endpoints: BTreeSet<Endpoint<IpAddr>>,
     /// Prefixes that were taken from a peer.
     pub prefixes: BTreeSet<IpNet>,
-    /// Networks that the table was not there to guard: what began untranslated meanwhile.
+    /// Networks that the rules guard better than before: what began untranslated.
     pub unguarded: BTreeSet<IpNet>,
 }
 

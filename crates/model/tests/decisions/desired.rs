@@ -429,6 +429,69 @@ fn router_advertisements_stay_heard() {
 }
 
 #[test]
+fn what_the_host_needs_itself_is_taken_from_devices() {
+    let mut world = World::on_link().with([
+        add_subnet("home", "10.59.0.0/24", "2001:db8:77::/56"),
+        add_device("a"),
+        delegate("a", &["64", "2001:db8:88::/64"]),
+        add_pinhole("a", "80/tcp"),
+    ]);
+    for address in ["2001:db8:77::a3b:2/128", "2001:db8:88::1/128"] {
+        world
+            .facts
+            .addresses
+            .insert(adit_model::facts::AddressFact {
+                interface: "lo".to_owned(),
+                address: parse(address),
+            });
+    }
+    let desired = world.desired();
+    assert_eq!(peers(&desired), [["10.59.0.2/32", "2001:db8:77:1::/64"]]);
+    assert!(desired.firewall.unwrap().pinholes.is_empty());
+}
+
+#[test]
+fn forwards_that_meet_when_an_uplink_goes_leave_a_table_that_loads() {
+    let mut world = World::two_uplinks().with([
+        add_subnet("one", "10.59.0.0/24", "none"),
+        Change::AddSubnet(AddSubnet {
+            egress: Some(Egress::Interface("eth1".to_owned())),
+            ..add_subnet_wish("two", "10.60.0.0/24", "none")
+        }),
+        add_device_in("one", "a"),
+        add_device_in("two", "b"),
+        add_forward("8000-8010/tcp", "a"),
+        add_forward("8005-8015/tcp", "b"),
+        add_forward("443/tcp", "a"),
+        add_forward("443/udp", "b"),
+    ]);
+    let ranges = |world: &World| {
+        let firewall = world.desired().firewall.unwrap();
+        let targets = firewall.translations4.forward_ranges.values();
+        targets.map(ToString::to_string).collect::<Vec<String>>()
+    };
+    assert_eq!(ranges(&world), ["10.60.0.2", "10.59.0.2"]);
+    world.facts.routes.retain(|route| route.interface != "eth1");
+    assert_eq!(ranges(&world), ["10.59.0.2"]);
+    assert_eq!(forwards(&world.desired()).len(), 2);
+}
+
+#[test]
+fn a_global_address_is_translated_for_nobody() {
+    let mut world = World::on_link().with([
+        add_subnet("home", "10.59.0.0/24", "2001:db8:77::/64"),
+        add_device("a"),
+        add_forward("80/tcp", "a"),
+    ]);
+    let mut forward = world.state.forwards.values().next().unwrap().clone();
+    forward.address = Some(parse("2001:db8:1::2"));
+    world.state.absorb(&adit_model::edit::Edit::Set(
+        adit_model::edit::Object::Forward(forward),
+    ));
+    assert_eq!(forwards(&world.desired()), [""; 0]);
+}
+
+#[test]
 fn without_subnets_there_is_only_the_interface() {
     let desired = World::new(bare_host()).desired();
     assert!(desired.routes.is_empty() && desired.sysctls.is_empty() && desired.rules.is_empty());

@@ -25,9 +25,7 @@ pub(crate) fn at(address: impl Into<IpAddr>, port: u16) -> SocketAddr {
 
 pub(crate) fn udp(host: &Host, address: SocketAddr) -> Result<UdpSocket> {
     let name = || format!("{}: UDP socket on {address}", host.name());
-    let socket = host
-        .enter(|| UdpSocket::bind(address))?
-        .with_context(name)?;
+    let socket = bind(&name(), || Ok(host.enter(|| UdpSocket::bind(address))??))?;
     socket.set_read_timeout(Some(LIMIT))?;
     Ok(socket)
 }
@@ -69,11 +67,20 @@ pub(crate) fn exchange(
 }
 
 pub(crate) fn listen(host: &Host, address: SocketAddr) -> Result<TcpListener> {
-    let listener = host
-        .enter(|| TcpListener::bind(address))?
-        .with_context(|| format!("{}: listen on {address}", host.name()))?;
+    let name = format!("{}: listen on {address}", host.name());
+    let listener = bind(&name, || Ok(host.enter(|| TcpListener::bind(address))??))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+/// A child that another test is about to start still holds the socket that was just closed here.
+fn bind<T>(name: &str, attempt: impl Fn() -> Result<T>) -> Result<T> {
+    let mut bound = None;
+    wait_until(name, Duration::from_secs(2), || {
+        bound = Some(attempt()?);
+        Ok(true)
+    })?;
+    bound.with_context(|| name.to_owned())
 }
 
 pub(crate) fn connect(
