@@ -371,6 +371,18 @@ fn a_private_prefix_is_translated_and_forwarded_on_both_families() {
 }
 
 #[test]
+fn a_global_prefix_behind_a_private_one_is_not_translated() {
+    let world = World::on_link().with([
+        add_subnet("home", "10.59.0.0/24", "fd00:7::/64"),
+        add_device("a"),
+        delegate("a", &["2001:db8:88::/64"]),
+    ]);
+    let text = world.desired().firewall.unwrap().render();
+    assert!(text.contains("fd00:7::/64 : jump snat_subnet_1"), "{text}");
+    assert!(!text.contains("2001:db8:88::/64 : jump snat"), "{text}");
+}
+
+#[test]
 fn a_delegation_out_of_the_link_is_answered_for_in_any_subnet() {
     let world = World::on_link().with([
         add_subnet("home", "10.59.0.0/24", "none"),

@@ -6,6 +6,7 @@ use std::net::Ipv6Addr;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
+use crate::address;
 use crate::protocol::PortRange;
 
 use super::{Endpoint, Firewall, Keep, Port, TABLE, Translations, skeleton};
@@ -117,7 +118,9 @@ impl Elements {
             }
             for network in disjoint6(&policy.networks6) {
                 let key = network6(network);
-                let snat = policy.snat6.is_some().then_some(&snat);
+                // A global prefix delegated to a device of such a subnet is not translated.
+                let is_local = address::is_unique_local(network.network());
+                let snat = (policy.snat6.is_some() && is_local).then_some(&snat);
                 self.insert_network(
                     "6",
                     &key,
