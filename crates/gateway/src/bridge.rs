@@ -147,10 +147,14 @@ impl Bridge {
     }
 
     /// Asking may take a while with many peers, and must not keep changes waiting.
-    fn tell_peers(&self, answer: oneshot::Sender<BTreeMap<PublicKey, PeerStatus>>) {
+    fn tell_peers(&self, mut answer: oneshot::Sender<BTreeMap<PublicKey, PeerStatus>>) {
         let handle = self.handle.clone();
         tokio::spawn(async move {
-            let observed = match handle.wireguard().await {
+            let observed = tokio::select! {
+                observed = handle.wireguard() => observed,
+                () = answer.closed() => return,
+            };
+            let observed = match observed {
                 Ok(observed) => observed,
                 Err(error) => {
                     tracing::warn!(%error, "cannot read the peers");

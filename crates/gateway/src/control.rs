@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use adit_model::change::Change;
 use adit_model::desired::derive;
@@ -17,6 +17,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use crate::writer::Committed;
 use crate::writer::{Request, WriteError, seconds_since_1970};
+
+/// How long the peers are waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Who wants something.
 #[derive(Clone, Copy, Debug, Default)]
@@ -184,12 +187,13 @@ impl Control {
     /// Everything, with the peers as they are now.
     pub async fn refreshed(&self) -> Snapshot {
         let (answer, peers) = oneshot::channel();
-        let asked = self.peers.send(answer).await.is_ok();
-        let peers = if asked {
-            peers.await.unwrap_or_default()
-        } else {
-            BTreeMap::new()
+        let ask = async {
+            self.peers.send(answer).await.ok()?;
+            peers.await.ok()
         };
+        // A dataplane that hangs must not keep anybody from seeing that.
+        let peers = tokio::time::timeout(PATIENCE, ask).await;
+        let peers = peers.ok().flatten().unwrap_or_default();
         Snapshot {
             peers,
             ..self.snapshot()

@@ -40,6 +40,9 @@ pub enum ReconcileError {
     Facts(#[from] crate::facts::FactsError),
 }
 
+/// The code of the problem that the firewall could not be loaded.
+const FIREWALL_FAILED: &str = "firewall-failed";
+
 /// A kind of kernel object that is observed by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
@@ -137,7 +140,9 @@ impl Reconciler {
 
     /// Leads from what the last pass led to, without looking: it costs in proportion to what changes.
     pub async fn change(&mut self, desired: &Arc<Desired>) -> Report {
-        let Some(known) = self.known.clone() else {
+        // Without the default deny nothing may come in, whatever else a change is about: look at all of it again.
+        let is_guarded = !self.problems.iter().any(|it| it.code == FIREWALL_FAILED);
+        let Some(known) = self.known.clone().filter(|_| is_guarded) else {
             return self.reconcile(desired).await;
         };
         let mut report = Report::default();

@@ -186,7 +186,7 @@ fn container(topology: &str) -> Result<()> {
     let plain = Capture::start(
         &server.host,
         "eth0",
-        "not arp and not icmp6 and not (udp and host 203.0.113.2 and port 51820)",
+        "(tcp or udp or icmp) and not (udp and host 203.0.113.2 and port 51820)",
     )?;
 
     let web = listen(&container, at(inside, 80))?;

@@ -73,6 +73,8 @@ fn a_private_prefix_is_translated_both_ways() -> Result<()> {
         &own,
     )
     .context("a device to another's forward over IPv6")?;
+    converse(&laptop.host, None, at(PUBLIC6, 8080), &own)
+        .context("a device to its own forward over IPv6")?;
 
     let none = world.adit("subnet add plain --ipv4 10.61.0.0/24 --ipv6 none")?;
     world.adit("device add plain --subnet plain")?;

@@ -1,6 +1,7 @@
 //! The gateway from outside: the real binary in a lab, real `wg-quick` on the devices, and packets that arrive or do not.
 
 mod contract;
+mod demo;
 mod forward;
 mod healing;
 mod hostile;
@@ -8,4 +9,5 @@ mod isolation;
 mod lifecycle;
 mod mtu;
 mod reach;
+mod state;
 mod support;

@@ -1,16 +1,20 @@
 //! Narrow paths whose routers say nothing: TCP passes in both directions and both families.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
+use adit_lab::Host;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::support::{
     Conversation, Device, Findings, INTERNET4, INTERNET6, PUBLIC4, World, accept, at, connect,
     listen,
 };
+
+const ROUTER4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+const ROUTER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xfffe, 0, 0, 0, 0, 1);
 
 const MEGABYTE: usize = 1 << 20;
 
@@ -21,6 +25,7 @@ fn narrow_paths_that_say_nothing() -> Result<()> {
     let laptop = world.join("laptop", "")?;
     world.adit("forward add 80/tcp box")?;
     world.adit("pinhole add box 80/tcp")?;
+    let internet = world.host("internet")?;
     world.lab.drop_icmp()?;
     let mut findings = Findings::default();
     for mtu in [1500, 1400, 1360, 1340] {
@@ -28,20 +33,20 @@ fn narrow_paths_that_say_nothing() -> Result<()> {
         for (way, result) in [
             (
                 "to the Internet, IPv4",
-                outwards(&world, &laptop, at(INTERNET4, 7800)),
+                outwards(&internet, &laptop, at(INTERNET4, 7800)),
             ),
             (
                 "to the Internet, IPv6",
-                outwards(&world, &laptop, at(INTERNET6, 7800)),
+                outwards(&internet, &laptop, at(INTERNET6, 7800)),
             ),
             (
                 "from the Internet, IPv4",
-                inwards(&world, &server, at(PUBLIC4, 80), at(server.ipv4, 80)),
+                inwards(&internet, &server, at(PUBLIC4, 80), at(server.ipv4, 80)),
             ),
             (
                 "from the Internet, IPv6",
                 inwards(
-                    &world,
+                    &internet,
                     &server,
                     at(server.ipv6()?, 80),
                     at(server.ipv6()?, 80),
@@ -54,9 +59,52 @@ fn narrow_paths_that_say_nothing() -> Result<()> {
     findings.conclude()
 }
 
-fn outwards(world: &World, laptop: &Device, to: SocketAddr) -> Result<()> {
-    let listener = listen(&world.host("internet")?, to)?;
-    let client = connect(&laptop.host, None, to, Duration::from_secs(4))?;
+/// A device that reaches the gateway by IPv6 needs 20 bytes more outside.
+#[test]
+fn a_narrow_ipv6_path_that_says_nothing() -> Result<()> {
+    let world = World::with_subnet("routed", "e2e-mtu6")?;
+    world.adit("uplink set --endpoint 2001:db8:1::2")?;
+    let stranger = world.join("stranger", "")?;
+    let vps = world.host("vps")?;
+    // Other Internet hosts are on the stranger's own link, which it does not leave by the tunnel.
+    let router = world.host("router")?;
+    let endpoints = vps.exec(["wg", "show", world.gateway.interface(), "endpoints"])?;
+    ensure!(
+        endpoints.stdout.contains("[2001:db8:ffff::20]:"),
+        "the tunnel is not carried by IPv6: {}",
+        endpoints.stdout
+    );
+    world.adit("pinhole add stranger 80/tcp")?;
+    world.lab.drop_icmp()?;
+    let mut findings = Findings::default();
+    for mtu in ["1500", "1360"] {
+        for (host, interface) in [(&router, "edge"), (&world.host("edge")?, "wan")] {
+            host.exec(["ip", "link", "set", interface, "mtu", mtu])?;
+        }
+        let inside = at(stranger.ipv6()?, 80);
+        for (way, result) in [
+            (
+                "to the Internet, IPv4",
+                outwards(&router, &stranger, at(ROUTER4, 7800)),
+            ),
+            (
+                "to the Internet, IPv6",
+                outwards(&router, &stranger, at(ROUTER6, 7800)),
+            ),
+            (
+                "from the Internet, IPv6",
+                inwards(&router, &stranger, inside, inside),
+            ),
+        ] {
+            findings.check(&format!("{mtu}, {way}"), result);
+        }
+    }
+    findings.conclude()
+}
+
+fn outwards(far: &Host, device: &Device, to: SocketAddr) -> Result<()> {
+    let listener = listen(far, to)?;
+    let client = connect(&device.host, None, to, Duration::from_secs(4))?;
     let (server, seen) = accept(&listener)?;
     carry(Conversation {
         client,
@@ -65,9 +113,9 @@ fn outwards(world: &World, laptop: &Device, to: SocketAddr) -> Result<()> {
     })
 }
 
-fn inwards(world: &World, server: &Device, to: SocketAddr, inside: SocketAddr) -> Result<()> {
+fn inwards(far: &Host, server: &Device, to: SocketAddr, inside: SocketAddr) -> Result<()> {
     let listener = listen(&server.host, inside)?;
-    let client = connect(&world.host("internet")?, None, to, Duration::from_secs(4))?;
+    let client = connect(far, None, to, Duration::from_secs(4))?;
     let (server, seen) = accept(&listener)?;
     carry(Conversation {
         client,
