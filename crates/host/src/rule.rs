@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use adit_model::desired::route::PROTOCOL;
-use adit_model::desired::rule::Rule;
+use adit_model::desired::rule::{MARK_MASK, Rule};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::route::RouteProtocol;
@@ -95,6 +95,10 @@ fn message(rule: &Rule) -> RuleMessage {
             .attributes
             .push(RuleAttribute::Iifname(interface.clone()));
     }
+    if let Some(mark) = rule.mark {
+        message.attributes.push(RuleAttribute::FwMark(mark));
+        message.attributes.push(RuleAttribute::FwMask(MARK_MASK));
+    }
     if let Some(length) = rule.suppress_prefix_length {
         message
             .attributes
@@ -114,6 +118,7 @@ fn rule_of(message: &RuleMessage) -> Option<Rule> {
         priority: 0,
         source,
         input_interface: None,
+        mark: None,
         table: message.header.table.into(),
         suppress_prefix_length: None,
     };
@@ -128,6 +133,7 @@ fn rule_of(message: &RuleMessage) -> Option<Rule> {
                 source = IpNet::new(*address, message.header.src_len).ok()?;
             }
             RuleAttribute::Iifname(interface) => rule.input_interface = Some(interface.clone()),
+            RuleAttribute::FwMark(mark) if *mark != 0 => rule.mark = Some(*mark),
             RuleAttribute::SuppressPrefixLen(length) if *length != NOT_SUPPRESSED => {
                 rule.suppress_prefix_length = Some(*length);
             }

@@ -511,6 +511,7 @@ fn without_way_in(firewall: &Firewall) -> Firewall {
     Firewall {
         interface: firewall.interface.clone(),
         uplinks: BTreeSet::new(),
+        reply_marks: BTreeMap::new(),
         snat_ports: firewall.snat_ports,
         clamp: firewall.clamp,
         subnets: BTreeMap::new(),

@@ -123,8 +123,9 @@ fn flushed(world: &World, server: &Device) -> Result<()> {
          were lost",
         tally.lost.len()
     ));
+    // Beside other tests on few cores a look at the table alone may take longer than the healing.
     ensure!(
-        times[TIMES / 2] < Duration::from_millis(100),
+        times[0] < Duration::from_millis(100) && times[TIMES / 2] < Duration::from_secs(1),
         "the table is back after {times:?}"
     );
     ensure!(
@@ -290,7 +291,30 @@ fn a_subnet_leaves_by_another_uplink_than_the_default() -> Result<()> {
         &format!("ip rule del priority {priority}"),
         "ip rule show",
     )?;
-    leaves()
+    leaves()?;
+
+    // The provider drops what leaves by one link with the address of the other (BCP 38).
+    let edge = world.host("edge")?;
+    edge.exec_with_input(
+        ["nft", "-f", "-"],
+        "table ip bcp38 {
+          chain forward {
+            type filter hook forward priority 0
+            iifname vps ip saddr 203.0.113.242 drop
+            iifname vps2 ip saddr 203.0.113.2 drop
+          }
+        }",
+    )?;
+    let internet = world.host("internet")?;
+    let web = listen(&laptop.host, at(laptop.ipv4, 80))?;
+    for public in ["203.0.113.2", "203.0.113.242"] {
+        world.adit(&format!("forward add {public}:80/tcp laptop"))?;
+        let public: IpAddr = public.parse()?;
+        let conversation = converse(&internet, None, at(public, 80), &web)
+            .with_context(|| format!("a reply goes back by the uplink of {public}"))?;
+        ensure!(conversation.seen.ip() == IpAddr::V4(INTERNET4));
+    }
+    Ok(())
 }
 
 const FOREIGN: &str = "table ip foreign {

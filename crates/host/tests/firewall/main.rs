@@ -65,6 +65,7 @@ fn firewall() -> Firewall {
     Firewall {
         interface: "adit0".to_owned(),
         uplinks: BTreeSet::from([UPLINK.to_owned()]),
+        reply_marks: BTreeMap::new(),
         snat_ports: range(40000, 65535),
         clamp: Clamp {
             ipv4: 1380,

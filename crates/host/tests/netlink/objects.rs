@@ -105,6 +105,7 @@ fn rules_come_and_go() {
         priority,
         source: source.parse().unwrap(),
         input_interface: None,
+        mark: None,
         table: 4200,
         suppress_prefix_length: None,
     };
@@ -125,6 +126,10 @@ fn rules_come_and_go() {
             ..rule(4203, "::/0")
         },
         rule(4204, "fd59::/64"),
+        Rule {
+            mark: Some(0x0200_0000),
+            ..rule(4205, "0.0.0.0/0")
+        },
     ]);
     namespace.inside(async || {
         let netlink = Netlink::open().unwrap();

@@ -94,6 +94,7 @@ fn gateway(interface: &str, devices: std::ops::Range<u32>) -> Desired {
             priority: 4210,
             source: "2001:db8:1::/64".parse().unwrap(),
             input_interface: Some(interface.to_owned()),
+            mark: None,
             table: 4200,
             suppress_prefix_length: None,
         }]
@@ -121,6 +122,7 @@ fn firewall(interface: &str) -> Firewall {
     Firewall {
         interface: interface.to_owned(),
         uplinks: ["wan".to_owned()].into(),
+        reply_marks: BTreeMap::new(),
         snat_ports: PortRange::new(40_000, 65_535).unwrap(),
         clamp: Clamp {
             ipv4: 1360,

@@ -24,6 +24,9 @@ pub struct Firewall {
     /// The tunnel interface.
     pub interface: String,
     pub uplinks: BTreeSet<String>,
+    /// Where there are several uplinks: the mark of connections that came in by each, in the bits of
+    /// [`MARK_MASK`](super::rule::MARK_MASK). Replies carry it, so that rules can lead them back.
+    pub reply_marks: BTreeMap<String, u32>,
     /// The external ports for what devices send; forwards stay out of this range.
     pub snat_ports: PortRange,
     pub clamp: Clamp,

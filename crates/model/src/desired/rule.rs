@@ -2,6 +2,9 @@
 
 use ipnet::IpNet;
 
+/// The bits of packet and connection marks that are ours.
+pub const MARK_MASK: u32 = 0x3f00_0000;
+
 /// A rule that carries our protocol number. Its family is that of `source`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rule {
@@ -11,6 +14,8 @@ pub struct Rule {
     pub source: IpNet,
     /// Only those that came in by this interface, if named.
     pub input_interface: Option<String>,
+    /// Only those with this mark, in the bits of [`MARK_MASK`].
+    pub mark: Option<u32>,
     /// Table that is looked up.
     pub table: u32,
     /// `suppress_prefixlength`: results of the table with a prefix this short or shorter are passed over.

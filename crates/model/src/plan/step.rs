@@ -11,7 +11,7 @@ use crate::desired::firewall::Endpoint;
 use crate::desired::link::Link;
 use crate::desired::neighbor::ProxyNeighbor;
 use crate::desired::route::{MAIN_TABLE, Route, RouteTarget};
-use crate::desired::rule::Rule;
+use crate::desired::rule::{MARK_MASK, Rule};
 use crate::desired::wireguard::Peer;
 use crate::key::{PrivateKey, PublicKey};
 
@@ -246,12 +246,16 @@ impl fmt::Display for RuleText<'_> {
             priority,
             source,
             input_interface,
+            mark,
             table,
             suppress_prefix_length,
         } = self.0;
         write!(formatter, "rule {priority} from {source}")?;
         if let Some(interface) = input_interface {
             write!(formatter, " iif {interface}")?;
+        }
+        if let Some(mark) = mark {
+            write!(formatter, " fwmark {mark:#x}/{MARK_MASK:#x}")?;
         }
         write!(formatter, " lookup {table}")?;
         match suppress_prefix_length {

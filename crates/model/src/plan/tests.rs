@@ -181,6 +181,7 @@ fn rule(number: u8) -> Rule {
         priority: 4200 + u32::from(number),
         source: "2001:db8::/64".parse().unwrap(),
         input_interface: None,
+        mark: None,
         table: 4200,
         suppress_prefix_length: None,
     }
@@ -197,6 +198,7 @@ fn firewall(forwards: BTreeMap<u16, u8>) -> Firewall {
     let mut firewall = Firewall {
         interface: "adit0".to_owned(),
         uplinks: BTreeSet::new(),
+        reply_marks: BTreeMap::new(),
         snat_ports: PortRange::new(40000, 65535).unwrap(),
         clamp: Clamp::default(),
         subnets: BTreeMap::new(),

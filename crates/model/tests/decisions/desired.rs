@@ -36,8 +36,11 @@ fn rules(desired: &Desired) -> Vec<String> {
             .suppress_prefix_length
             .map_or(String::new(), |length| format!(" suppress {length}"));
         let input = rule.input_interface.as_deref().unwrap_or("any");
+        let mark = rule
+            .mark
+            .map_or(String::new(), |mark| format!(" mark {mark:#x}"));
         format!(
-            "{} from {} iif {input} table {}{suppress}",
+            "{} from {} iif {input}{mark} table {}{suppress}",
             rule.priority, rule.source, rule.table
         )
     });
@@ -268,22 +271,31 @@ fn an_egress_has_a_table_and_rules_of_its_own() {
     ]);
     let prefix = world.state.subnet("two").unwrap().ipv6.unwrap();
     let desired = world.desired();
-    let mut expected: Vec<String> = ["10.60.0.0/24", "192.168.7.0/24", &prefix.to_string()]
-        .iter()
-        .map(|source| format!("4200 from {source} iif adit0 table 254 suppress 0"))
-        .collect();
-    expected.extend(
-        ["10.60.0.0/24", "192.168.7.0/24", &prefix.to_string()]
-            .iter()
-            .map(|source| format!("4201 from {source} iif adit0 table 4201")),
-    );
-    assert_eq!(rules(&desired), expected);
+    let sources = ["10.60.0.0/24", "192.168.7.0/24", &prefix.to_string()];
+    let mut expected = Vec::new();
+    for (priority, mark, table) in [(4200, "0x1000000", 4200), (4202, "0x2000000", 4201)] {
+        for any in ["0.0.0.0/0", "::/0"] {
+            let from = format!("from {any} iif adit0 mark {mark} table");
+            expected.push(format!("{priority} {from} 254 suppress 0"));
+            expected.push(format!("{} {from} {table}", priority + 1));
+        }
+    }
+    for source in sources {
+        expected.push(format!("4298 from {source} iif adit0 table 254 suppress 0"));
+        expected.push(format!("4299 from {source} iif adit0 table 4201"));
+    }
+    expected.sort();
+    let mut found = rules(&desired);
+    found.sort();
+    assert_eq!(found, expected);
     let tables: Vec<String> = (routes(&desired).into_iter())
         .filter(|route| !route.starts_with("254 "))
         .collect();
     assert_eq!(
         tables,
         [
+            "4200 0.0.0.0/0 via 203.0.113.1 dev eth0",
+            "4200 ::/0 via fe80::1 dev eth0",
             "4201 0.0.0.0/0 via 198.51.100.1 dev eth1",
             "4201 ::/0 via 2001:db8:2::1 dev eth1"
         ]
@@ -302,7 +314,8 @@ fn an_egress_has_a_table_and_rules_of_its_own() {
         .collect();
     assert_eq!(sources, ["203.0.113.10", "198.51.100.6"]);
     let world = world.with([Change::SetSubnet("two".to_owned(), egress(Patch::Clear))]);
-    assert_eq!(rules(&world.desired()), [""; 0]);
+    let left = rules(&world.desired());
+    assert!(left.iter().all(|rule| rule.contains("mark")), "{left:?}");
 }
 
 #[test]
@@ -314,7 +327,7 @@ fn a_prefix_on_another_link_leaves_by_it() {
     let desired = world.desired();
     let sources: Vec<String> = rules(&desired);
     assert!(
-        sources.contains(&"4201 from 2001:db8:2::/64 iif adit0 table 4201".to_owned()),
+        sources.contains(&"4299 from 2001:db8:2::/64 iif adit0 table 4201".to_owned()),
         "{sources:?}"
     );
     let on = neighbors(&desired);

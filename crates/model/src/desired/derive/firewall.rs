@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::{Context, Member, Members, networks4, networks6};
+use super::{Context, Member, Members, networks4, networks6, routing};
 use crate::address;
 use crate::desired::firewall::{
     Clamp, Endpoint, Firewall, Keep, Port, SourceAddress, SubnetPolicy, Translations,
@@ -41,6 +41,7 @@ pub(super) fn derive(context: &Context<'_>) -> Firewall {
             .iter()
             .map(|uplink| uplink.name.clone())
             .collect(),
+        reply_marks: reply_marks(context),
         snat_ports: snat_ports(context),
         clamp: Clamp {
             ipv4: packet.saturating_sub(HEADERS4),
@@ -60,6 +61,14 @@ pub(super) fn derive(context: &Context<'_>) -> Firewall {
     forwards(context, &mut firewall);
     pinholes(context, &mut firewall);
     firewall
+}
+
+fn reply_marks(context: &Context<'_>) -> BTreeMap<String, u32> {
+    let marks = context.uplinks.iter().filter_map(|uplink| {
+        let mark = routing::reply_mark(&context.uplinks, &uplink.name)?;
+        Some((uplink.name.clone(), mark))
+    });
+    marks.collect()
 }
 
 fn policy(context: &Context<'_>, members: &Members<'_>) -> SubnetPolicy {

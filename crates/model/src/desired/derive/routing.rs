@@ -8,7 +8,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use super::{Context, Members, host, networks4, networks6};
 use crate::desired::neighbor::ProxyNeighbor;
 use crate::desired::route::{MAIN_TABLE, Route, RouteTarget};
-use crate::desired::rule::Rule;
+use crate::desired::rule::{MARK_MASK, Rule};
+use crate::facts::RouteFact;
 use crate::uplink::{self, SHORTEST_PROXIED, Uplink};
 
 /// Metric of routes to devices.
@@ -17,8 +18,17 @@ const DEVICE_METRIC: u32 = 173;
 /// Metric of the routes that end what no device has: above every route that leads somewhere.
 const SINK_METRIC: u32 = 0x7fff_0000;
 
-/// First of our tables and rule priorities.
+/// First of our tables.
 const FIRST_TABLE: u32 = 4200;
+
+/// First priority of the rules for replies: two for each uplink, before those for subnets.
+const REPLIES: u32 = 4200;
+
+/// Priorities of the rules for subnets: this and the next.
+const SOURCES: u32 = 4298;
+
+/// How far left the number of an uplink stands in a mark.
+const MARK_SHIFT: u32 = MARK_MASK.trailing_zeros();
 
 pub(super) fn routes(context: &Context<'_>) -> BTreeSet<Route> {
     let tunnel = || RouteTarget::Interface {
@@ -67,40 +77,19 @@ fn holds_next_hop(uplinks: &[Uplink], net: IpNet) -> bool {
         .any(|uplink| uplink.next_hops.iter().any(|hop| net.contains(hop)))
 }
 
-/// Rules for subnets that leave by another uplink than the main table's default; adds the routes of their tables.
+/// With several uplinks: a table for each, rules for the replies of connections that came in by one of them, and for subnets
+/// that leave by another than the main table's default.
 pub(super) fn rules(context: &Context<'_>, routes: &mut BTreeSet<Route>) -> BTreeSet<Rule> {
-    let facts = context.inputs.facts;
     let mut rules = BTreeSet::new();
-    for members in context.members.values() {
+    if context.members.is_empty() || context.uplinks.len() < 2 {
+        return rules;
+    }
+    for (number, uplink) in (0..).zip(&context.uplinks) {
         for ipv6 in [false, true] {
-            let Some(uplink) = leaves_by(context, members, ipv6) else {
+            let Some(default) = default_of(context, uplink, ipv6) else {
                 continue;
             };
-            let best = facts
-                .default_interface(ipv6)
-                .map(|route| route.interface.as_str());
-            if best == Some(uplink.name.as_str()) {
-                continue;
-            }
-            let Some(position) = context
-                .uplinks
-                .iter()
-                .position(|other| other.name == uplink.name)
-            else {
-                continue;
-            };
-            let Ok(position) = u32::try_from(position) else {
-                continue;
-            };
-            let table = FIRST_TABLE + position;
-            let defaults = facts.routes.iter().filter(|route| {
-                route.interface == uplink.name
-                    && route.destination.prefix_len() == 0
-                    && route.destination.addr().is_ipv6() == ipv6
-            });
-            let Some(default) = defaults.min_by_key(|route| route.metric) else {
-                continue;
-            };
+            let table = FIRST_TABLE + number;
             routes.insert(Route {
                 table,
                 destination: default_destination(ipv6),
@@ -110,26 +99,87 @@ pub(super) fn rules(context: &Context<'_>, routes: &mut BTreeSet<Route>) -> BTre
                     gateway: default.gateway,
                 },
             });
-            let sources: Vec<IpNet> = if ipv6 {
-                networks6(members).into_iter().map(IpNet::V6).collect()
-            } else {
-                networks4(members).into_iter().map(IpNet::V4).collect()
-            };
-            for source in sources {
-                let rule = |priority, table, suppress_prefix_length| Rule {
-                    priority,
-                    source,
-                    input_interface: Some(context.inputs.interface.to_owned()),
-                    table,
-                    suppress_prefix_length,
-                };
-                // What the main table knows better than by its default goes there: devices, the host's own links.
-                rules.insert(rule(FIRST_TABLE, MAIN_TABLE, Some(0)));
-                rules.insert(rule(FIRST_TABLE + 1, table, None));
+            let replies = reply_mark(&context.uplinks, &uplink.name);
+            let from = pair(
+                context,
+                REPLIES + 2 * number,
+                default_destination(ipv6),
+                replies,
+                table,
+            );
+            rules.extend(from);
+            for members in context.members.values() {
+                if leaves_beside_default(context, members, ipv6) != Some(uplink.name.as_str()) {
+                    continue;
+                }
+                for source in networks(members, ipv6) {
+                    rules.extend(pair(context, SOURCES, source, None, table));
+                }
             }
         }
     }
     rules
+}
+
+/// The mark of connections that came in by an uplink, where there are several.
+pub(super) fn reply_mark(uplinks: &[Uplink], name: &str) -> Option<u32> {
+    let number = uplinks.iter().position(|uplink| uplink.name == name)?;
+    let number = u32::try_from(number).ok()? + 1;
+    (uplinks.len() > 1 && number <= MARK_MASK >> MARK_SHIFT).then_some(number << MARK_SHIFT)
+}
+
+/// What the main table knows better than by its default goes there: devices, the host's own links. The rest goes by the table.
+fn pair(
+    context: &Context<'_>,
+    priority: u32,
+    source: IpNet,
+    mark: Option<u32>,
+    table: u32,
+) -> [Rule; 2] {
+    let rule = |priority, table, suppress_prefix_length| Rule {
+        priority,
+        source,
+        input_interface: Some(context.inputs.interface.to_owned()),
+        mark,
+        table,
+        suppress_prefix_length,
+    };
+    [
+        rule(priority, MAIN_TABLE, Some(0)),
+        rule(priority + 1, table, None),
+    ]
+}
+
+fn default_of<'a>(context: &'a Context<'_>, uplink: &Uplink, ipv6: bool) -> Option<&'a RouteFact> {
+    if ipv6 && !context.ipv6 {
+        return None;
+    }
+    let defaults = context.inputs.facts.routes.iter().filter(|route| {
+        route.interface == uplink.name
+            && route.destination.prefix_len() == 0
+            && route.destination.addr().is_ipv6() == ipv6
+    });
+    defaults.min_by_key(|route| route.metric)
+}
+
+fn networks(members: &Members<'_>, ipv6: bool) -> Vec<IpNet> {
+    if ipv6 {
+        networks6(members).into_iter().map(IpNet::V6).collect()
+    } else {
+        networks4(members).into_iter().map(IpNet::V4).collect()
+    }
+}
+
+/// The uplink of a subnet, if it is not that of the main table's default.
+fn leaves_beside_default<'a>(
+    context: &'a Context<'_>,
+    members: &Members<'_>,
+    ipv6: bool,
+) -> Option<&'a str> {
+    let uplink = leaves_by(context, members, ipv6)?;
+    let best = context.inputs.facts.default_interface(ipv6);
+    let is_best = best.is_some_and(|route| route.interface == uplink.name);
+    (!is_best).then_some(uplink.name.as_str())
 }
 
 fn leaves_by<'a>(

@@ -4,6 +4,8 @@ use std::fmt::Display;
 
 use crate::protocol::PortRange;
 
+use crate::desired::rule::MARK_MASK;
+
 use super::{Firewall, SourceAddress, SubnetPolicy, TABLE};
 
 /// The maps and sets that every table has: kind, name, type, and whether keys are prefixes or ranges.
@@ -109,6 +111,7 @@ pub(super) fn render(firewall: &Firewall) -> String {
     for (id, policy) in &firewall.subnets {
         push_subnet(&mut text, *id, policy, firewall.snat_ports);
     }
+    text.push_str(&render_replies(firewall));
     text.push_str(&render_chains(firewall));
     text.push_str("}\n");
     text
@@ -186,7 +189,41 @@ fn push_snat<A>(
     ));
 }
 
+/// With one uplink there is no other way back, and no mark.
+fn render_replies(firewall: &Firewall) -> String {
+    if firewall.reply_marks.is_empty() {
+        return String::new();
+    }
+    let (ours, others) = (MARK_MASK, !MARK_MASK);
+    let tunnel = &firewall.interface;
+    let mut remember = String::new();
+    let mut recall = String::new();
+    for (uplink, mark) in &firewall.reply_marks {
+        remember.push_str(&format!(
+            "        iifname \"{uplink}\" ct direction original ct mark set ct mark and {others:#010x} or {mark:#010x}\n"
+        ));
+        recall.push_str(&format!(
+            "        iifname \"{tunnel}\" ct direction reply ct mark and {ours:#010x} == {mark:#010x} meta mark set meta mark and {others:#010x} or {mark:#010x}\n"
+        ));
+    }
+    format!(
+        r#"
+    chain remember_uplink {{
+{remember}    }}
+
+    chain replies {{
+        type filter hook prerouting priority mangle; policy accept;
+{recall}    }}
+"#
+    )
+}
+
 fn render_chains(firewall: &Firewall) -> String {
+    let remember = if firewall.reply_marks.is_empty() {
+        ""
+    } else {
+        "\n        jump remember_uplink comment \"replies go back by the same uplink\""
+    };
     format!(
         r#"
     chain forward {{
@@ -208,7 +245,7 @@ fn render_chains(firewall: &Firewall) -> String {
         drop comment "other networks of this host"
     }}
 
-    chain to_tunnel {{
+    chain to_tunnel {{{remember}
         meta nfproto ipv4 icmp type {{ destination-unreachable, time-exceeded, parameter-problem }} accept
         meta nfproto ipv6 icmpv6 type {{ destination-unreachable, packet-too-big, time-exceeded, parameter-problem }} accept comment "RFC 4890, 4.3.1"
         iifname @uplinks meta nfproto ipv4 ip saddr @networks4 drop comment "our addresses do not come from outside (RFC 2827)"

@@ -28,6 +28,7 @@ fn small() -> Firewall {
     Firewall {
         interface: "adit0".to_owned(),
         uplinks: BTreeSet::from([uplink.clone()]),
+        reply_marks: BTreeMap::new(),
         snat_ports: range(40000, 65535),
         clamp: Clamp {
             ipv4: 1380,
