@@ -75,7 +75,7 @@ fn read(path: &Path) -> anyhow::Result<File> {
 }
 
 /// The kernel's rule for interface names, and ours besides: it becomes part of nftables text and of paths.
-fn check_interface(name: &str) -> anyhow::Result<()> {
+pub(crate) fn check_interface(name: &str) -> anyhow::Result<()> {
     let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     if name.is_empty()
         || name.len() > 15

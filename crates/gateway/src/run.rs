@@ -21,7 +21,7 @@ use crate::claim::Claim;
 use crate::control::{Control, Progress};
 use crate::http;
 use crate::key;
-use crate::options::{RunOptions, Settled};
+use crate::options::{RunOptions, Settled, check_interface};
 use crate::writer::{Writer, restore};
 
 /// Name of the socket in the runtime directory.
@@ -29,6 +29,9 @@ const SOCKET: &str = "adit.sock";
 
 /// Name of the record of changed settings in the state directory.
 const SYSCTL_RECORD: &str = "sysctls.json";
+
+/// Name of the record of the tunnel interface's name in the state directory.
+const INTERFACE_RECORD: &str = "interface";
 
 /// How long answers may still take after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);
@@ -52,6 +55,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         )
     })?;
     let listener = listen(&options.runtime_dir)?;
+    withdraw_renamed(&options).await?;
     let reconciler = reconciler(&options.interface, &options.state_dir)?;
     let handle = reconcile::start(reconciler)
         .await
@@ -153,10 +157,56 @@ pub async fn teardown(options: RunOptions) -> anyhow::Result<()> {
             .create(&state_dir)
             .with_context(|| format!("cannot make {}", state_dir.display()))?;
     }
-    let mut reconciler = reconciler(&interface, &state_dir)?;
-    let report = reconciler.teardown().await;
+    let recorded = recorded_interface(&state_dir)?;
+    if let Some(other) = recorded.filter(|recorded| *recorded != interface) {
+        withdraw(&other, &state_dir).await?;
+    }
+    withdraw(&interface, &state_dir).await?;
+    remove_if_there(&state_dir.join(INTERFACE_RECORD))?;
+    remove_socket(&runtime_dir);
+    Ok(())
+}
+
+/// An interface bears no mark but its name: under a new one the daemon would not find what it left under the old one.
+async fn withdraw_renamed(options: &Settled) -> anyhow::Result<()> {
+    let recorded = recorded_interface(&options.state_dir)?;
+    if recorded.as_ref() == Some(&options.interface) {
+        return Ok(());
+    }
+    if let Some(other) = recorded {
+        tracing::info!(
+            from = other,
+            to = options.interface,
+            "the tunnel interface has another name now"
+        );
+        withdraw(&other, &options.state_dir).await?;
+    }
+    let path = options.state_dir.join(INTERFACE_RECORD);
+    match fs::write(&path, format!("{}\n", options.interface)) {
+        Ok(()) => Ok(()),
+        // A full disk keeps no packet from flowing; the next start writes it.
+        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+            tracing::warn!(%error, path = %path.display(), "the interface's name is not on record");
+            Ok(())
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot write {}", path.display())),
+    }
+}
+
+fn recorded_interface(state_dir: &Path) -> anyhow::Result<Option<String>> {
+    let path = state_dir.join(INTERFACE_RECORD);
+    match fs::read_to_string(&path) {
+        // A name that a crash cut short names no interface that we made.
+        Ok(text) => Ok(Some(text.trim().to_owned()).filter(|name| check_interface(name).is_ok())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+async fn withdraw(interface: &str, state_dir: &Path) -> anyhow::Result<()> {
+    let report = reconciler(interface, state_dir)?.teardown().await;
     for kept in &report.kept {
-        tracing::warn!("{kept:?}");
+        tracing::warn!(setting = kept.path, "left as it is: {}", kept.reason);
     }
     if let Some(problem) = report.problems.first() {
         let count = report.problems.len();
@@ -167,7 +217,6 @@ pub async fn teardown(options: RunOptions) -> anyhow::Result<()> {
             problem.fix
         );
     }
-    remove_socket(&runtime_dir);
     Ok(())
 }
 
@@ -200,11 +249,7 @@ fn listen(directory: &Path) -> anyhow::Result<UnixListener> {
     remove_socket(directory);
     // Bound under another name and renamed when its mode is right, so that nobody else gets in between.
     let hidden = directory.join("adit.sock.new");
-    if let Err(error) = fs::remove_file(&hidden)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        return Err(error).with_context(|| format!("cannot remove {}", hidden.display()));
-    }
+    remove_if_there(&hidden)?;
     let listener = UnixListener::bind(&hidden)
         .with_context(|| format!("cannot listen on {}", path.display()))?;
     fs::set_permissions(&hidden, fs::Permissions::from_mode(0o660))
@@ -219,5 +264,14 @@ fn remove_socket(directory: &Path) {
         && error.kind() != std::io::ErrorKind::NotFound
     {
         tracing::warn!(path = %path.display(), %error, "cannot remove the socket");
+    }
+}
+
+fn remove_if_there(path: &Path) -> anyhow::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        Ok(()) | Err(_) => Ok(()),
     }
 }

@@ -66,15 +66,6 @@ impl Observed {
         self.fits(wanted) && self.elements == wanted.elements()
     }
 
-    /// The script that makes the kernel hold what is wanted: elements alone if the skeleton is right, else everything.
-    pub fn render_repair(&self, wanted: &Firewall) -> String {
-        if self.fits(wanted) {
-            self.elements.render_delta(&wanted.elements())
-        } else {
-            wanted.render()
-        }
-    }
-
     fn fits(&self, wanted: &Firewall) -> bool {
         self.skeleton.as_ref() == Some(&wanted.render_skeleton())
     }
@@ -87,7 +78,19 @@ impl Table {
     }
 
     /// Replaces the table in one transaction, whatever is there. Tracked connections and their translations go on.
+    /// A large one that is missing takes a moment to load: what denies comes first, the translations after it.
     pub async fn replace(&mut self, wanted: &Firewall) -> Result<(), FirewallError> {
+        let is_large = wanted.elements().len() > MANY_ELEMENTS;
+        if is_large && listing::fingerprint(&list(&["--terse"]).await?)?.is_none() {
+            let mut bare = wanted.clone();
+            bare.translations4 = Translations::default();
+            bare.translations6 = Translations::default();
+            self.load(&bare).await?;
+        }
+        self.load(wanted).await
+    }
+
+    async fn load(&mut self, wanted: &Firewall) -> Result<(), FirewallError> {
         self.loaded = None;
         let text = wanted.render();
         for _ in 0..LOAD_ATTEMPTS {
@@ -122,27 +125,6 @@ impl Table {
             },
             None => self.replace(to).await,
         }
-    }
-
-    /// Makes the kernel hold what is wanted, after a look at what it holds; returns whether anything had to be done.
-    pub async fn repair(&mut self, wanted: &Firewall) -> Result<bool, FirewallError> {
-        match self.observe().await? {
-            Some(observed) if observed.matches(wanted) => return Ok(false),
-            Some(observed) if observed.fits(wanted) => {
-                self.apply("repair", &observed.render_repair(wanted))
-                    .await?;
-            }
-            // A large table takes a moment; what denies comes first.
-            Some(_) | None if wanted.elements().len() > MANY_ELEMENTS => {
-                let mut bare = wanted.clone();
-                bare.translations4 = Translations::default();
-                bare.translations6 = Translations::default();
-                self.replace(&bare).await?;
-                self.update(&bare, wanted).await?;
-            }
-            Some(_) | None => self.replace(wanted).await?,
-        }
-        Ok(true)
     }
 
     /// What the kernel holds; `None` without a table.

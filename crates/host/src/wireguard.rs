@@ -261,16 +261,6 @@ impl Dataplane {
         }
     }
 
-    /// Adds one peer or makes it exactly this.
-    pub async fn set_peer(&self, key: PublicKey, peer: &Peer) -> Result<(), WireGuardError> {
-        self.apply(&[PeerChange::Set(key, peer.clone())]).await
-    }
-
-    /// Removes one peer; it is no error when it is not there.
-    pub async fn remove_peer(&self, key: PublicKey) -> Result<(), WireGuardError> {
-        self.apply(&[PeerChange::Remove(key)]).await
-    }
-
     /// Applies changes in messages of bounded size, removals first: an AllowedIP belongs to whoever got it last,
     /// so it has to leave its old peer before it is given to the new one. After an error some may be applied.
     pub async fn apply(&self, changes: &[PeerChange]) -> Result<(), WireGuardError> {

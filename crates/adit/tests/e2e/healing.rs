@@ -317,6 +317,33 @@ fn a_subnet_leaves_by_another_uplink_than_the_default() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_tunnel_interface_that_was_renamed_is_found_again() -> Result<()> {
+    let mut world = World::with_subnet("routed", "e2e-renamed")?;
+    let vps = world.host("vps")?;
+    world.gateway.terminate()?;
+    let old = world.gateway.interface().to_owned();
+    let links = || -> Result<String> { Ok(vps.exec(["ip", "-br", "link"])?.stdout) };
+    ensure!(
+        links()?.contains(&old),
+        "it outlives the daemon: {}",
+        links()?
+    );
+    vps.exec([
+        binary().as_os_str(),
+        "gateway".as_ref(),
+        "teardown".as_ref(),
+        "--state-dir".as_ref(),
+        world.gateway.state_dir().as_os_str(),
+        "--runtime-dir".as_ref(),
+        world.gateway.runtime_dir().as_os_str(),
+        "--interface".as_ref(),
+        "another0".as_ref(),
+    ])?;
+    ensure!(!links()?.contains(&old), "left behind: {}", links()?);
+    Ok(())
+}
+
 const FOREIGN: &str = "table ip foreign {
   set friends { type ipv4_addr; flags interval; elements = { 192.0.2.0/28 }; }
   chain input { type filter hook input priority 5; ip saddr @friends counter accept; }

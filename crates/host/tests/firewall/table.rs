@@ -38,13 +38,14 @@ fn kernel_lists_what_was_loaded_and_every_delta() {
 
         world.shell("gateway", "nft insert rule inet adit to_tunnel accept");
         assert!(!table.observe().await.unwrap().unwrap().matches(&next));
-        assert!(table.repair(&next).await.unwrap());
+        table.replace(&next).await.unwrap();
+        assert!(table.observe().await.unwrap().unwrap().matches(&next));
         world.shell(
             "gateway",
             "nft add element inet adit networks4 { 10.99.0.0/16 }",
         );
-        assert!(table.repair(&next).await.unwrap());
-        assert!(!table.repair(&next).await.unwrap());
+        assert!(!table.observe().await.unwrap().unwrap().matches(&next));
+        table.replace(&next).await.unwrap();
         assert!(table.observe().await.unwrap().unwrap().matches(&next));
 
         table.remove().await.unwrap();
@@ -147,7 +148,7 @@ fn foreign_changes_are_noticed_and_own_ones_are_not() {
                     .await
                     .expect(foreign)
                     .unwrap();
-                assert!(table.repair(&wanted).await.unwrap());
+                table.replace(&wanted).await.unwrap();
                 fastest = fastest.min(start.elapsed());
                 assert!(table.observe().await.unwrap().unwrap().matches(&wanted));
             }
@@ -216,7 +217,7 @@ fn ten_thousand_forwards() {
         let start = Instant::now();
         watch.changed().await.unwrap();
         let noticed = start.elapsed();
-        assert!(table.repair(&more).await.unwrap());
+        table.replace(&more).await.unwrap();
         println!(
             "10,000 forwards with keeps: flush noticed in {noticed:?}, healed in {:?}",
             start.elapsed()

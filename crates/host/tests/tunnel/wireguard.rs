@@ -117,7 +117,7 @@ fn a_peer_keeps_its_session_while_others_come_and_go() {
             .unwrap();
         let ours = peer(5, &["10.59.0.2/32"]);
         dataplane
-            .set_peer(device_key.public_key(), &ours)
+            .apply(&[PeerChange::Set(device_key.public_key(), ours.clone())])
             .await
             .unwrap();
         run(
@@ -171,13 +171,16 @@ fn a_peer_keeps_its_session_while_others_come_and_go() {
         let changes = async {
             for number in 0..100 {
                 let (key, peer) = numbered(number);
-                dataplane.set_peer(key, &peer).await.unwrap();
+                dataplane
+                    .apply(&[PeerChange::Set(key, peer.clone())])
+                    .await
+                    .unwrap();
                 if number % 2 == 0 {
-                    dataplane.remove_peer(key).await.unwrap();
+                    dataplane.apply(&[PeerChange::Remove(key)]).await.unwrap();
                 }
                 // The one that it has: nothing changes, and nothing may be felt.
                 dataplane
-                    .set_peer(device_key.public_key(), &ours)
+                    .apply(&[PeerChange::Set(device_key.public_key(), ours.clone())])
                     .await
                     .unwrap();
                 tokio::time::sleep(Duration::from_millis(8)).await;
@@ -327,7 +330,10 @@ fn ten_thousand_peers() {
         assert_eq!(observed, peers);
         let one = Instant::now();
         dataplane
-            .set_peer(numbered(10_000).0, &numbered(10_000).1)
+            .apply(&[PeerChange::Set(
+                numbered(10_000).0,
+                numbered(10_000).1.clone(),
+            )])
             .await
             .unwrap();
         println!(
