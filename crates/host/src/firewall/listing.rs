@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use adit_model::desired::firewall::Elements;
+use adit_model::protocol::Protocol;
 use serde_json::{Map, Value};
 
 use super::FirewallError;
@@ -42,7 +43,10 @@ pub(super) fn elements(listing: &[u8]) -> Result<Elements, FirewallError> {
                 Some(_) | None => (element, None),
             };
             let mut key = notation(key)?;
-            if is_name(&object) {
+            if let Some(place) = place_of(&object, "inet_proto") {
+                key = name_protocol(&key, place);
+            }
+            if place_of(&object, "ifname") == Some(0) {
                 key = quote_first(&key);
             }
             elements.insert(set, key, value);
@@ -79,13 +83,25 @@ fn parse(listing: &[u8]) -> Result<Vec<Listed>, FirewallError> {
     Ok(objects)
 }
 
-/// Whether the set's keys begin with the name of an interface, which JSON gives without quotes.
-fn is_name(set: &Map<String, Value>) -> bool {
-    let first = match set.get("type") {
-        Some(Value::Array(types)) => types.first(),
-        other => other,
-    };
-    first.and_then(Value::as_str) == Some("ifname")
+/// Where in the set's keys a type stands. JSON gives the names of interfaces without quotes, and protocols as numbers
+/// where there is no `/etc/protocols`.
+fn place_of(set: &Map<String, Value>, name: &str) -> Option<usize> {
+    match set.get("type") {
+        Some(Value::Array(types)) => types.iter().position(|it| it.as_str() == Some(name)),
+        Some(only) if only.as_str() == Some(name) => Some(0),
+        Some(_) | None => None,
+    }
+}
+
+fn name_protocol(key: &str, place: usize) -> String {
+    let mut parts: Vec<&str> = key.split(" . ").collect();
+    if let Some(part) = parts.get_mut(place) {
+        let named = Protocol::ALL
+            .into_iter()
+            .find(|protocol| protocol.number().to_string() == *part);
+        *part = named.map_or(*part, |protocol| protocol.name());
+    }
+    parts.join(" . ")
 }
 
 fn quote_first(key: &str) -> String {
@@ -135,5 +151,23 @@ fn compound(kind: &str, inner: &Value, whole: &Value) -> Result<String, Firewall
 fn unknown(object: &str) -> FirewallError {
     FirewallError::Unknown {
         object: object.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn protocols_read_alike_with_and_without_their_names() {
+        let listed = |protocol: &str| {
+            let set = r#"{"set": {"name": "pinholes", "type": ["ipv6_addr", "inet_proto", "inet_service"], "elem": "#;
+            let text = format!(
+                r#"{{"nftables": [{set} [{{"concat": ["2001:db8::6", {protocol}, 6]}}]}}}}]}}"#
+            );
+            elements(text.as_bytes()).unwrap()
+        };
+        assert_eq!(listed("6"), listed("\"tcp\""));
+        assert_ne!(listed("17"), listed("\"tcp\""));
     }
 }

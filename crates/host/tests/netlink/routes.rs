@@ -115,7 +115,6 @@ fn ours_come_change_and_go_and_others_stay() {
 }
 
 #[test]
-#[expect(clippy::print_stderr, reason = "the times are for people")]
 fn ten_thousand_routes_take_little_time() {
     let namespace = Namespace::new();
     let base = u128::from("2001:db8::".parse::<Ipv6Addr>().unwrap());

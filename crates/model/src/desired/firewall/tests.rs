@@ -203,7 +203,7 @@ fn small_table_reads_well() {
 
         chain to_gateway {
             ct state established,related accept
-            meta l4proto { icmp, ipv6-icmp } accept
+            meta l4proto { icmp, icmpv6 } accept
             meta l4proto { tcp, udp } meta l4proto . th dport @services accept comment "the gateway's own services"
             meta nfproto ipv4 ip saddr @host_networks4 accept comment "subnets with host access"
             meta nfproto ipv6 ip6 saddr @host_networks6 accept
