@@ -78,7 +78,7 @@ enum Command {
     /// Ports that are open on devices' own IPv6 addresses
     #[command(subcommand)]
     Pinhole(pinhole::PinholeCommand),
-    /// Tokens for programs
+    /// Tokens for programs; this version stores them, and does not listen on TCP yet
     #[command(subcommand)]
     Token(token::TokenCommand),
     /// The settings of the gateway
