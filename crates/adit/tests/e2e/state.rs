@@ -32,6 +32,12 @@ impl SmallDisk {
     }
 }
 
+/// Fields are dropped in order: the file system goes before the lab's folder, in which it is mounted.
+struct Cramped {
+    _disk: SmallDisk,
+    world: World,
+}
+
 impl Drop for SmallDisk {
     fn drop(&mut self) {
         // Lazily: the daemon, which the lab ends, still has files there.
@@ -54,12 +60,16 @@ fn a_full_disk_refuses_changes_and_stops_no_packet() -> Result<()> {
     let state_dir = lab.folder().join("state");
     let disk = SmallDisk::mount(&state_dir)?;
     let gateway = lab.start_gateway(binary())?;
-    let world = World { gateway, lab };
+    let cramped = Cramped {
+        _disk: disk,
+        world: World { gateway, lab },
+    };
+    let world = &cramped.world;
     let prefix = world.prefix()?;
     world.adit(&format!(
         "subnet add lan --ipv4 10.59.0.0/24 --ipv6 {prefix}"
     ))?;
-    let (_server, mut conversation) = reached(&world)?;
+    let (_server, mut conversation) = reached(world)?;
 
     let filler = state_dir.join("filler");
     let mut size = 1 << 20;
@@ -99,10 +109,7 @@ fn a_full_disk_refuses_changes_and_stops_no_packet() -> Result<()> {
 
     fs::remove_file(&filler)?;
     world.adit("pinhole add box 2000")?;
-    conversation.talk()?;
-    drop(world);
-    drop(disk);
-    Ok(())
+    conversation.talk()
 }
 
 #[test]
