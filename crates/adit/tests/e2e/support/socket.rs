@@ -153,6 +153,12 @@ impl Conversation {
         pass(&mut self.client, &mut self.server).context("client to server")
     }
 
+    /// The server speaks on, heard or not, as one that does not know that the connection was ended.
+    pub(crate) fn insist(&mut self) {
+        // An error says that the connection is ended already.
+        let _ = self.server.write_all(b"some words");
+    }
+
     /// Whether what the client says still arrives; if it does not, the connection is not good for anything after.
     pub(crate) fn is_cut(&mut self) -> Result<bool> {
         self.server

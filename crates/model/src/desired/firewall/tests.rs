@@ -174,10 +174,17 @@ fn small_table_reads_well() {
             ct state established,related accept
             meta nfproto ipv4 ct state invalid drop comment "would leave untranslated"
             meta nfproto ipv6 ip6 saddr fc00::/7 ct state invalid drop
+            meta nfproto ipv6 tcp flags & (fin | syn | rst | ack) != syn ct state new jump resume
             oifname @uplinks accept
             meta nfproto ipv4 ip saddr @host_networks4 accept comment "subnets with host access"
             meta nfproto ipv6 ip6 saddr @host_networks6 accept
             drop comment "other networks of this host"
+        }
+
+        chain resume {
+            meta nfproto ipv6 ip6 saddr . meta l4proto . th sport @pinholes return comment "its pinhole is open: it goes on although it is not tracked"
+            meta nfproto ipv6 ip6 saddr . meta l4proto . th sport @pinhole_ranges return
+            meta nfproto ipv6 meta l4proto tcp reject with tcp reset comment "a connection that was ended here does not begin again in the middle"
         }
 
         chain to_tunnel {
