@@ -1,5 +1,7 @@
 //! HTTP types, errors and a typed client.
 
+#![warn(clippy::wildcard_enum_match_arm)]
+
 pub mod client;
 pub mod problem;
 mod schema;

@@ -1,5 +1,7 @@
 //! The gateway daemon: one writer, one reconciler, an HTTP interface.
 
+#![warn(clippy::wildcard_enum_match_arm)]
+
 mod bridge;
 mod claim;
 mod control;

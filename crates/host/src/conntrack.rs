@@ -3,6 +3,8 @@
 //! A tracked connection keeps the translation with which it began. Once changed rules are live, the connections that the
 //! old ones made are deleted, so that their next packet meets the new ones.
 
+#![warn(clippy::indexing_slicing)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

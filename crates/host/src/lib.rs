@@ -1,4 +1,5 @@
 //! Observes, reconciles and applies on this Linux host.
+
 pub mod address;
 pub mod conntrack;
 pub mod facts;

@@ -1,5 +1,7 @@
 //! Sockets of this host that take connections or datagrams, from `/proc`.
 
+#![warn(clippy::indexing_slicing)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;

@@ -1,5 +1,7 @@
 //! Netfilter's netlink: requests, answers and attributes, as far as nf_tables and conntrack need them.
 
+#![warn(clippy::indexing_slicing)]
+
 use std::io;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;

@@ -3,6 +3,8 @@
 //! One pass observes, plans and performs the steps; a step that fails is told, tried again by a later pass, and stops no
 //! other. There is no undo log: what a crash left behind is observed like everything else of ours.
 
+#![warn(clippy::wildcard_enum_match_arm)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;

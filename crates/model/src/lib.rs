@@ -1,5 +1,7 @@
 //! Every decision of Adit, and no effect: state, edits, addresses, policy, desired kernel objects.
 
+#![warn(clippy::wildcard_enum_match_arm)]
+
 pub mod address;
 pub mod change;
 pub mod configuration;

@@ -441,13 +441,16 @@ fn missing_sysctls(view: &View<'_>, desired: &Desired) -> (Vec<Step>, Vec<Step>)
         .collect();
     wanted.sort_by_key(|(path, _)| sysctl_order(path));
     let tunnel = desired.link.as_ref().map(|link| link.name.as_str());
-    wanted
+    let (of_host, of_tunnel): (Vec<_>, Vec<_>) = wanted
         .into_iter()
-        .map(|(path, value)| Step::SetSysctl(path.clone(), value.clone()))
-        .partition(|step| match step {
-            Step::SetSysctl(path, _) => path.split('/').nth(3) != tunnel || tunnel.is_none(),
-            _ => true,
-        })
+        .partition(|(path, _)| tunnel.is_none() || path.split('/').nth(3) != tunnel);
+    let steps = |settings: Vec<(&String, &String)>| {
+        settings
+            .into_iter()
+            .map(|(path, value)| Step::SetSysctl(path.clone(), value.clone()))
+            .collect()
+    };
+    (steps(of_host), steps(of_tunnel))
 }
 
 /// Forwarding comes after all else: an interface whose `accept_ra` is still 1 then loses its default route.

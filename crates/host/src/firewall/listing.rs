@@ -1,5 +1,7 @@
 //! Reads nft's JSON listing of the table.
 
+#![warn(clippy::indexing_slicing)]
+
 use std::net::IpAddr;
 
 use adit_model::desired::firewall::Elements;

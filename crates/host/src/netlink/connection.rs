@@ -1,5 +1,7 @@
 //! The netlink socket: sequence numbers, acknowledgements, dumps that are repeated until they are whole.
 
+#![warn(clippy::indexing_slicing)]
+
 use std::io;
 use std::time::Duration;
 
@@ -207,9 +209,9 @@ impl Connection {
             message.header.flags = flags;
             message.header.sequence_number = self.sequence;
             message.finalize();
-            let start = datagram.len();
-            datagram.resize(start + message.buffer_len().next_multiple_of(4), 0);
-            message.serialize(&mut datagram[start..]);
+            let mut bytes = vec![0; message.buffer_len().next_multiple_of(4)];
+            message.serialize(&mut bytes);
+            datagram.append(&mut bytes);
             self.sequence = self.sequence.wrapping_add(1);
         }
         let kernel = SocketAddr::new(0, 0);
@@ -241,7 +243,10 @@ impl Connection {
         let mut rest = self.buffer.as_slice();
         while let Ok(frame) = NetlinkBuffer::new_checked(rest) {
             let length = frame.length() as usize;
-            match NetlinkMessage::deserialize(&rest[..length]) {
+            let Some(bytes) = rest.get(..length) else {
+                break;
+            };
+            match NetlinkMessage::deserialize(bytes) {
                 Ok(message) => {
                     let ends = matches!(
                         message.payload,

@@ -1,5 +1,7 @@
 //! The UAPI socket of a userspace WireGuard: the cross-platform text protocol that `wg` speaks too.
 
+#![warn(clippy::indexing_slicing)]
+
 use std::fmt::Write as _;
 use std::io;
 use std::path::PathBuf;
