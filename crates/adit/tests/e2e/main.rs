@@ -9,5 +9,6 @@ mod isolation;
 mod lifecycle;
 mod mtu;
 mod reach;
+mod routing;
 mod state;
 mod support;
