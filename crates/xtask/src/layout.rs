@@ -1,5 +1,6 @@
 //! The rules of this repository that neither the compiler nor clippy knows.
 
+mod dependencies;
 mod imports;
 mod manifests;
 mod names;
@@ -36,6 +37,7 @@ impl fmt::Display for Finding {
 
 pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
     [
+        dependencies::check,
         imports::check,
         manifests::check,
         names::check,

@@ -14,6 +14,33 @@ fn a_repository_that_keeps_the_rules() {
 }
 
 #[test]
+fn what_is_listed_is_named() {
+    let lines = findings(&[
+        (
+            "Cargo.toml",
+            "[workspace.dependencies]\nserde = \"1\"\nserde_json = \"1\"\nhttp = \"1\"\n",
+        ),
+        (
+            "crates/lab/Cargo.toml",
+            &format!(
+                "{LINTS}[dependencies]\nserde.workspace = true\n[dev-dependencies]\nserde_json.workspace = true\n"
+            ),
+        ),
+        (
+            "crates/lab/src/lib.rs",
+            "//! The lab.\n\nuse serde_json::Value;\n",
+        ),
+    ]);
+    assert_eq!(
+        lines,
+        [
+            "crates/lab/Cargo.toml: nothing names `serde` of [dependencies]; remove the line",
+            "Cargo.toml: no crate lists `http` of the workspace's dependencies; remove the line",
+        ]
+    );
+}
+
+#[test]
 fn imports_follow_the_table() {
     let lines = manifest(
         "store",
@@ -247,11 +274,19 @@ fn ignored_files_are_not_looked_at() {
 }
 
 /// The findings in a crate `name` whose manifest is `dependencies` and the lints.
+/// The findings about a manifest whose crate names all that it lists.
 fn manifest(name: &str, dependencies: &str) -> Vec<String> {
-    findings(&[(
-        &format!("crates/{name}/Cargo.toml"),
-        &format!("{LINTS}{dependencies}"),
-    )])
+    let named = dependencies.replace('-', "_").replace('\n', " ");
+    findings(&[
+        (
+            &format!("crates/{name}/Cargo.toml"),
+            &format!("{LINTS}{dependencies}"),
+        ),
+        (
+            &format!("crates/{name}/src/lib.rs"),
+            &format!("//! Names {named}\n"),
+        ),
+    ])
 }
 
 /// The findings in a sound repository to which `files` were added.
