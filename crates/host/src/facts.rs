@@ -79,7 +79,11 @@ pub async fn observe(netlink: &Netlink, tunnel_interface: &str) -> Result<Facts,
         links,
         addresses,
         routes,
-        listeners: listener::observe().map_err(FactsError::Listeners)?,
+        listeners: tokio::task::spawn_blocking(listener::observe)
+            .await
+            .map_err(std::io::Error::other)
+            .flatten()
+            .map_err(FactsError::Listeners)?,
         ipv6: Path::new("/proc/thread-self/net/if_inet6").exists(),
         // What the daemon knows of itself is filled in by the daemon.
         ..Facts::default()

@@ -7,12 +7,14 @@ use std::time::Duration;
 use adit_model::desired::Desired;
 use adit_model::facts::Facts;
 use adit_model::problem::Problem;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::{Part, ReconcileError, Reconciler, Report};
 use crate::facts;
 use crate::firewall;
+use crate::netlink::Netlink;
 use crate::watch::{self as events, Event};
 use crate::wireguard;
 
@@ -96,12 +98,21 @@ pub async fn start(reconciler: Reconciler) -> Result<Handle, ReconcileError> {
     let (requests_sender, requests) = mpsc::channel(64);
     let (facts_sender, facts) = watch::channel(Arc::new(first));
     let (status_sender, status) = watch::channel(Status::default());
+    let look_for_facts = Arc::new(Notify::new());
+    let mut beside = JoinSet::new();
+    beside.spawn(keep_facts(
+        Netlink::open()?,
+        reconciler.interface.clone(),
+        Arc::clone(&look_for_facts),
+        facts_sender,
+    ));
     let task = Task {
         reconciler,
         requests,
         events: Some(events),
         table: Some(table),
-        facts: facts_sender,
+        look_for_facts,
+        _beside: beside,
         status: status_sender,
         touched: Touched::default(),
         retry: None,
@@ -120,11 +131,38 @@ struct Task {
     requests: mpsc::Receiver<Request>,
     events: Option<mpsc::Receiver<Event>>,
     table: Option<firewall::Watch>,
-    facts: watch::Sender<Arc<Facts>>,
+    look_for_facts: Arc<Notify>,
+    /// Ends with this task.
+    _beside: JoinSet<()>,
     status: watch::Sender<Status>,
     touched: Touched,
     retry: Option<Instant>,
     pause: Duration,
+}
+
+/// Observes this host whenever it is asked to, beside the reconciling: looking through all processes for listeners may take
+/// longer than a missing table may be missing.
+async fn keep_facts(
+    netlink: Netlink,
+    interface: String,
+    wanted: Arc<Notify>,
+    known: watch::Sender<Arc<Facts>>,
+) {
+    loop {
+        wanted.notified().await;
+        match facts::observe(&netlink, &interface).await {
+            Ok(facts) => {
+                known.send_if_modified(|known| {
+                    let is_news = **known != facts;
+                    if is_news {
+                        *known = Arc::new(facts);
+                    }
+                    is_news
+                });
+            }
+            Err(error) => tracing::warn!(%error, "cannot observe this host"),
+        }
+    }
 }
 
 /// What events have named since it was last looked at.
@@ -166,7 +204,7 @@ impl Task {
                     let touched = std::mem::take(&mut self.touched);
                     self.heal(&touched.parts).await;
                     if touched.facts {
-                        self.observe_facts().await;
+                        self.look_for_facts.notify_one();
                     }
                 }
                 _ = poll.tick() => {
@@ -229,7 +267,7 @@ impl Task {
             self.reconciler.reconcile(&known).await;
         }
         self.tell();
-        self.observe_facts().await;
+        self.look_for_facts.notify_one();
     }
 
     fn watch_again(&mut self) {
@@ -238,22 +276,6 @@ impl Task {
         }
         if self.events.is_none() {
             self.events = events::watch().ok();
-        }
-    }
-
-    async fn observe_facts(&self) {
-        let reconciler = &self.reconciler;
-        match facts::observe(&reconciler.netlink, &reconciler.interface).await {
-            Ok(facts) => {
-                self.facts.send_if_modified(|known| {
-                    let is_news = **known != facts;
-                    if is_news {
-                        *known = Arc::new(facts);
-                    }
-                    is_news
-                });
-            }
-            Err(error) => tracing::warn!(%error, "cannot observe this host"),
         }
     }
 
