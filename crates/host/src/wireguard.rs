@@ -223,11 +223,14 @@ impl Dataplane {
                     interface: wanted.name.clone(),
                 });
         }
-        process::start(&wanted.name).await?;
-        Ok(Self::Userspace(Userspace::new(
-            &wanted.name,
-            process::WIREGUARD_GO,
-        )))
+        Self::start_userspace(&wanted.name).await
+    }
+
+    /// Starts a userspace implementation, whether or not the kernel has one of its own.
+    pub async fn start_userspace(interface: &str) -> Result<Self, WireGuardError> {
+        process::start(interface).await?;
+        let userspace = Userspace::new(interface, process::WIREGUARD_GO);
+        Ok(Self::Userspace(userspace))
     }
 
     /// The name that `status` shows: `kernel`, `wireguard-go` or `adit`.
