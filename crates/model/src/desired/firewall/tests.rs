@@ -174,7 +174,7 @@ fn small_table_reads_well() {
             ct state established,related accept
             meta nfproto ipv4 ct state invalid drop comment "would leave untranslated"
             meta nfproto ipv6 ip6 saddr fc00::/7 ct state invalid drop
-            meta nfproto ipv6 tcp flags & (fin | syn | rst | ack) != syn ct state new jump resume
+            meta nfproto ipv6 ip6 saddr != fc00::/7 tcp flags & (fin | syn | rst | ack) != syn ct state new jump resume
             oifname @uplinks accept
             meta nfproto ipv4 ip saddr @host_networks4 accept comment "subnets with host access"
             meta nfproto ipv6 ip6 saddr @host_networks6 accept
