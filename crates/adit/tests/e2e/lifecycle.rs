@@ -56,14 +56,18 @@ fn a_private_prefix_is_translated_both_ways() -> Result<()> {
     for (device, public, port) in [(&laptop, 8080, 8080), (&server, 80, 8081)] {
         let v4 = listen(&device.host, at(device.ipv4, port))?;
         let v6 = listen(&device.host, at(device.ipv6()?, port))?;
-        let seen4 = converse(&internet, None, at(PUBLIC4, public), &v4)?.seen;
-        let seen6 = converse(&internet, None, at(PUBLIC6, public), &v6)
-            .context("a forward of the gateway's IPv6 address")?
-            .seen;
+        let mut over4 = converse(&internet, None, at(PUBLIC4, public), &v4)?;
+        let mut over6 = converse(&internet, None, at(PUBLIC6, public), &v6)
+            .context("a forward of the gateway's IPv6 address")?;
+        let (seen4, seen6) = (over4.seen, over6.seen);
         ensure!(
             seen4.ip() == IpAddr::V4(INTERNET4) && seen6.ip() == IpAddr::V6(INTERNET6),
             "the device sees {seen4} and {seen6}"
         );
+        // The device speaks first after its connection was forgotten: the port that is forwarded to it stays its own.
+        world.host("vps")?.exec(["conntrack", "-F"])?;
+        over4.talk_backwards().context("IPv4, forgotten")?;
+        over6.talk_backwards().context("IPv6, forgotten")?;
     }
     let own = listen(&laptop.host, at(laptop.ipv6()?, 8080))?;
     converse(
