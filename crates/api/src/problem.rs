@@ -67,7 +67,7 @@ impl fmt::Display for Problem {
 pub const fn status(refusal: &Refusal) -> u16 {
     match refusal {
         Refusal::NotFound { .. } | Refusal::UplinkUnknown { .. } => 404,
-        Refusal::Conflict { .. } => 412,
+        Refusal::VersionMismatch { .. } => 412,
         Refusal::NameTaken { .. }
         | Refusal::SubnetInUse { .. }
         | Refusal::Overlap { .. }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use adit_model::change::Change;
+use adit_model::change::{Change, Expected};
 use adit_model::desired::derive;
 use adit_model::facts::Facts;
 use adit_model::key::PublicKey;
@@ -124,15 +124,26 @@ pub struct Control {
 }
 
 impl Control {
-    /// Decides, commits, and waits until this host's kernel has it.
+    /// Decides, commits, and waits until this host's kernel has it. Where the caller expects a version of an object, that
+    /// is checked in the same moment.
     ///
     /// # Errors
     ///
     /// [`ChangeError`] says how far it got. A caller that goes away cancels nothing.
-    pub async fn change(&self, change: Change, caller: Caller) -> Result<Committed, ChangeError> {
+    pub async fn change(
+        &self,
+        change: Change,
+        caller: Caller,
+        expected: Option<Expected>,
+    ) -> Result<Committed, ChangeError> {
         let (answer, committed) = oneshot::channel();
+        let request = Request {
+            change,
+            expected,
+            answer,
+        };
         self.requests
-            .send(Request { change, answer })
+            .send(request)
             .await
             .map_err(|_| ChangeError::Stopping)?;
         let committed = match committed.await.map_err(|_| ChangeError::Stopping)? {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use adit_model::change::Change;
+use adit_model::change::{Change, Expected};
 use adit_model::decide::{Random, decide};
 use adit_model::edit::{Edit, Object, ObjectError};
 use adit_model::facts::Facts;
@@ -19,6 +19,8 @@ const BATCH: usize = 256;
 /// Someone's change, and where the answer goes.
 pub(crate) struct Request {
     pub(crate) change: Change,
+    /// What the caller saw of the object that the change is for.
+    pub(crate) expected: Option<Expected>,
     pub(crate) answer: oneshot::Sender<Result<Committed, WriteError>>,
 }
 
@@ -44,14 +46,13 @@ pub(crate) enum WriteError {
 
 /// Makes a state of what was stored.
 pub(crate) fn restore(loaded: Loaded) -> Result<State, ObjectError> {
-    let mut state = State {
-        revision: loaded.revision,
-        ..State::default()
-    };
+    let mut state = State::default();
     for stored in loaded.objects {
         let object = Object::from_body(&stored.kind, stored.id, stored.body)?;
+        state.revision = stored.version;
         state.absorb(&Edit::Set(object));
     }
+    state.revision = loaded.revision;
     Ok(state)
 }
 
@@ -80,14 +81,19 @@ impl Writer {
 
     fn commit(&mut self, batch: Vec<Request>) {
         let facts = Arc::clone(&self.facts.borrow());
-        let mut undo = Vec::new();
+        let before = self.state.clone();
         let mut decided = Vec::new();
-        let revision = self.state.revision + 1;
-        for Request { change, answer } in batch {
-            match self.decide(change, &facts) {
+        let revision = before.revision + 1;
+        self.state.revision = revision;
+        for request in batch {
+            let Request {
+                change,
+                expected,
+                answer,
+            } = request;
+            match self.decide(change, expected.as_ref(), &facts) {
                 Ok(edits) => {
                     for edit in &edits {
-                        undo.push(self.state.inverse(edit));
                         self.state.absorb(edit);
                     }
                     decided.push((edits, answer));
@@ -100,18 +106,17 @@ impl Writer {
             .flat_map(|(edits, _)| edits)
             .map(|edit| to_write(edit, revision))
             .collect();
-        if !writes.is_empty() {
+        if writes.is_empty() {
+            self.state = before;
+        } else {
             if let Err(error) = self.store.commit(revision, &writes) {
-                for edit in undo.iter().rev() {
-                    self.state.absorb(edit);
-                }
+                self.state = before;
                 tracing::error!(%error, "a commit failed; the changes were not made");
                 for (_, answer) in decided {
                     reply(answer, Err(WriteError::Store(error.to_string())));
                 }
                 return;
             }
-            self.state.revision = revision;
             self.published.send_replace(Arc::new(self.state.clone()));
         }
         let state = Arc::clone(&self.published.borrow());
@@ -127,7 +132,15 @@ impl Writer {
         }
     }
 
-    fn decide(&self, change: Change, facts: &Facts) -> Result<Vec<Edit>, WriteError> {
+    fn decide(
+        &self,
+        change: Change,
+        expected: Option<&Expected>,
+        facts: &Facts,
+    ) -> Result<Vec<Edit>, WriteError> {
+        if let Some(expected) = expected {
+            expected.check(&self.state).map_err(WriteError::Refused)?;
+        }
         // A listener may have come since the facts were observed, and sends no event.
         let fresh;
         let facts = if matches!(
@@ -194,6 +207,7 @@ pub(crate) fn seconds_since_1970() -> u64 {
 #[cfg(test)]
 mod tests {
     use adit_model::change::{AddSubnet, Ipv6Wish};
+    use adit_model::edit::Key;
     use adit_model::state::Delivery;
 
     use super::*;
@@ -237,6 +251,7 @@ mod tests {
             let (answer, receive) = oneshot::channel();
             batch.push(Request {
                 change: subnet(name, third),
+                expected: None,
                 answer,
             });
             answers.push(receive);
@@ -261,5 +276,67 @@ mod tests {
         let (again, _) = start(directory.path());
         assert_eq!(again.state, before);
         assert_eq!(again.state.subnets.len(), 2);
+    }
+
+    fn remove(reference: &str, expected: Option<Expected>) -> (Request, Answer) {
+        let (answer, receive) = oneshot::channel();
+        let change = Change::RemoveSubnet {
+            reference: reference.to_owned(),
+            force: false,
+        };
+        let request = Request {
+            change,
+            expected,
+            answer,
+        };
+        (request, receive)
+    }
+
+    type Answer = oneshot::Receiver<Result<Committed, WriteError>>;
+
+    #[test]
+    fn what_was_changed_meanwhile_is_not_changed_by_those_who_expect_it_as_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut writer, _receiver) = start(directory.path());
+        for (name, third) in [("a", 1), ("b", 2)] {
+            let (answer, _) = oneshot::channel();
+            writer.commit(vec![Request {
+                change: subnet(name, third),
+                expected: None,
+                answer,
+            }]);
+        }
+        let keys: Vec<_> = (writer.state.subnets.keys().copied().map(Key::Subnet)).collect();
+        let expect = |key, versions: &[u64]| {
+            Some(Expected {
+                key,
+                versions: versions.to_vec(),
+            })
+        };
+        assert_eq!(writer.state.version(keys[0]), Some(1));
+        assert_eq!(writer.state.version(keys[1]), Some(2));
+        // Of the two that saw the same version and arrive together, one comes first.
+        let (requests, answers): (Vec<_>, Vec<_>) = [
+            remove("a", expect(keys[0], &[2])),
+            remove("b", expect(keys[1], &[1, 2])),
+            remove("b", expect(keys[1], &[2])),
+        ]
+        .into_iter()
+        .unzip();
+        writer.commit(requests);
+        let made: Vec<bool> = answers
+            .into_iter()
+            .map(|answer| match answer.blocking_recv().unwrap() {
+                Ok(_) => true,
+                Err(WriteError::Refused(Refusal::VersionMismatch { .. })) => false,
+                Err(other) => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(made, [false, true, false]);
+        assert_eq!(writer.state.subnets.len(), 1);
+        drop(writer);
+        let (again, _) = start(directory.path());
+        assert_eq!(again.state.version(keys[0]), Some(1));
+        assert_eq!(again.state.version(keys[1]), None);
     }
 }

@@ -7,9 +7,11 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::configuration::Routing;
+use crate::edit::Key;
 use crate::key::PublicKey;
 use crate::protocol::Protocol;
-use crate::state::{Delivery, DeviceKind, Egress, Scope};
+use crate::refusal::Refusal;
+use crate::state::{Delivery, DeviceKind, Egress, Scope, State};
 
 /// A change that someone wants. References are ids or, for subnets, devices and tokens, names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +60,33 @@ pub enum Change {
     AddToken(AddToken),
     /// Removes a token.
     RemoveToken(String),
+}
+
+/// What a caller saw of an object that a change is meant for: in the meantime it must not have become another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// The object.
+    pub key: Key,
+    /// The versions that are as good as what was seen.
+    pub versions: Vec<u64>,
+}
+
+impl Expected {
+    /// Refuses what was made for an object that is gone or was changed.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::VersionMismatch`].
+    pub fn check(&self, state: &State) -> Result<(), Refusal> {
+        let version = state.version(self.key);
+        if version.is_some_and(|version| self.versions.contains(&version)) {
+            return Ok(());
+        }
+        Err(Refusal::VersionMismatch {
+            kind: self.key.kind(),
+            id: self.key.id(),
+        })
+    }
 }
 
 /// A field of a patch that may be left alone, set, or emptied (`null`).

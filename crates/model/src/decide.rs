@@ -121,7 +121,15 @@ impl Draft<'_> {
             self.edits.push(Edit::Set(Object::Sequence(self.sequence)));
         }
         let state = self.state;
+        let owner = |edit: &Edit| match edit {
+            Edit::Set(Object::Delegation(delegation)) => Some(delegation.device),
+            Edit::Remove(Key::Delegation(id)) => state.delegations.get(id).map(|it| it.device),
+            Edit::Set(_) | Edit::Remove(_) => None,
+        };
+        // Who looks at a device sees its delegations: its version tells of their changes too.
+        let touched: BTreeSet<DeviceId> = self.edits.iter().filter_map(owner).collect();
         self.edits.retain(|edit| match edit {
+            Edit::Set(Object::Device(device)) if touched.contains(&device.id) => true,
             Edit::Set(object) => state.object(object.key()).as_ref() != Some(object),
             Edit::Remove(_) => true,
         });

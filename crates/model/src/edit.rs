@@ -156,7 +156,7 @@ impl Edit {
 }
 
 impl State {
-    /// Makes an edit part of the state.
+    /// Makes an edit part of the state; what it sets is then of the state's revision.
     pub fn absorb(&mut self, edit: &Edit) {
         match edit {
             Edit::Set(object) => self.set(object.clone()),
@@ -179,6 +179,21 @@ impl State {
         }
     }
 
+    /// The revision of an object's last write; none for what is not there. That of a device moves with its delegations.
+    pub fn version(&self, key: Key) -> Option<u64> {
+        match key {
+            Key::Uplink(id) => self.uplinks.version(&id),
+            Key::Subnet(id) => self.subnets.version(&id),
+            Key::Device(id) => self.devices.version(&id),
+            Key::Delegation(id) => self.delegations.version(&id),
+            Key::Forward(id) => self.forwards.version(&id),
+            Key::Pinhole(id) => self.pinholes.version(&id),
+            Key::Token(id) => self.tokens.version(&id),
+            Key::Settings => Some(self.settings_version),
+            Key::Sequence => None,
+        }
+    }
+
     /// The edit that undoes an edit, taken before it is absorbed. Where others have seen the change already, the
     /// inverse of [`Key::Sequence`] is left out: ids that were given are not given again.
     pub fn inverse(&self, edit: &Edit) -> Edit {
@@ -189,27 +204,30 @@ impl State {
     fn set(&mut self, object: Object) {
         match object {
             Object::Uplink(object) => {
-                self.uplinks.insert(object.id, object);
+                self.uplinks.insert(object.id, self.revision, object);
             }
             Object::Subnet(object) => {
-                self.subnets.insert(object.id, object);
+                self.subnets.insert(object.id, self.revision, object);
             }
             Object::Device(object) => {
-                self.devices.insert(object.id, object);
+                self.devices.insert(object.id, self.revision, object);
             }
             Object::Delegation(object) => {
-                self.delegations.insert(object.id, object);
+                self.delegations.insert(object.id, self.revision, object);
             }
             Object::Forward(object) => {
-                self.forwards.insert(object.id, object);
+                self.forwards.insert(object.id, self.revision, object);
             }
             Object::Pinhole(object) => {
-                self.pinholes.insert(object.id, object);
+                self.pinholes.insert(object.id, self.revision, object);
             }
             Object::Token(object) => {
-                self.tokens.insert(object.id, object);
+                self.tokens.insert(object.id, self.revision, object);
             }
-            Object::Settings(settings) => self.settings = settings,
+            Object::Settings(settings) => {
+                self.settings = settings;
+                self.settings_version = self.revision;
+            }
             Object::Sequence(sequence) => self.sequence = sequence,
         }
     }
@@ -237,7 +255,10 @@ impl State {
             Key::Token(id) => {
                 self.tokens.remove(&id);
             }
-            Key::Settings => self.settings = Settings::default(),
+            Key::Settings => {
+                self.settings = Settings::default();
+                self.settings_version = self.revision;
+            }
             Key::Sequence => self.sequence = 0,
         }
     }

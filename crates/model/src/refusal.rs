@@ -154,9 +154,9 @@ refusals! {
     /// A value for an uplink that cannot be.
     UplinkInvalid { name: String, reason: String } =
         "uplink-invalid", "uplink `{name}`: {reason}", "give an IPv4 address that the Internet sees, or a host name that resolves to it";
-    /// A change elsewhere came first.
-    Conflict { kind: &'static str, reference: String } =
-        "conflict", "{kind} `{reference}` was changed by someone else in the meantime", "look at it again and repeat the change";
+    /// The object is not, or no longer, the one that the caller saw.
+    VersionMismatch { kind: &'static str, id: u64 } =
+        "version-mismatch", "{kind} {id} was changed or removed in the meantime", "look at it again and repeat the change";
     /// Nothing to change was given.
     NothingToChange { kind: &'static str, reference: String } =
         "nothing-to-change", "no new value was given for {kind} `{reference}`", "`adit {kind} set --help` shows what can be set";

@@ -74,7 +74,7 @@ pub(super) async fn add(
     let name = request.name.clone();
     let change = Change::AddDevice(request.into_change(keys.public));
     let committed = control
-        .change(change, caller)
+        .change(change, caller, None)
         .await
         .map_err(|error| lost_key(error, &name))?;
     answer(&control, &committed, keys).map(|answer| (StatusCode::CREATED, Json(answer)))
@@ -98,7 +98,7 @@ pub(super) async fn set(
 ) -> Result<Json<Device>, Failure> {
     let id = control.snapshot().state.device(&reference)?.id;
     let change = Change::SetDevice(reference, request.into());
-    control.change(change, caller).await?;
+    control.change(change, caller, None).await?;
     let snapshot = control.refreshed().await;
     let device = snapshot.state.devices.get(&id);
     let device = device.ok_or_else(|| vanished("device"))?;
@@ -128,7 +128,7 @@ pub(super) async fn rekey(
         public_key: keys.public,
     };
     let committed = control
-        .change(change, caller)
+        .change(change, caller, None)
         .await
         .map_err(|error| lost_key(error, &name))?;
     answer(&control, &committed, keys).map(Json)
@@ -172,7 +172,7 @@ pub(super) async fn remove(
     Reference(reference): Reference,
 ) -> Result<Json<Removed>, Failure> {
     let committed = control
-        .change(Change::RemoveDevice(reference), caller)
+        .change(Change::RemoveDevice(reference), caller, None)
         .await?;
     Ok(removed(&committed, |key| matches!(key, Key::Device(_))))
 }

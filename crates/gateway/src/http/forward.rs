@@ -65,7 +65,7 @@ pub(super) async fn add(
     Body(request): Body<AddForward>,
 ) -> Result<(StatusCode, Json<Forward>), Failure> {
     let committed = control
-        .change(Change::AddForward(request.into()), caller)
+        .change(Change::AddForward(request.into()), caller, None)
         .await?;
     let id = committed.edits.iter().find_map(|edit| match edit {
         Edit::Set(Object::Forward(forward)) => Some(forward.id),
@@ -92,7 +92,7 @@ pub(super) async fn set(
 ) -> Result<Json<Forward>, Failure> {
     let id = control.snapshot().state.forward(&reference)?.id;
     let change = Change::SetForward(reference, request.into());
-    control.change(change, caller).await?;
+    control.change(change, caller, None).await?;
     find(&control, Some(id))
 }
 
@@ -111,7 +111,7 @@ pub(super) async fn remove(
     Reference(reference): Reference,
 ) -> Result<Json<Removed>, Failure> {
     let committed = control
-        .change(Change::RemoveForward(reference), caller)
+        .change(Change::RemoveForward(reference), caller, None)
         .await?;
     Ok(removed(&committed, |key| matches!(key, Key::Forward(_))))
 }

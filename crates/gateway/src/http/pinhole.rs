@@ -65,7 +65,7 @@ pub(super) async fn add(
     Body(request): Body<AddPinhole>,
 ) -> Result<(StatusCode, Json<Pinhole>), Failure> {
     let committed = control
-        .change(Change::AddPinhole(request.into()), caller)
+        .change(Change::AddPinhole(request.into()), caller, None)
         .await?;
     let id = committed.edits.iter().find_map(|edit| match edit {
         Edit::Set(Object::Pinhole(pinhole)) => Some(pinhole.id),
@@ -92,7 +92,7 @@ pub(super) async fn set(
 ) -> Result<Json<Pinhole>, Failure> {
     let id = control.snapshot().state.pinhole(&reference)?.id;
     let change = Change::SetPinhole(reference, request.into());
-    control.change(change, caller).await?;
+    control.change(change, caller, None).await?;
     find(&control, Some(id))
 }
 
@@ -111,7 +111,7 @@ pub(super) async fn remove(
     Reference(reference): Reference,
 ) -> Result<Json<Removed>, Failure> {
     let committed = control
-        .change(Change::RemovePinhole(reference), caller)
+        .change(Change::RemovePinhole(reference), caller, None)
         .await?;
     Ok(removed(&committed, |key| matches!(key, Key::Pinhole(_))))
 }

@@ -39,7 +39,7 @@ pub(super) async fn set(
     Body(request): Body<SetSettings>,
 ) -> Result<Json<Settings>, Failure> {
     control
-        .change(Change::SetSettings(request.into()), caller)
+        .change(Change::SetSettings(request.into()), caller, None)
         .await?;
     Ok(Json(view::settings(&control.snapshot())))
 }

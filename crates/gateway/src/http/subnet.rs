@@ -77,7 +77,7 @@ pub(super) async fn add(
     Body(request): Body<AddSubnet>,
 ) -> Result<(StatusCode, Json<Subnet>), Failure> {
     let committed = control
-        .change(Change::AddSubnet(request.into()), caller)
+        .change(Change::AddSubnet(request.into()), caller, None)
         .await?;
     let id = committed.edits.iter().find_map(|edit| match edit {
         Edit::Set(Object::Subnet(subnet)) => Some(subnet.id),
@@ -104,7 +104,7 @@ pub(super) async fn set(
 ) -> Result<Json<Subnet>, Failure> {
     let id = control.snapshot().state.subnet(&reference)?.id;
     let change = Change::SetSubnet(reference, request.into());
-    control.change(change, caller).await?;
+    control.change(change, caller, None).await?;
     find(&control, Some(id))
 }
 
@@ -125,7 +125,7 @@ pub(super) async fn remove(
 ) -> Result<Json<Removed>, Failure> {
     let force = query.force;
     let committed = control
-        .change(Change::RemoveSubnet { reference, force }, caller)
+        .change(Change::RemoveSubnet { reference, force }, caller, None)
         .await?;
     Ok(removed(&committed, |key| matches!(key, Key::Subnet(_))))
 }

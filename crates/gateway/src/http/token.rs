@@ -73,7 +73,7 @@ pub(super) async fn add(
         scopes: request.scopes,
         expires: request.expires.map(|time| time.0),
     });
-    let committed = control.change(change, caller).await?;
+    let committed = control.change(change, caller, None).await?;
     let token = committed.edits.iter().find_map(|edit| match edit {
         Edit::Set(Object::Token(token)) => Some(view::token(token)),
         Edit::Set(_) | Edit::Remove(_) => None,
@@ -97,7 +97,7 @@ pub(super) async fn remove(
     Reference(reference): Reference,
 ) -> Result<Json<Removed>, Failure> {
     let committed = control
-        .change(Change::RemoveToken(reference), caller)
+        .change(Change::RemoveToken(reference), caller, None)
         .await?;
     Ok(removed(&committed, |key| matches!(key, Key::Token(_))))
 }

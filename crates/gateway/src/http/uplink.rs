@@ -64,7 +64,7 @@ pub(super) async fn set(
     Body(request): Body<SetUplink>,
 ) -> Result<Json<Uplink>, Failure> {
     let change = Change::SetUplink(Some(name.clone()), request.into());
-    control.change(change, caller).await?;
+    control.change(change, caller, None).await?;
     find(&control, name)
 }
 

@@ -374,13 +374,13 @@ fn reload(state: &State) -> State {
         .chain(state.devices.keys().rev().map(|id| Key::Device(*id)))
         .chain(state.subnets.keys().map(|id| Key::Subnet(*id)))
         .chain([Key::Settings, Key::Sequence]);
-    let mut read = State {
-        revision: state.revision,
-        ..State::default()
-    };
+    let mut read = State::default();
     for key in keys {
+        read.revision = state.version(key).unwrap_or_default();
         read.absorb(&Edit::Set(state.object(key).unwrap()));
+        assert_eq!(read.version(key), state.version(key));
     }
+    read.revision = state.revision;
     read
 }
 
@@ -581,6 +581,22 @@ fn check_desired(world: &World, desired: &Desired) {
     }
 }
 
+/// A device, as those see it who look at it, changes with its delegations; only what changes gets a new version.
+fn check_versions(before: &State, after: &State) {
+    let seen = |state: &State, id| {
+        let delegations: Vec<_> = state.delegations_of(id).cloned().collect();
+        (state.devices.get(&id).cloned(), delegations)
+    };
+    for id in after.devices.keys() {
+        let is_new = after.version(Key::Device(*id)) == Some(after.revision);
+        assert_eq!(is_new, seen(before, *id) != seen(after, *id));
+    }
+    for id in after.forwards.keys() {
+        let is_new = after.version(Key::Forward(*id)) == Some(after.revision);
+        assert_eq!(is_new, before.forwards.get(id) != after.forwards.get(id));
+    }
+}
+
 /// The host changes under what was decided: the other default route goes, or a device's address turns up elsewhere.
 fn later_hosts(world: &World) -> Vec<World> {
     let mut without = world.clone();
@@ -640,8 +656,10 @@ proptest! {
                 }
                 Ok(edits) => {
                     prop_assert_eq!(world.decide(change), Ok(edits.clone()));
-                    absorb(&mut world.state, &edits, &mut used);
+                    let before = world.state.clone();
                     world.state.revision += 1;
+                    absorb(&mut world.state, &edits, &mut used);
+                    check_versions(&before, &world.state);
                     check_state(&world);
                     check_desired(&world, &world.desired());
                 }

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use adit_model::change::{
-    AddDevice, AddForward, AddSubnet, AddToken, Change, Patch, SetDevice, SetForward, SetSettings,
-    SetSubnet, SetUplink,
+    AddDevice, AddForward, AddSubnet, AddToken, Change, Expected, Patch, SetDevice, SetForward,
+    SetSettings, SetSubnet, SetUplink,
 };
 use adit_model::configuration::Routing;
+use adit_model::edit::Key;
 use adit_model::key::PublicKey;
 use adit_model::protocol::Protocol;
 use adit_model::refusal::Refusal;
@@ -17,9 +18,6 @@ use crate::world::{
     add_forward_wish, add_listener, add_pinhole, add_subnet, add_subnet_wish, add_token, bare_host,
     delegate, parse, revoke, set_device, set_forward, set_subnet_ipv6,
 };
-
-/// Codes that an edge gives, not a decision.
-const GIVEN_ELSEWHERE: [&str; 1] = ["conflict"];
 
 /// Two uplinks; subnet `home` is global and on the link of eth0, `flat` has a private prefix.
 fn furnished() -> World {
@@ -514,7 +512,7 @@ fn check(refusal: &Refusal, code: &str, word: &str) {
 #[test]
 fn every_code_is_reached_and_names_its_object() {
     let world = furnished();
-    let mut reached: BTreeSet<&str> = GIVEN_ELSEWHERE.into();
+    let mut reached: BTreeSet<&str> = BTreeSet::new();
     for (change, code, word) in cases(&world) {
         check(&world.refused(change), code, word);
         reached.insert(code);
@@ -557,6 +555,14 @@ fn every_code_is_reached_and_names_its_object() {
         force: true,
         ..global
     })]);
+
+    let stale = Expected {
+        key: Key::Settings,
+        versions: vec![world.state.revision],
+    };
+    let refusal = stale.check(&world.state).unwrap_err();
+    check(&refusal, "version-mismatch", "settings");
+    reached.insert("version-mismatch");
 
     let all: BTreeSet<&str> = Refusal::CODES.iter().map(|(code, _)| *code).collect();
     assert_eq!(all.len(), Refusal::CODES.len(), "a code is there twice");

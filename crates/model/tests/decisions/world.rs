@@ -136,10 +136,10 @@ impl World {
     /// Decides, and absorbs what was decided.
     pub(crate) fn change(&mut self, change: Change) -> Result<Vec<Edit>, Refusal> {
         let edits = self.decide(change)?;
+        self.state.revision += 1;
         for edit in &edits {
             self.state.absorb(edit);
         }
-        self.state.revision += 1;
         Ok(edits)
     }
 
