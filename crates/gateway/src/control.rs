@@ -15,18 +15,12 @@ use adit_model::state::State;
 use adit_model::uplink::{self, Uplink};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::caller::Caller;
 pub use crate::writer::Committed;
 use crate::writer::{Request, WriteError, seconds_since_1970};
 
 /// How long the peers are waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// Who wants something.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Caller {
-    /// The user at the other end of the Unix socket.
-    pub uid: Option<u32>,
-}
 
 /// Why a change is not in force.
 #[derive(Clone, Debug)]
@@ -140,6 +134,7 @@ impl Control {
         let request = Request {
             change,
             expected,
+            caller: caller.clone(),
             answer,
         };
         self.requests
@@ -151,7 +146,7 @@ impl Control {
             Err(WriteError::Refused(refusal)) => return Err(ChangeError::Refused(refusal)),
             Err(WriteError::Store(message)) => return Err(ChangeError::Store { message }),
         };
-        tracing::info!(revision = committed.revision, edits = committed.edits.len(), uid = ?caller.uid, "changed");
+        tracing::info!(revision = committed.revision, edits = committed.edits.len(), %caller, "changed");
         let (answer, applied) = oneshot::channel();
         let await_ = Await {
             revision: committed.revision,

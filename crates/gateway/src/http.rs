@@ -26,7 +26,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::answer::Failure;
-use crate::control::{Caller, Control};
+use crate::caller::Caller;
+use crate::control::Control;
 
 const PREFIX: &str = "/api/v1";
 const LARGEST_REQUEST: usize = 256 << 10;

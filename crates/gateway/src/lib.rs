@@ -3,6 +3,7 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 mod bridge;
+mod caller;
 mod claim;
 mod control;
 mod http;
@@ -11,6 +12,7 @@ mod options;
 mod run;
 mod writer;
 
-pub use control::{Caller, ChangeError, Committed, Control, PeerStatus, Snapshot};
+pub use caller::{Bearer, Caller};
+pub use control::{ChangeError, Committed, Control, PeerStatus, Snapshot};
 pub use options::RunOptions;
 pub use run::{run, teardown};

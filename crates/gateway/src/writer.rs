@@ -13,6 +13,8 @@ use adit_model::state::State;
 use adit_store::{Loaded, Store, Write};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::caller::Caller;
+
 /// The most changes that share one commit.
 const BATCH: usize = 256;
 
@@ -21,6 +23,7 @@ pub(crate) struct Request {
     pub(crate) change: Change,
     /// What the caller saw of the object that the change is for.
     pub(crate) expected: Option<Expected>,
+    pub(crate) caller: Caller,
     pub(crate) answer: oneshot::Sender<Result<Committed, WriteError>>,
 }
 
@@ -89,6 +92,7 @@ impl Writer {
             let Request {
                 change,
                 expected,
+                caller,
                 answer,
             } = request;
             match self.decide(change, expected.as_ref(), &facts) {
@@ -98,7 +102,10 @@ impl Writer {
                     }
                     decided.push((edits, answer));
                 }
-                Err(error) => reply(answer, Err(error)),
+                Err(error) => {
+                    tracing::debug!(%caller, ?error, "a change was not made");
+                    reply(answer, Err(error));
+                }
             }
         }
         let writes: Vec<Write> = decided
@@ -252,6 +259,7 @@ mod tests {
             batch.push(Request {
                 change: subnet(name, third),
                 expected: None,
+                caller: Caller::User { uid: Some(0) },
                 answer,
             });
             answers.push(receive);

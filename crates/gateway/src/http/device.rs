@@ -22,7 +22,8 @@ use super::answer::{Failure, removed, vanished};
 use super::configuration::{self, check_format, check_key_file, key_source};
 use super::request::{Body, Query, Reference};
 use super::view;
-use crate::control::{Caller, ChangeError, Committed, Control, Snapshot};
+use crate::caller::Caller;
+use crate::control::{ChangeError, Committed, Control, Snapshot};
 
 /// All devices.
 #[utoipa::path(
@@ -153,7 +154,7 @@ pub(super) async fn configuration(
     let snapshot = control.snapshot();
     let device = snapshot.state.device(&reference)?;
     let source = key_source(device, query.key_file)?;
-    tracing::info!(device = %device.name, uid = ?caller.uid, "configuration shown");
+    tracing::info!(device = %device.name, %caller, "configuration shown");
     configuration::wg_quick(&snapshot, device, source)
 }
 

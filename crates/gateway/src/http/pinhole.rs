@@ -14,7 +14,8 @@ use axum::http::StatusCode;
 use super::answer::{Failure, removed, vanished};
 use super::request::{Body, Reference};
 use super::view;
-use crate::control::{Caller, Control};
+use crate::caller::Caller;
+use crate::control::Control;
 
 /// All pinholes.
 #[utoipa::path(

@@ -1,7 +1,5 @@
 //! Requests: who asks, the parts of the path, and bodies read so that the answer names the field that is wrong.
 
-use std::convert::Infallible;
-
 use adit_api::problem::Problem;
 use axum::body::Bytes;
 use axum::extract::connect_info::{ConnectInfo, Connected};
@@ -9,12 +7,13 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
 use axum::serve::IncomingStream;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixListener;
 
 use super::answer::Failure;
-use crate::control::Caller;
+use crate::caller::Caller;
 
 /// A JSON body.
 pub(super) struct Body<T>(pub(super) T);
@@ -80,18 +79,28 @@ impl<S: Send + Sync> FromRequestParts<S> for Reference {
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Caller {
-    type Rejection = Infallible;
+    type Rejection = Response;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
         let caller = parts.extensions.get::<ConnectInfo<Self>>();
-        Ok(caller.map(|info| info.0).unwrap_or_default())
+        // A listener that does not say who asks lets nobody do anything.
+        let unknown = || {
+            let problem = Problem::new(
+                500,
+                "no-caller",
+                "it is not known who asks",
+                "tell the developers",
+            );
+            Failure::from(problem).into_response()
+        };
+        Ok(caller.ok_or_else(unknown)?.0.clone())
     }
 }
 
 impl Connected<IncomingStream<'_, UnixListener>> for Caller {
     fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
         let credentials = stream.io().peer_cred().ok();
-        Self {
+        Self::User {
             uid: credentials.map(|credentials| credentials.uid()),
         }
     }

@@ -10,7 +10,8 @@ use axum::extract::State;
 use super::answer::Failure;
 use super::request::Body;
 use super::view;
-use crate::control::{Caller, Control};
+use crate::caller::Caller;
+use crate::control::Control;
 
 /// The settings.
 #[utoipa::path(

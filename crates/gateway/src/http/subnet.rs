@@ -15,7 +15,8 @@ use serde::Deserialize;
 use super::answer::{Failure, removed, vanished};
 use super::request::{Body, Query, Reference};
 use super::view;
-use crate::control::{Caller, Control};
+use crate::caller::Caller;
+use crate::control::Control;
 
 /// How a subnet is to be removed.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]

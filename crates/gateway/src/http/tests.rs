@@ -7,6 +7,7 @@ use adit_model::facts::Facts;
 use adit_model::key::PrivateKey;
 use adit_model::state::State;
 use axum::body::{Body, to_bytes};
+use axum::extract::ConnectInfo;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{Method, Request};
 use serde_json::Value;
@@ -41,6 +42,7 @@ async fn ask(method: &str, path: &str, body: impl Into<Body>) -> (u16, String, V
         .method(Method::from_bytes(method.as_bytes()).unwrap())
         .uri(path)
         .header(CONTENT_TYPE, "application/json")
+        .extension(ConnectInfo(Caller::User { uid: Some(0) }))
         .body(body.into())
         .unwrap();
     let response = router(stopped()).oneshot(request).await.unwrap();

@@ -16,7 +16,8 @@ use sha2::{Digest, Sha256};
 use super::answer::{Failure, removed, vanished};
 use super::request::{Body, Reference};
 use super::view;
-use crate::control::{Caller, Control};
+use crate::caller::Caller;
+use crate::control::Control;
 
 /// All tokens, without their secrets.
 #[utoipa::path(

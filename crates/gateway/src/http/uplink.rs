@@ -11,7 +11,8 @@ use axum::extract::State;
 use super::answer::Failure;
 use super::request::{Body, Reference};
 use super::view;
-use crate::control::{Caller, Control};
+use crate::caller::Caller;
+use crate::control::Control;
 
 /// All uplinks.
 #[utoipa::path(
