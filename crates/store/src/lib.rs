@@ -1,5 +1,6 @@
 //! Loads the state and commits changes, in one SQLite database that is never silently empty, older or damaged.
 
+pub mod answer;
 mod database;
 mod error;
 mod files;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, TransactionBehavior};
 
+use crate::answer::Answer;
 pub use crate::error::StoreError;
 use crate::files::Files;
 use crate::lock::Lock;
@@ -29,6 +31,8 @@ pub struct Store {
 pub struct Loaded {
     pub revision: u64,
     pub objects: Vec<StoredObject>,
+    /// The oldest first.
+    pub answers: Vec<Answer>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -39,7 +43,7 @@ pub struct StoredObject {
     pub body: serde_json::Value,
 }
 
-/// One object that a commit sets or removes. Removing what is not there is no error.
+/// Something that a commit writes. Removing what is not there is no error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
     /// `body` is JSON.
@@ -53,6 +57,8 @@ pub enum Write {
         kind: String,
         id: u64,
     },
+    /// What its caller is told when it asks again.
+    Answer(Answer),
 }
 
 impl Store {
@@ -81,7 +87,7 @@ impl Store {
     }
 
     /// Makes all of `writes` and the revision durable, or nothing. After an error the store holds what it held
-    /// before, and takes the next commit.
+    /// before, and takes the next commit. Answers alone leave the revision as it is.
     pub fn commit(&mut self, revision: u64, writes: &[Write]) -> Result<(), StoreError> {
         let result = self.write(revision, writes);
         if matches!(
@@ -100,7 +106,10 @@ impl Store {
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(|error| failed("begin a commit", error))?;
-        rows::advance(&transaction, path, revision)?;
+        let is_answer = |write: &Write| matches!(write, Write::Answer(_));
+        if writes.is_empty() || !writes.iter().all(is_answer) {
+            rows::advance(&transaction, path, revision)?;
+        }
         for write in writes {
             rows::apply(&transaction, path, write)?;
         }

@@ -10,7 +10,10 @@ use crate::files::{self, Files};
 use crate::rows;
 
 /// The statements that lead to schema 1, 2, …. What was released is never edited, only followed.
-pub(crate) const SCHEMAS: &[&str] = &[include_str!("migration/1.sql")];
+pub(crate) const SCHEMAS: &[&str] = &[
+    include_str!("migration/1.sql"),
+    include_str!("migration/2.sql"),
+];
 
 pub(crate) fn newest(schemas: &[&str]) -> i64 {
     i64::try_from(schemas.len()).unwrap_or(i64::MAX)

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use sha2::{Digest, Sha256};
 
 use crate::error::StoreError;
-use crate::{Loaded, StoredObject, Write};
+use crate::{Loaded, StoredObject, Write, answer};
 
 /// Reads everything, and refuses all of it when one row is not what was written.
 pub(crate) fn load(connection: &mut Connection, path: &Path) -> Result<Loaded, StoreError> {
@@ -28,7 +28,12 @@ pub(crate) fn load(connection: &mut Connection, path: &Path) -> Result<Loaded, S
                 .verified(path)?,
         );
     }
-    Ok(Loaded { revision, objects })
+    let answers = answer::load(&transaction, path)?;
+    Ok(Loaded {
+        revision,
+        objects,
+        answers,
+    })
 }
 
 /// Moves the revision forward.
@@ -69,6 +74,7 @@ pub(crate) fn apply(
     write: &Write,
 ) -> Result<(), StoreError> {
     match write {
+        Write::Answer(answer) => answer::add(transaction, path, answer),
         Write::Set {
             kind,
             id,
@@ -181,7 +187,7 @@ fn revision(connection: &Connection, path: &Path) -> Result<u64, StoreError> {
 
 /// A database whose identity and integrity were found good, and which still does not answer, is damaged: only
 /// failures of the disk are not.
-fn unreadable(error: rusqlite::Error, path: &Path) -> StoreError {
+pub(crate) fn unreadable(error: rusqlite::Error, path: &Path) -> StoreError {
     let io = matches!(
         error.sqlite_error_code(),
         Some(rusqlite::ErrorCode::SystemIoFailure | rusqlite::ErrorCode::OutOfMemory)
@@ -209,7 +215,7 @@ fn meta_digest(key: &str, value: &str) -> i64 {
 }
 
 /// The first eight bytes of a SHA-256 over the parts, each after its length.
-fn digest(parts: &[&[u8]]) -> i64 {
+pub(crate) fn digest(parts: &[&[u8]]) -> i64 {
     let mut hash = Sha256::new();
     for part in parts {
         hash.update((part.len() as u64).to_be_bytes());

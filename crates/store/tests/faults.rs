@@ -328,7 +328,8 @@ fn what_is_missing_or_empty_is_not_a_new_start() {
         Store::open(directory.path()).unwrap().1,
         Loaded {
             revision: 0,
-            objects: Vec::new()
+            objects: Vec::new(),
+            answers: Vec::new(),
         }
     );
 }
@@ -425,20 +426,19 @@ fn databases_of_others_and_of_the_future_are_refused() {
         let connection = rusqlite::Connection::open(&database).unwrap();
         connection.execute_batch(text).unwrap();
     };
+    let known: i64 = rusqlite::Connection::open(&database)
+        .unwrap()
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .unwrap();
     pragma("PRAGMA user_version = 40");
     let error = Store::open(directory.path()).unwrap_err();
     assert!(
-        matches!(
-            error,
-            StoreError::Newer {
-                found: 40,
-                known: 1,
-                ..
-            }
-        ),
+        matches!(error, StoreError::Newer { found: 40, .. }),
         "{error:?}"
     );
-    pragma("PRAGMA user_version = 1; PRAGMA application_id = 7");
+    pragma(&format!(
+        "PRAGMA user_version = {known}; PRAGMA application_id = 7"
+    ));
     let error = Store::open(directory.path()).unwrap_err();
     assert!(
         matches!(error, StoreError::Foreign { application: 7, .. }),

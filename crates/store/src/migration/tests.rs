@@ -18,39 +18,37 @@ fn each_step_is_a_transaction_after_a_verified_copy() {
     let files = Files::new(directory.path());
 
     let mut connection = database::open(&files.database).unwrap();
-    let error = run(&mut connection, &files, &[SCHEMAS[0], NOTE, BROKEN]).unwrap_err();
-    assert!(error.to_string().contains("migrate to schema 3"), "{error}");
+    let known = newest(SCHEMAS);
+    let schemas = [SCHEMAS, &[NOTE, BROKEN]].concat();
+    let error = run(&mut connection, &files, &schemas).unwrap_err();
+    let step = format!("migrate to schema {}", known + 2);
+    assert!(error.to_string().contains(&step), "{error}");
     assert_eq!(
         database::schema_version(&connection, &files.database).unwrap(),
-        2
+        known + 1
     );
-    assert_eq!(tables(&connection), ["meta", "note", "object"]);
+    assert!(tables(&connection).contains(&"note".to_owned()));
+    assert!(!tables(&connection).contains(&"half".to_owned()));
     assert_eq!(
         rows::load(&mut connection, &files.database).unwrap(),
         before
     );
     drop(connection);
 
-    let copy = files.backup(2);
-    assert_eq!(copy, directory.path().join("adit.db.before-2"));
+    let copy = files.backup(known + 1);
+    let name = format!("adit.db.before-{}", known + 1);
+    assert_eq!(copy, directory.path().join(name));
     assert_eq!(
         fs::metadata(&copy).unwrap().permissions().mode() & 0o777,
         0o600
     );
-    let second = Connection::open(files.backup(3)).unwrap();
-    assert_eq!(tables(&second), ["meta", "note", "object"]);
+    let second = Connection::open(files.backup(known + 2)).unwrap();
+    assert!(tables(&second).contains(&"note".to_owned()));
 
     // The way back that the refusal names.
     let error = Store::open(directory.path()).unwrap_err();
     assert!(
-        matches!(
-            error,
-            StoreError::Newer {
-                found: 2,
-                known: 1,
-                ..
-            }
-        ),
+        matches!(error, StoreError::Newer { found, known: newest, .. } if (found, newest) == (known + 1, known)),
         "{error}"
     );
     assert!(
@@ -59,6 +57,26 @@ fn each_step_is_a_transaction_after_a_verified_copy() {
     );
     fs::remove_file(files::sibling(&files.database, "-wal")).unwrap();
     fs::rename(&copy, &files.database).unwrap();
+    let (_store, loaded) = Store::open(directory.path()).unwrap();
+    assert_eq!(loaded, before);
+}
+
+/// A database as the first release left it.
+#[test]
+fn the_first_schema_is_led_to_the_newest_with_all_that_it_holds() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = Files::new(directory.path());
+    let before = fill(directory.path());
+    let connection = Connection::open(&files.database).unwrap();
+    for table in tables(&connection) {
+        if !["meta", "object"].contains(&table.as_str()) {
+            connection
+                .execute_batch(&format!("DROP TABLE {table}"))
+                .unwrap();
+        }
+    }
+    connection.pragma_update(None, "user_version", 1).unwrap();
+    drop(connection);
     let (_store, loaded) = Store::open(directory.path()).unwrap();
     assert_eq!(loaded, before);
 }
