@@ -100,12 +100,17 @@ impl Store {
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(|error| failed("begin a commit", error))?;
+        let fault = |error| StoreError::from_io(error, "commit to", path);
+        adit_fault::point("store/begin").map_err(fault)?;
         rows::advance(&transaction, path, revision)?;
         for write in writes {
             rows::apply(&transaction, path, write)?;
         }
+        adit_fault::point("store/commit").map_err(fault)?;
         transaction
             .commit()
-            .map_err(|error| failed("commit", error))
+            .map_err(|error| failed("commit", error))?;
+        adit_fault::passing("store/committed");
+        Ok(())
     }
 }
