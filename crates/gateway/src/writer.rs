@@ -125,6 +125,7 @@ impl Writer {
                 return;
             }
             self.published.send_replace(Arc::new(self.state.clone()));
+            adit_fault::passing("writer/published");
         }
         let state = Arc::clone(&self.published.borrow());
         for (edits, answer) in decided {
@@ -258,6 +259,7 @@ mod tests {
             let (answer, receive) = oneshot::channel();
             batch.push(Request {
                 change: subnet(name, third),
+                caller: Caller::User { uid: Some(0) },
                 expected: None,
                 caller: Caller::User { uid: Some(0) },
                 answer,
@@ -294,6 +296,7 @@ mod tests {
         };
         let request = Request {
             change,
+            caller: Caller::User { uid: Some(0) },
             expected,
             answer,
         };
@@ -310,6 +313,7 @@ mod tests {
             let (answer, _) = oneshot::channel();
             writer.commit(vec![Request {
                 change: subnet(name, third),
+                caller: Caller::User { uid: Some(0) },
                 expected: None,
                 answer,
             }]);
