@@ -261,7 +261,6 @@ mod tests {
                 change: subnet(name, third),
                 caller: Caller::User { uid: Some(0) },
                 expected: None,
-                caller: Caller::User { uid: Some(0) },
                 answer,
             });
             answers.push(receive);
