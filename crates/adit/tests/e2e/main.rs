@@ -5,6 +5,7 @@ mod demo;
 mod forward;
 mod healing;
 mod hostile;
+mod hostile_connections;
 mod isolation;
 mod lifecycle;
 mod loss;
