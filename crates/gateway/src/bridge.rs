@@ -95,6 +95,7 @@ impl Bridge {
         let Some(report) = self.handle.apply(Arc::new(desired)).await else {
             return;
         };
+        adit_fault::passing("bridge/applied");
         self.progress
             .send_modify(|progress| progress.revision = Some(state.revision));
         self.take_status();

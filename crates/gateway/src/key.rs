@@ -137,6 +137,7 @@ fn create(path: &Path) -> Result<PrivateKey, KeyFileError> {
         .map_err(failed("create"))?;
     writeln!(file, "{}", key.to_base64()).map_err(failed("write"))?;
     file.sync_all().map_err(failed("write"))?;
+    adit_fault::point("key/rename").map_err(failed("rename"))?;
     fs::rename(&temporary, path).map_err(failed("rename"))?;
     if let Some(directory) = path.parent() {
         File::open(directory)

@@ -182,6 +182,7 @@ async fn withdraw_renamed(options: &Settled) -> anyhow::Result<()> {
         withdraw(&other, &options.state_dir).await?;
     }
     let path = options.state_dir.join(INTERFACE_RECORD);
+    adit_fault::passing("interface/record");
     match fs::write(&path, format!("{}\n", options.interface)) {
         Ok(()) => Ok(()),
         // A full disk keeps no packet from flowing; the next start writes it.
@@ -252,6 +253,7 @@ fn listen(directory: &Path) -> anyhow::Result<UnixListener> {
     remove_if_there(&hidden)?;
     let listener = UnixListener::bind(&hidden)
         .with_context(|| format!("cannot listen on {}", path.display()))?;
+    adit_fault::passing("socket/bound");
     fs::set_permissions(&hidden, fs::Permissions::from_mode(0o660))
         .and_then(|()| fs::rename(&hidden, &path))
         .with_context(|| format!("cannot protect {}", path.display()))?;

@@ -125,6 +125,7 @@ impl Writer {
                 return;
             }
             self.published.send_replace(Arc::new(self.state.clone()));
+            adit_fault::passing("writer/published");
         }
         let state = Arc::clone(&self.published.borrow());
         for (edits, answer) in decided {

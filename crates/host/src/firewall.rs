@@ -232,6 +232,7 @@ async fn run(
     arguments: &[&str],
     input: &str,
 ) -> Result<Output, FirewallError> {
+    adit_fault::point(format_args!("nft/{operation}")).map_err(FirewallError::Spawn)?;
     let output = Command::new("nft")
         .args(arguments)
         .env("LC_ALL", "C")
@@ -239,6 +240,7 @@ async fn run(
         .output()
         .await
         .map_err(FirewallError::Spawn)?;
+    adit_fault::passing(format_args!("nft/{operation}/done"));
     if output.status.success() {
         return Ok(output);
     }

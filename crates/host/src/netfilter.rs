@@ -74,6 +74,7 @@ impl Requests {
         request: &Request,
         read: impl FnOnce(Message<'_>) -> Option<T>,
     ) -> io::Result<T> {
+        adit_fault::point("netfilter/get")?;
         let sequence = self.send(&[request], REQUEST)?;
         loop {
             let datagram = self.receive()?;
@@ -112,6 +113,7 @@ impl Requests {
     pub(crate) fn acknowledge(&mut self, requests: &[Request]) -> io::Result<Vec<io::Result<()>>> {
         let mut outcomes = Vec::with_capacity(requests.len());
         for batch in requests.chunks(BATCH) {
+            adit_fault::point("netfilter/change")?;
             let batch: Vec<&Request> = batch.iter().collect();
             let mut expected = self.send(&batch, REQUEST | ACKNOWLEDGE)?;
             let end = outcomes.len() + batch.len();
@@ -133,6 +135,7 @@ impl Requests {
         request: &Request,
         select: impl Fn(Message<'_>) -> Option<T>,
     ) -> io::Result<Option<Vec<T>>> {
+        adit_fault::point("netfilter/dump")?;
         let sequence = self.send(&[request], REQUEST | DUMP)?;
         let mut selected = Vec::new();
         let mut whole = true;

@@ -280,6 +280,7 @@ fn same(left: &str, right: &str) -> bool {
 }
 
 pub(crate) fn write(path: &str, value: &str) -> io::Result<()> {
+    adit_fault::point("sysctl/write")?;
     let file = file_of(path).map_err(|error| error.source)?;
     // Not created: a setting that does not exist is to be an error.
     let mut file = fs::OpenOptions::new().write(true).open(file)?;

@@ -90,7 +90,8 @@ async fn forward(socket: TokioSocket, sender: mpsc::Sender<Event>) {
 
 async fn receive(socket: &TokioSocket, buffer: &mut Vec<u8>) -> std::io::Result<()> {
     buffer.clear();
-    socket.recv(buffer).await
+    socket.recv(buffer).await?;
+    adit_fault::point("netlink/event")
 }
 
 /// Adds what was received; false if the socket is of no more use.

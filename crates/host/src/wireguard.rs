@@ -243,6 +243,7 @@ impl Dataplane {
 
     /// Everything that the interface holds.
     pub async fn observe(&self) -> Result<Observed, WireGuardError> {
+        self.fault("observe")?;
         match self {
             Self::Kernel(kernel) => kernel.observe().await,
             Self::Userspace(userspace) => userspace.observe().await,
@@ -258,6 +259,7 @@ impl Dataplane {
         if private_key.is_none() && listen_port.is_none() {
             return Ok(());
         }
+        self.fault("set")?;
         match self {
             Self::Kernel(kernel) => kernel.set_interface(private_key, listen_port).await,
             Self::Userspace(userspace) => userspace.set_interface(private_key, listen_port).await,
@@ -270,10 +272,28 @@ impl Dataplane {
         if changes.is_empty() {
             return Ok(());
         }
+        self.fault("change")?;
         match self {
             Self::Kernel(kernel) => kernel.apply(changes).await,
             Self::Userspace(userspace) => userspace.apply(changes).await,
         }
+    }
+
+    fn interface(&self) -> &str {
+        match self {
+            Self::Kernel(kernel) => kernel.interface(),
+            Self::Userspace(userspace) => userspace.interface(),
+        }
+    }
+
+    fn fault(&self, operation: &'static str) -> Result<(), WireGuardError> {
+        adit_fault::point(format_args!("wireguard/{operation}")).map_err(|error| {
+            WireGuardError::Refused {
+                operation,
+                interface: self.interface().to_owned(),
+                errno: Errno::from_raw(error.raw_os_error().unwrap_or_default()),
+            }
+        })
     }
 
     /// Deletes the interface; a userspace process ends with it.

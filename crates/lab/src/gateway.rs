@@ -25,6 +25,8 @@ pub struct Gateway {
     binary: PathBuf,
     host: Host,
     interface: String,
+    /// `NAME=VALUE`, for the daemon.
+    environment: Vec<OsString>,
     daemon: Option<Child>,
 }
 
@@ -36,11 +38,13 @@ impl Gateway {
             "{HOST}: the gateway is running already"
         );
         self.host.registry().record_interface(&self.interface)?;
-        let mut command = vec![
+        let mut command = vec![OsString::from("env")];
+        command.extend(self.environment.iter().cloned());
+        command.extend([
             self.binary.clone().into_os_string(),
             "gateway".into(),
             "run".into(),
-        ];
+        ]);
         command.extend(self.options());
         let child = self.host.start_daemon(command, &self.log_path())?;
         let daemon = self.daemon.insert(child);
@@ -80,6 +84,13 @@ impl Gateway {
             "{HOST}: start the gateway; the end of its log is\n{}",
             self.log_end()
         )))
+    }
+
+    /// Sets a variable in the environment of the daemon, from its next start on.
+    pub fn set_environment(&mut self, name: &str, value: &OsStr) {
+        let mut variable = OsString::from(format!("{name}="));
+        variable.push(value);
+        self.environment.push(variable);
     }
 
     /// Runs the command line on the VPS; anything but success is an error.
@@ -180,6 +191,7 @@ impl Gateway {
             binary,
             host,
             interface,
+            environment: Vec::new(),
             daemon: None,
         })
     }

@@ -106,6 +106,8 @@ impl Store {
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(|error| failed("begin a commit", error))?;
+        let fault = |error| StoreError::from_io(error, "commit to", path);
+        adit_fault::point("store/begin").map_err(fault)?;
         let is_answer = |write: &Write| matches!(write, Write::Answer(_));
         if writes.is_empty() || !writes.iter().all(is_answer) {
             rows::advance(&transaction, path, revision)?;
@@ -113,8 +115,11 @@ impl Store {
         for write in writes {
             rows::apply(&transaction, path, write)?;
         }
+        adit_fault::point("store/commit").map_err(fault)?;
         transaction
             .commit()
-            .map_err(|error| failed("commit", error))
+            .map_err(|error| failed("commit", error))?;
+        adit_fault::passing("store/committed");
+        Ok(())
     }
 }

@@ -48,7 +48,8 @@ impl Watch {
                 }
             }
             let mut datagram = Vec::with_capacity(DATAGRAM);
-            match self.socket.recv(&mut datagram).await {
+            let received = self.socket.recv(&mut datagram).await;
+            match received.and_then(|()| adit_fault::point("nft/event")) {
                 Ok(()) => messages(&datagram).for_each(|message| self.take(message)),
                 // Events were lost, and with them perhaps the end of a transaction.
                 Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => {

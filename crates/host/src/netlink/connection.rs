@@ -92,6 +92,7 @@ impl Connection {
         &mut self,
         message: RouteNetlinkMessage,
     ) -> Result<Option<RouteNetlinkMessage>, Cause> {
+        fault("get", &message)?;
         let first = self.send(vec![(message, NLM_F_REQUEST)]).await?;
         timeout(ANSWER_TIMEOUT, async {
             loop {
@@ -116,23 +117,32 @@ impl Connection {
         let count = batch.len();
         let mut results: Vec<Option<Result<(), Cause>>> = Vec::new();
         results.resize_with(count, || None);
-        let failure = match self.send(batch).await {
+        let sent = match batch.first().map(|(message, _)| fault("change", message)) {
+            Some(Err(cause)) => Err(cause),
+            Some(Ok(())) | None => self.send(batch).await,
+        };
+        let failure = match sent {
             Ok(first) => timeout(ANSWER_TIMEOUT, self.collect(first, &mut results))
                 .await
                 .unwrap_or(Err(Cause::NoAnswer)),
             Err(error) => Err(error),
         };
-        let errno = match failure {
-            Err(Cause::Socket(error)) => error.raw_os_error().map(Errno::from_raw),
-            Ok(()) | Err(_) => None,
+        adit_fault::passing("netlink/changed");
+        // What was not answered for failed for the same reason.
+        let again = || match &failure {
+            Err(Cause::Socket(error)) => match error.raw_os_error() {
+                Some(errno) => Cause::Socket(io::Error::from_raw_os_error(errno)),
+                None => Cause::NoAnswer,
+            },
+            Err(Cause::Kernel(errno)) => Cause::Kernel(*errno),
+            Ok(())
+            | Err(Cause::NoAnswer | Cause::Changing | Cause::Occupied | Cause::NoInterface(_)) => {
+                Cause::NoAnswer
+            }
         };
         results
             .into_iter()
-            .map(|result| {
-                result.unwrap_or_else(|| {
-                    Err(errno.map_or(Cause::NoAnswer, |errno| Cause::Socket(errno.into())))
-                })
-            })
+            .map(|result| result.unwrap_or_else(|| Err(again())))
             .collect()
     }
 
@@ -161,6 +171,10 @@ impl Connection {
         &mut self,
         message: RouteNetlinkMessage,
     ) -> Result<Option<Vec<RouteNetlinkMessage>>, Cause> {
+        match fault("dump", &message) {
+            Err(cause) if cause.errno() == Some(Errno::ENOBUFS) => return Ok(None),
+            outcome => outcome?,
+        }
         let first = self
             .send(vec![(message, NLM_F_REQUEST | NLM_F_DUMP)])
             .await?;
@@ -265,6 +279,35 @@ impl Connection {
         }
         Ok(messages)
     }
+}
+
+/// The point before a request, by what is asked for.
+fn fault(verb: &str, message: &RouteNetlinkMessage) -> Result<(), Cause> {
+    let object = match message {
+        RouteNetlinkMessage::NewLink(_) => "new-link",
+        RouteNetlinkMessage::SetLink(_) => "set-link",
+        RouteNetlinkMessage::DelLink(_) => "delete-link",
+        RouteNetlinkMessage::GetLink(_) => "link",
+        RouteNetlinkMessage::NewAddress(_) => "new-address",
+        RouteNetlinkMessage::DelAddress(_) => "delete-address",
+        RouteNetlinkMessage::GetAddress(_) => "address",
+        RouteNetlinkMessage::NewRoute(_) => "new-route",
+        RouteNetlinkMessage::DelRoute(_) => "delete-route",
+        RouteNetlinkMessage::GetRoute(_) => "route",
+        RouteNetlinkMessage::NewRule(_) => "new-rule",
+        RouteNetlinkMessage::DelRule(_) => "delete-rule",
+        RouteNetlinkMessage::GetRule(_) => "rule",
+        RouteNetlinkMessage::NewNeighbour(_) => "new-neighbor",
+        RouteNetlinkMessage::DelNeighbour(_) => "delete-neighbor",
+        RouteNetlinkMessage::GetNeighbour(_) => "neighbor",
+        _ => "other",
+    };
+    adit_fault::point(format_args!("netlink/{verb}/{object}")).map_err(|error| {
+        match error.raw_os_error() {
+            Some(errno) => Cause::Kernel(Errno::from_raw(errno)),
+            None => Cause::Socket(error),
+        }
+    })
 }
 
 fn is_overrun(error: &io::Error) -> bool {

@@ -69,6 +69,9 @@ impl Reconciler {
         steps: Vec<Step>,
         report: &mut Report,
     ) -> Vec<(Step, Result<(), Problem>)> {
+        if let Some(first) = steps.first() {
+            adit_fault::passing(format_args!("step/{}-{}", first.verb(), first.kind()));
+        }
         match steps.first() {
             Some(Step::AddRoute(_)) => {
                 let failures = route::add_many(&self.netlink, &routes_of(&steps)).await;
@@ -85,6 +88,7 @@ impl Reconciler {
                 let mut outcomes = Vec::new();
                 for step in steps {
                     let outcome = self.perform_one(desired, firewall, &step, report).await;
+                    adit_fault::passing(format_args!("step/{}-{}/done", step.verb(), step.kind()));
                     outcomes.push((step, outcome));
                 }
                 outcomes

@@ -61,9 +61,11 @@ impl Record {
             .parent()
             .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
         let temporary = file.with_extension("new");
+        adit_fault::point("sysctl/record")?;
         let mut new = File::create(&temporary)?;
         new.write_all(&serde_json::to_vec_pretty(self)?)?;
         new.sync_all()?;
+        adit_fault::point("sysctl/record/rename")?;
         fs::rename(&temporary, file)?;
         File::open(directory)?.sync_all()
     }

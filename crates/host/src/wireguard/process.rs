@@ -48,6 +48,7 @@ pub(super) async fn start(interface: &str) -> Result<(), WireGuardError> {
     unsafe {
         command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(io::Error::from));
     }
+    adit_fault::point("wireguard/start").map_err(failed)?;
     let mut launcher = match command.spawn() {
         Ok(launcher) => launcher,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -65,6 +66,7 @@ pub(super) async fn start(interface: &str) -> Result<(), WireGuardError> {
             interface: interface.to_owned(),
         })?
         .map_err(failed)?;
+    adit_fault::passing("wireguard/start/done");
     if !status.success() {
         return Err(WireGuardError::Start {
             program: WIREGUARD_GO,

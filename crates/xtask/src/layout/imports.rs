@@ -9,11 +9,15 @@ use crate::tree::Tree;
 const EDGES: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("proto", &["model"]),
-    ("store", &["model"]),
-    ("host", &["model"]),
+    ("fault", &[]),
+    ("store", &["model", "fault"]),
+    ("host", &["model", "fault"]),
     ("wireguard", &[]),
     ("api", &["model"]),
-    ("gateway", &["model", "proto", "store", "host", "api"]),
+    (
+        "gateway",
+        &["model", "proto", "store", "host", "api", "fault"],
+    ),
     ("agent", &["model", "proto", "host", "api"]),
     ("lab", &[]),
     ("xtask", &[]),

@@ -41,6 +41,24 @@ fn what_is_listed_is_named() {
 }
 
 #[test]
+fn fault_points_are_for_tests() {
+    let lines = manifest(
+        "gateway",
+        "[features]\nfaults = [\"adit-fault/points\"]\n[dependencies]\nadit-fault = { workspace = true, features = [\"points\"] }\n",
+    );
+    let found = lines.iter().filter(|line| line.contains("on demand"));
+    assert_eq!(found.count(), 2, "{lines:?}");
+    let lines = manifest(
+        "adit",
+        "[dev-dependencies]\nadit-fault = { workspace = true, features = [\"points\"] }\n",
+    );
+    assert!(
+        !lines.iter().any(|line| line.contains("on demand")),
+        "{lines:?}"
+    );
+}
+
+#[test]
 fn imports_follow_the_table() {
     let lines = manifest(
         "store",
@@ -49,7 +67,7 @@ fn imports_follow_the_table() {
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(
         lines[0].starts_with(
-            "crates/store/Cargo.toml: `store` must not import `host`; it may import model:"
+            "crates/store/Cargo.toml: `store` must not import `host`; it may import model, fault:"
         ),
         "{}",
         lines[0]
