@@ -1,7 +1,9 @@
 //! What all topics share: a world with a gateway in it, sockets in namespaces, raw packets, captures.
 
 mod capture;
+mod faults;
 mod findings;
+pub(crate) mod oracle;
 mod packet;
 mod snapshot;
 mod socket;
@@ -9,6 +11,7 @@ mod stream;
 mod world;
 
 pub(crate) use capture::Capture;
+pub(crate) use faults::{Faults, is_soak};
 pub(crate) use findings::Findings;
 pub(crate) use packet::{Injector, syn4, udp4, udp6};
 pub(crate) use snapshot::Snapshot;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use adit_lab::Host;
 use anyhow::{Result, ensure};
+use serde_json::Value;
 
 /// Text by what it tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +68,22 @@ impl Snapshot {
         })
     }
 
+    /// Everything, with what the gateway's table and WireGuard interface hold in it, however it came there.
+    pub(crate) fn complete(host: &Host, interface: &str) -> Result<Self> {
+        let mut snapshot = Self::of_all(host)?;
+        snapshot.parts.insert("our table", own_table(host)?);
+        snapshot
+            .parts
+            .insert("WireGuard", wireguard(host, interface)?);
+        for lines in snapshot.parts.values_mut() {
+            for line in lines.iter_mut() {
+                *line = without_index(line);
+            }
+            lines.sort();
+        }
+        Ok(snapshot)
+    }
+
     /// Everything, the gateway's own too.
     pub(crate) fn of_all(host: &Host) -> Result<Self> {
         Self::of_others(host, "no interface has such a name")
@@ -99,6 +116,56 @@ impl Snapshot {
         }
         ensure!(differences.is_empty(), "it is not as it was:{differences}");
         Ok(())
+    }
+}
+
+/// The objects of our table; sets and maps without an order, since the kernel keeps none.
+fn own_table(host: &Host) -> Result<Vec<String>> {
+    let shown = host.try_exec(["nft", "-j", "-s", "list", "table", "inet", "adit"])?;
+    if !shown.status.success() {
+        return Ok(Vec::new());
+    }
+    let listing: Value = serde_json::from_str(&shown.stdout)?;
+    let mut lines = Vec::new();
+    for object in listing["nftables"].as_array().into_iter().flatten() {
+        let mut object = object.clone();
+        for body in object.as_object_mut().into_iter().flatten() {
+            if let Some(body) = body.1.as_object_mut() {
+                body.remove("handle");
+                if let Some(Value::Array(elements)) = body.get_mut("elem") {
+                    elements.sort_by_key(Value::to_string);
+                }
+            }
+        }
+        lines.push(object.to_string());
+    }
+    Ok(lines)
+}
+
+/// Peers with their prefixes. Preshared keys are random, so only their presence is compared.
+fn wireguard(host: &Host, interface: &str) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    for what in ["public-key", "listen-port", "allowed-ips", "preshared-keys"] {
+        let shown = host.try_exec(["wg", "show", interface, what])?;
+        lines.extend(shown.stdout.lines().map(|line| {
+            let mut words: Vec<&str> = line.split_whitespace().collect();
+            if what == "preshared-keys" && words.get(1).is_some_and(|key| *key != "(none)") {
+                words.truncate(1);
+            }
+            if let Some(prefixes) = words.get_mut(1..) {
+                prefixes.sort_unstable();
+            }
+            format!("{what} {}", words.join(" "))
+        }));
+    }
+    Ok(lines)
+}
+
+/// An interface that was made anew has another index, and another random address.
+fn without_index(line: &str) -> String {
+    match line.split_once(": ") {
+        Some((number, rest)) if number.bytes().all(|byte| byte.is_ascii_digit()) => rest.to_owned(),
+        Some(_) | None => line.to_owned(),
     }
 }
 
