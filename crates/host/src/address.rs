@@ -68,11 +68,7 @@ pub async fn remove(netlink: &Netlink, address: &Address) -> Result<(), NetlinkE
         }
         Err(cause) => Err(cause),
     };
-    match removed {
-        Ok(()) => Ok(()),
-        Err(cause) if cause.is_gone() => Ok(()),
-        Err(cause) => Err(because(cause)),
-    }
+    netlink.removed(removed).map_err(because)
 }
 
 /// All addresses of this host.

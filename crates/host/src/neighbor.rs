@@ -33,11 +33,10 @@ pub async fn add(netlink: &Netlink, neighbor: &ProxyNeighbor) -> Result<(), Netl
 
 /// Removes a proxy entry of ours; one that is not there, or is not ours, is removed already.
 pub async fn remove(netlink: &Netlink, neighbor: &ProxyNeighbor) -> Result<(), NetlinkError> {
-    match delete(netlink, neighbor).await {
-        Ok(()) => Ok(()),
-        Err(cause) if cause.is_gone() => Ok(()),
-        Err(cause) => Err(NetlinkError::because("remove", object(neighbor))(cause)),
-    }
+    let removed = delete(netlink, neighbor).await;
+    netlink
+        .removed(removed)
+        .map_err(NetlinkError::because("remove", object(neighbor)))
 }
 
 async fn list(netlink: &Netlink) -> Result<BTreeSet<ProxyNeighbor>, Cause> {

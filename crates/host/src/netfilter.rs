@@ -141,7 +141,8 @@ impl Requests {
         let mut whole = true;
         loop {
             let datagram = self.receive()?;
-            for part in Parts(&datagram).filter(|part| part.sequence == sequence) {
+            let mut parts = Parts(&datagram);
+            for part in parts.by_ref().filter(|part| part.sequence == sequence) {
                 whole &= part.flags & DUMP_INTERRUPTED == 0;
                 match part.kind {
                     KIND_DONE => return Ok(whole.then_some(selected)),
@@ -149,6 +150,8 @@ impl Requests {
                     _ => selected.extend(part.message().and_then(&select)),
                 }
             }
+            // A datagram that was cut off.
+            whole &= parts.0.is_empty();
         }
     }
 

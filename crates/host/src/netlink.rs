@@ -5,6 +5,7 @@ mod connection;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST};
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
@@ -101,6 +102,7 @@ pub(crate) type Request = (RouteNetlinkMessage, u16);
 #[derive(Clone, Debug)]
 pub struct Netlink {
     connection: Arc<Mutex<Connection>>,
+    surprises: Arc<AtomicU64>,
 }
 
 impl Netlink {
@@ -111,7 +113,24 @@ impl Netlink {
             .map_err(NetlinkError::because("open", "route netlink"))?;
         Ok(Self {
             connection: Arc::new(Mutex::new(connection)),
+            surprises: Arc::default(),
         })
+    }
+
+    /// How many objects were found gone when they were to be removed: what we believed of this host was wrong.
+    pub(crate) fn surprises(&self) -> u64 {
+        self.surprises.load(Ordering::Relaxed)
+    }
+
+    /// The outcome of a removal: what is gone is removed.
+    pub(crate) fn removed(&self, outcome: Result<(), Cause>) -> Result<(), Cause> {
+        match outcome {
+            Err(cause) if cause.is_gone() => {
+                self.surprises.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+            outcome => outcome,
+        }
     }
 
     /// The index of an interface, none if it does not exist.

@@ -17,12 +17,14 @@ use crate::firewall::Table;
 use crate::neighbor;
 use crate::netlink::{Netlink, NetlinkError};
 use crate::sysctl::{Kept, Recorder, SysctlError};
-use crate::wireguard::{self, Dataplane, WireGuardError};
+use crate::wireguard::{Dataplane, WireGuardError};
 
 mod execution;
 mod observation;
+mod sweeps;
 mod task;
 
+use sweeps::Sweeps;
 pub use task::{Handle, Status, start};
 
 /// Reconciling could not begin.
@@ -44,6 +46,9 @@ pub enum ReconcileError {
 
 /// The code of the problem that the firewall could not be loaded.
 const FIREWALL_FAILED: &str = "firewall-failed";
+
+/// Beside the record of settings: the tracked connections that have yet to end.
+const SWEEPS: &str = "sweeps";
 
 /// A kind of kernel object that is observed by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,16 +87,19 @@ pub struct Report {
 pub struct Reconciler {
     interface: String,
     netlink: Netlink,
-    dataplane: Option<Dataplane>,
+    dataplane: Option<Arc<Dataplane>>,
     /// Index of the interface that `dataplane` carries; another one means that somebody made it anew.
     index: Option<u32>,
     recorder: Recorder,
     table: Table,
+    sweeps: Sweeps,
     /// What the last pass led to, but for its problems.
     known: Option<Arc<Desired>>,
     /// What was asked for last.
     latest: Option<Arc<Desired>>,
     problems: BTreeSet<Problem>,
+    /// What was to be removed was not there: others changed it, and nobody said so.
+    is_surprised: bool,
     healed: BTreeMap<&'static str, u64>,
 }
 
@@ -120,9 +128,11 @@ impl Reconciler {
             index: None,
             recorder: Recorder::open(record)?,
             table: Table::default(),
+            sweeps: Sweeps::open(record.with_file_name(SWEEPS)),
             known: None,
             latest: None,
             problems: BTreeSet::new(),
+            is_surprised: false,
             healed: BTreeMap::new(),
         })
     }
@@ -133,6 +143,7 @@ impl Reconciler {
         let is_healing =
             self.problems.is_empty() && self.known.as_deref() == Some(desired.as_ref());
         let report = self.pass(desired, &Part::ALL.into()).await;
+        self.is_surprised = false;
         self.problems = report.problems.iter().cloned().collect();
         if is_healing {
             self.count_healed(&report);
@@ -149,8 +160,10 @@ impl Reconciler {
         };
         let mut report = Report::default();
         let steps = plan_change(&known, desired);
+        let surprises = self.netlink.surprises();
         self.perform(desired, known.firewall.as_ref(), steps, &mut report)
             .await;
+        self.is_surprised |= self.netlink.surprises() != surprises;
         self.known = Some(Arc::clone(desired));
         self.latest = self.known.clone();
         self.problems.extend(report.problems.iter().cloned());
@@ -174,17 +187,9 @@ impl Reconciler {
         self.reconcile(&Arc::new(Desired::default())).await
     }
 
-    /// What the WireGuard interface holds now; none without an interface.
-    pub async fn wireguard(&self) -> Result<Option<wireguard::Observed>, WireGuardError> {
-        match &self.dataplane {
-            Some(dataplane) => dataplane.observe().await.map(Some),
-            None => Ok(None),
-        }
-    }
-
     /// What carries the tunnel: `kernel`, `wireguard-go` or `adit`; none before there is an interface.
     pub fn dataplane(&self) -> Option<&'static str> {
-        self.dataplane.as_ref().map(Dataplane::name)
+        self.dataplane.as_ref().map(|dataplane| dataplane.name())
     }
 
     /// What did not succeed, and was not seen to succeed since.
@@ -229,6 +234,16 @@ impl Reconciler {
             self.known = Some(Arc::clone(desired));
         }
         report
+    }
+
+    /// What carries the tunnel does not answer.
+    fn note_silence(&mut self) {
+        let error = WireGuardError::Timeout {
+            operation: "reach",
+            interface: self.interface.clone(),
+        };
+        self.problems
+            .insert(observation::problem_of(&self.interface, &error));
     }
 
     fn count_healed(&mut self, report: &Report) {

@@ -56,10 +56,9 @@ pub async fn remove_many(netlink: &Netlink, routes: &[Route]) -> Vec<(Route, Net
     routes
         .iter()
         .zip(attempts)
-        .filter_map(|(route, result)| match result {
-            Ok(()) => None,
-            Err(cause) if cause.is_gone() => None,
-            Err(cause) => Some(failure("remove", route, cause)),
+        .filter_map(|(route, result)| {
+            let cause = netlink.removed(result).err()?;
+            Some(failure("remove", route, cause))
         })
         .collect()
 }

@@ -53,11 +53,9 @@ pub async fn remove(netlink: &Netlink, rule: &Rule) -> Result<(), NetlinkError> 
     let removed = netlink
         .change(RouteNetlinkMessage::DelRule(message(rule)), 0)
         .await;
-    match removed {
-        Ok(()) => Ok(()),
-        Err(cause) if cause.is_gone() => Ok(()),
-        Err(cause) => Err(NetlinkError::because("remove", object(rule))(cause)),
-    }
+    netlink
+        .removed(removed)
+        .map_err(NetlinkError::because("remove", object(rule)))
 }
 
 async fn list(netlink: &Netlink, family: AddressFamily) -> Result<Vec<RuleMessage>, Cause> {

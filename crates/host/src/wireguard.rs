@@ -21,7 +21,10 @@ pub use kernel::Kernel;
 pub use uapi::Userspace;
 
 /// How long one request to a dataplane may take before it counts as hung.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long after it has not answered once.
+const SHORT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What carries the packets of the tunnel interface.
 #[derive(Debug)]
@@ -101,7 +104,9 @@ pub enum WireGuardError {
         answer: String,
     },
     /// The dataplane did not answer in time.
-    #[error("cannot {operation} WireGuard interface {interface}: no answer within {} s", PATIENCE.as_secs())]
+    #[error(
+        "cannot {operation} WireGuard interface {interface}: the process that carries it does not answer"
+    )]
     Timeout {
         /// What was tried: a verb.
         operation: &'static str,
@@ -153,11 +158,12 @@ impl WireGuardError {
             Self::Refused { errno, .. } if *errno == Errno::EADDRINUSE => {
                 "another program listens on that UDP port: choose another, or stop the program"
             }
-            Self::Io { .. }
-            | Self::Refused { .. }
-            | Self::Malformed { .. }
-            | Self::Timeout { .. }
-            | Self::Netlink(_) => "it is tried again; see the log of the dataplane if it stays",
+            Self::Timeout { .. } => {
+                "it hangs or is stopped (`pgrep -af wireguard` shows it): `kill -CONT` wakes it, after `kill -9` it is started again with every device"
+            }
+            Self::Io { .. } | Self::Refused { .. } | Self::Malformed { .. } | Self::Netlink(_) => {
+                "it is tried again; see the log of the dataplane if it stays"
+            }
         }
     }
 
@@ -250,6 +256,14 @@ impl Dataplane {
         }
     }
 
+    /// Whether it answers at all, at next to no cost. The kernel does; a process may hang.
+    pub async fn probe(&self) -> Result<(), WireGuardError> {
+        match self {
+            Self::Kernel(_) => Ok(()),
+            Self::Userspace(userspace) => userspace.probe().await,
+        }
+    }
+
     /// Sets what is given and leaves the rest: giving the port that it has would close and open its sockets for nothing.
     pub async fn set_interface(
         &self,
@@ -297,7 +311,7 @@ impl Dataplane {
     }
 
     /// Deletes the interface; a userspace process ends with it.
-    pub async fn remove(self, netlink: &Netlink) -> Result<(), WireGuardError> {
+    pub async fn remove(&self, netlink: &Netlink) -> Result<(), WireGuardError> {
         match self {
             Self::Kernel(kernel) => Ok(link::remove(netlink, kernel.interface()).await?),
             Self::Userspace(userspace) => {

@@ -245,7 +245,9 @@ fn killed_at_every_point_of_a_change() -> Result<()> {
         let done = victim.save("after")?;
         for point in points {
             let times = tried.entry(point.clone()).or_default();
-            if *times >= OFTEN && !is_soak() {
+            // What the sweep of tracked connections leaves behind differs from change to change.
+            let is_plain = !point.starts_with("netfilter") && !point.starts_with("step/end");
+            if *times >= OFTEN && is_plain && !is_soak() {
                 continue;
             }
             victim.restore(&saved)?;

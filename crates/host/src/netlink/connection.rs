@@ -277,6 +277,10 @@ impl Connection {
             }
             rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         }
+        if !rest.is_empty() {
+            // Cut off: what is missing is lost, as in a buffer that ran over.
+            return Err(Cause::Socket(Errno::ENOBUFS.into()));
+        }
         Ok(messages)
     }
 }

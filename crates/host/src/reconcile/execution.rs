@@ -1,6 +1,7 @@
 //! Performs the steps of a plan, many of one kind at once.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use adit_model::desired::Desired;
 use adit_model::desired::firewall::Firewall;
@@ -39,7 +40,15 @@ impl Reconciler {
     ) {
         let mut missing = Missing::default();
         let mut problems = Vec::new();
-        let mut steps = steps.into_iter().peekable();
+        let mut others = Vec::with_capacity(steps.len());
+        for step in steps {
+            if let Step::SweepConntrack(sweep) = step {
+                self.sweeps.add(sweep);
+            } else {
+                others.push(step);
+            }
+        }
+        let mut steps = others.into_iter().peekable();
         while let Some(first) = steps.next() {
             let mut batch = vec![first];
             while let Some(next) =
@@ -59,7 +68,37 @@ impl Reconciler {
                 }
             }
         }
+        if !missing.firewall
+            && let Err(problem) = self.sweep().await
+        {
+            problems.push(problem);
+        }
         report.problems.extend(shortened(problems));
+    }
+
+    /// Ends what has to end. While the old rules are live it would only begin again: it waits for the new ones.
+    async fn sweep(&mut self) -> Result<(), Problem> {
+        let sweep = self.sweeps.pending().clone();
+        if sweep.is_empty() {
+            return Ok(());
+        }
+        adit_fault::passing("step/end-conntrack");
+        let changed = Changed {
+            endpoints: sweep.endpoints.clone(),
+            networks: sweep.prefixes.clone(),
+            unguarded: sweep.unguarded.clone(),
+        };
+        match conntrack::sweep(changed).await {
+            Ok(_) => {
+                self.sweeps.clear();
+                adit_fault::passing("step/end-conntrack/done");
+                Ok(())
+            }
+            Err(error) => {
+                let step = Step::SweepConntrack(sweep);
+                Err(problem(&step, error.to_string(), CONNTRACK_FIX))
+            }
+        }
     }
 
     async fn perform_alike(
@@ -171,15 +210,8 @@ impl Reconciler {
                 .await
                 .map_err(|error| problem(step, error.to_string(), FIREWALL_FIX)),
             Step::SweepConntrack(sweep) => {
-                let changed = Changed {
-                    endpoints: sweep.endpoints.clone(),
-                    networks: sweep.prefixes.clone(),
-                    unguarded: sweep.unguarded.clone(),
-                };
-                match conntrack::sweep(changed).await {
-                    Ok(_) => Ok(()),
-                    Err(error) => Err(problem(step, error.to_string(), CONNTRACK_FIX)),
-                }
+                self.sweeps.add(sweep.clone());
+                self.sweep().await
             }
         }
     }
@@ -188,7 +220,7 @@ impl Reconciler {
         let dataplane = Dataplane::ensure(&self.netlink, wanted).await?;
         link::set_mtu_up(&self.netlink, wanted).await?;
         self.index = self.netlink.interface_index(&wanted.name).await?;
-        self.dataplane = Some(dataplane);
+        self.dataplane = Some(Arc::new(dataplane));
         Ok(())
     }
 

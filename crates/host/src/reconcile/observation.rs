@@ -1,13 +1,16 @@
 //! What this host holds of ours, part by part.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use adit_model::desired::Desired;
+use adit_model::desired::firewall::Elements;
 use adit_model::desired::wireguard::Peer;
 use adit_model::key::PublicKey;
-use adit_model::plan::{Actual, ActualFirewall, ActualLink, ActualWireGuard};
+use adit_model::plan::{Actual, ActualFirewall, ActualLink, ActualWireGuard, Sweep};
 use adit_model::problem::Problem;
 
+use super::sweeps::endpoints_in;
 use super::{Part, Reconciler, Report};
 use crate::wireguard::{Dataplane, WireGuardError};
 use crate::{address, link, neighbor, route, rule, sysctl};
@@ -54,13 +57,8 @@ impl Reconciler {
             actual.addresses.clear();
         }
         for part in parts {
-            if let Err((object, message)) = self.observe_part(part, desired, &mut actual).await {
-                report.problems.push(Problem {
-                    code: "observe-failed".to_owned(),
-                    object: object.to_owned(),
-                    message,
-                    fix: "it is tried again; the daemon needs CAP_NET_ADMIN".to_owned(),
-                });
+            if let Err(problem) = self.observe_part(part, desired, &mut actual).await {
+                report.problems.push(problem);
             }
         }
         Observation { actual, is_blocked }
@@ -77,7 +75,8 @@ impl Reconciler {
             return Ok(None);
         };
         if self.dataplane.is_none() || self.index != Some(observed.index) {
-            self.dataplane = Dataplane::open(&self.netlink, &self.interface).await?;
+            let dataplane = Dataplane::open(&self.netlink, &self.interface).await?;
+            self.dataplane = dataplane.map(Arc::new);
             self.index = Some(observed.index);
             parts.extend([Part::WireGuard, Part::Addresses, Part::Routes]);
         }
@@ -93,7 +92,7 @@ impl Reconciler {
         part: Part,
         desired: &Desired,
         actual: &mut Actual,
-    ) -> Result<(), (&'static str, String)> {
+    ) -> Result<(), Problem> {
         let netlink = &self.netlink;
         match part {
             Part::Link => {}
@@ -102,8 +101,7 @@ impl Reconciler {
                     return Ok(());
                 };
                 let observed = dataplane.observe().await;
-                let observed =
-                    observed.map_err(|error| ("WireGuard interface", error.to_string()))?;
+                let observed = observed.map_err(|error| problem_of(&self.interface, &error))?;
                 let peers: BTreeMap<PublicKey, Peer> = observed
                     .peers
                     .into_iter()
@@ -117,31 +115,32 @@ impl Reconciler {
             }
             Part::Addresses => {
                 let observed = address::observe(netlink, &self.interface).await;
-                actual.addresses = observed.map_err(|error| ("addresses", error.to_string()))?;
+                actual.addresses = observed.map_err(|error| unreadable("addresses", &error))?;
             }
             Part::Routes => {
                 let observed = route::observe(netlink).await;
-                actual.routes = observed.map_err(|error| ("routes", error.to_string()))?;
+                actual.routes = observed.map_err(|error| unreadable("routes", &error))?;
             }
             Part::Rules => {
                 let observed = rule::observe(netlink).await;
-                actual.rules = observed.map_err(|error| ("rules", error.to_string()))?;
+                actual.rules = observed.map_err(|error| unreadable("rules", &error))?;
             }
             Part::Neighbors => {
                 let observed = neighbor::observe(netlink).await;
                 actual.neighbors =
-                    observed.map_err(|error| ("proxy neighbours", error.to_string()))?;
+                    observed.map_err(|error| unreadable("proxy neighbours", &error))?;
             }
             Part::Sysctls => {
-                actual.changed_sysctls = self.recorder.changed().map(str::to_owned).collect();
-                actual.sysctls.clear();
-                for path in desired.sysctls.keys().chain(&actual.changed_sysctls) {
+                let changed: BTreeSet<String> =
+                    self.recorder.changed().map(str::to_owned).collect();
+                let mut values = BTreeMap::new();
+                for path in desired.sysctls.keys().chain(&changed) {
                     let value =
-                        sysctl::read(path).map_err(|error| ("settings", error.to_string()))?;
-                    if let Some(value) = value {
-                        actual.sysctls.insert(path.clone(), value);
-                    }
+                        sysctl::read(path).map_err(|error| unreadable("settings", &error))?;
+                    values.extend(value.map(|value| (path.clone(), value)));
                 }
+                actual.sysctls = values;
+                actual.changed_sysctls = changed;
             }
             Part::Firewall => actual.firewall = self.observe_firewall(desired).await,
         }
@@ -149,7 +148,7 @@ impl Reconciler {
     }
 
     /// A table that cannot be read is not what we made, or nft is missing: replacing it heals it, or tells why not.
-    async fn observe_firewall(&self, desired: &Desired) -> ActualFirewall {
+    async fn observe_firewall(&mut self, desired: &Desired) -> ActualFirewall {
         let observed = match self.table.observe().await {
             Ok(Some(observed)) => observed,
             Ok(None) => return ActualFirewall::Absent,
@@ -170,8 +169,47 @@ impl Reconciler {
         }
         match &desired.firewall {
             Some(firewall) if observed.elements == firewall.elements() => ActualFirewall::Unsure,
-            Some(_) | None => ActualFirewall::Unknown,
+            Some(firewall) => {
+                self.note_strays(&observed.elements, &firewall.elements());
+                ActualFirewall::Unknown
+            }
+            None => {
+                self.note_strays(&observed.elements, &Elements::default());
+                ActualFirewall::Unknown
+            }
         }
+    }
+
+    /// What the table lets in and shall not let in: after a crash nobody knows any more that it was removed.
+    fn note_strays(&mut self, present: &Elements, wanted: &Elements) {
+        let strays = present.difference(wanted);
+        let keys = strays
+            .sets()
+            .filter(|(set, _)| WAYS_IN.contains(set))
+            .flat_map(|(_, elements)| elements.keys().map(String::as_str));
+        self.sweeps.add(Sweep {
+            endpoints: endpoints_in(keys),
+            ..Sweep::default()
+        });
+    }
+}
+
+/// The sets and maps whose keys are where connections are sent to.
+const WAYS_IN: [&str; 6] = [
+    "forwards4",
+    "forwards6",
+    "forward_ranges4",
+    "forward_ranges6",
+    "pinholes",
+    "pinhole_ranges",
+];
+
+fn unreadable(object: &str, error: &impl std::fmt::Display) -> Problem {
+    Problem {
+        code: "observe-failed".to_owned(),
+        object: object.to_owned(),
+        message: error.to_string(),
+        fix: "it is tried again; the daemon needs CAP_NET_ADMIN".to_owned(),
     }
 }
 

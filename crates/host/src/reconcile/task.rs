@@ -30,8 +30,17 @@ const QUIET: Duration = Duration::from_millis(100);
 /// ... or at the latest after this.
 const PATIENCE: Duration = Duration::from_millis(400);
 
-/// Failed steps are tried again after this, and then at doubled intervals up to [`FULL_LOOK`].
-const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// Failed steps are tried again after this, and then at doubled intervals ...
+const FIRST_RETRY: Duration = Duration::from_millis(250);
+
+/// ... up to this one. When something changed on this host, its cause may be gone, and they are tried at once ...
+const LAST_RETRY: Duration = Duration::from_secs(5);
+
+/// ... but never for more than this part of the time.
+const RETRY_SHARE: u32 = 4;
+
+/// How often it is asked whether the dataplane answers.
+const PROBE: Duration = Duration::from_secs(2);
 
 /// The way to a running reconciler; when the last one is dropped it ends, and leaves everything in place.
 #[derive(Clone, Debug)]
@@ -55,8 +64,10 @@ pub struct Status {
 #[derive(Debug)]
 enum Request {
     Apply(Arc<Desired>, oneshot::Sender<Report>),
-    Observe(oneshot::Sender<Result<Option<wireguard::Observed>, wireguard::WireGuardError>>),
+    Observe(Observation),
 }
+
+type Observation = oneshot::Sender<Result<Option<wireguard::Observed>, wireguard::WireGuardError>>;
 
 impl Handle {
     /// Makes the host hold this; answers when the kernel has it. None when the task has ended.
@@ -117,6 +128,9 @@ pub async fn start(reconciler: Reconciler) -> Result<Handle, ReconcileError> {
         touched: Touched::default(),
         retry: None,
         pause: FIRST_RETRY,
+        looked: (Instant::now(), Duration::ZERO),
+        asking: JoinSet::new(),
+        is_silent: false,
     };
     tokio::spawn(task.run());
     Ok(Handle {
@@ -138,6 +152,12 @@ struct Task {
     touched: Touched,
     retry: Option<Instant>,
     pause: Duration,
+    /// When it last looked at everything, and how long that took.
+    looked: (Instant, Duration),
+    /// Conversations with the dataplane that nothing waits for; one that hangs must not keep changes waiting.
+    /// Each tells whether there was an answer.
+    asking: JoinSet<bool>,
+    is_silent: bool,
 }
 
 /// Observes this host whenever it is asked to, beside the reconciling: looking through all processes for listeners may take
@@ -181,6 +201,8 @@ impl Task {
         let mut look = interval(FULL_LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         look.reset();
+        let mut probe = interval(PROBE);
+        probe.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let due = self.touched.due();
             let retry = self.retry;
@@ -203,6 +225,7 @@ impl Task {
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     let touched = std::mem::take(&mut self.touched);
                     self.heal(&touched.parts).await;
+                    self.hasten();
                     if touched.facts {
                         self.look_for_facts.notify_one();
                     }
@@ -211,6 +234,10 @@ impl Task {
                     if self.reconciler.has_neighbor_drift().await {
                         self.heal(&[Part::Neighbors].into()).await;
                     }
+                }
+                _ = probe.tick() => self.probe(),
+                Some(answer) = self.asking.join_next() => {
+                    self.hear(answer.unwrap_or(true));
                 }
                 _ = look.tick() => {
                     self.look_at_everything().await;
@@ -233,11 +260,7 @@ impl Task {
                     latest = Some(desired);
                     answers.push(answer);
                 }
-                // With a dataplane that hangs, those who gave up would keep changes waiting.
-                Request::Observe(answer) if answer.is_closed() => {}
-                Request::Observe(answer) => {
-                    let _ = answer.send(self.reconciler.wireguard().await);
-                }
+                Request::Observe(answer) => self.observe(answer),
             }
             request = self.requests.try_recv().ok();
         }
@@ -261,11 +284,55 @@ impl Task {
         }
     }
 
+    /// Looks at what the dataplane holds, beside everything else.
+    fn observe(&mut self, answer: Observation) {
+        let Some(dataplane) = self.reconciler.dataplane.clone() else {
+            let _ = answer.send(Ok(None));
+            return;
+        };
+        self.asking.spawn(async move {
+            let observed = dataplane.observe().await;
+            let is_answer = is_answer(&observed);
+            let _ = answer.send(observed.map(Some));
+            is_answer
+        });
+    }
+
+    fn probe(&mut self) {
+        if let (Some(dataplane), true) = (&self.reconciler.dataplane, self.asking.is_empty()) {
+            let dataplane = Arc::clone(dataplane);
+            self.asking
+                .spawn(async move { is_answer(&dataplane.probe().await) });
+        }
+    }
+
+    /// One that does not answer is told of; one that answers again gets soon what it missed.
+    fn hear(&mut self, is_answer: bool) {
+        if !is_answer {
+            self.is_silent = true;
+            self.reconciler.note_silence();
+            self.tell();
+        } else if std::mem::take(&mut self.is_silent) {
+            self.hasten();
+        }
+    }
+
+    /// Tries what failed before its time: something changed.
+    fn hasten(&mut self) {
+        if self.retry.is_some() {
+            let (at, took) = self.looked;
+            let soon = at + FIRST_RETRY.max(took * RETRY_SHARE);
+            self.retry = self.retry.min(Some(soon));
+        }
+    }
+
     async fn look_at_everything(&mut self) {
         self.watch_again();
+        let began = Instant::now();
         if let Some(known) = self.reconciler.latest.clone() {
             self.reconciler.reconcile(&known).await;
         }
+        self.looked = (Instant::now(), began.elapsed());
         self.tell();
         self.look_for_facts.notify_one();
     }
@@ -281,12 +348,13 @@ impl Task {
 
     /// Publishes how it fares, and plans the next attempt if something failed.
     fn tell(&mut self) {
-        if self.reconciler.problems.is_empty() {
+        if self.reconciler.problems.is_empty() && !self.reconciler.is_surprised {
             self.retry = None;
             self.pause = FIRST_RETRY;
         } else if self.retry.is_none_or(|at| at <= Instant::now()) {
-            self.retry = Some(Instant::now() + self.pause);
-            self.pause = (self.pause * 2).min(FULL_LOOK);
+            let (_, took) = self.looked;
+            self.retry = Some(Instant::now() + self.pause.max(took * RETRY_SHARE));
+            self.pause = (self.pause * 2).min(LAST_RETRY);
         }
         let status = Status {
             dataplane: self.reconciler.dataplane(),
@@ -342,6 +410,11 @@ impl Touched {
         let (since, last) = self.since.zip(self.last)?;
         Some((last + QUIET).min(since + PATIENCE))
     }
+}
+
+/// A refusal is an answer, too.
+fn is_answer<T>(outcome: &Result<T, wireguard::WireGuardError>) -> bool {
+    !matches!(outcome, Err(wireguard::WireGuardError::Timeout { .. }))
 }
 
 async fn changed(table: &mut Option<firewall::Watch>) -> Result<(), firewall::FirewallError> {

@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use adit_model::key::{PresharedKey, PrivateKey, PublicKey};
@@ -14,7 +15,9 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Observed, ObservedPeer, PATIENCE, PeerChange, WireGuardError, in_order};
+use super::{
+    Observed, ObservedPeer, PATIENCE, PeerChange, SHORT_PATIENCE, WireGuardError, in_order,
+};
 
 /// Where every userspace implementation puts its socket.
 const FOLDER: &str = "/var/run/wireguard";
@@ -27,6 +30,8 @@ const REQUEST_BYTES: usize = 64 * 1024;
 pub struct Userspace {
     interface: String,
     implementation: &'static str,
+    /// It did not answer when it was last asked.
+    is_silent: AtomicBool,
 }
 
 impl Userspace {
@@ -34,6 +39,7 @@ impl Userspace {
         Self {
             interface: interface.to_owned(),
             implementation,
+            is_silent: AtomicBool::new(false),
         }
     }
 
@@ -50,6 +56,11 @@ impl Userspace {
         self.converse("observe", "get=1\n\n", |line| reader.read(line))
             .await?;
         Ok(reader.finish())
+    }
+
+    /// Sets nothing.
+    pub(super) async fn probe(&self) -> Result<(), WireGuardError> {
+        self.set("reach", String::from("set=1\n")).await
     }
 
     pub(super) async fn set_interface(
@@ -90,7 +101,13 @@ impl Userspace {
         request: &str,
         read: impl FnMut(&str) -> Result<(), WireGuardError>,
     ) -> Result<(), WireGuardError> {
-        match timeout(PATIENCE, self.exchange(operation, request, read)).await {
+        let patience = match self.is_silent.load(Ordering::Relaxed) {
+            true => SHORT_PATIENCE,
+            false => PATIENCE,
+        };
+        let outcome = timeout(patience, self.exchange(operation, request, read)).await;
+        self.is_silent.store(outcome.is_err(), Ordering::Relaxed);
+        match outcome {
             Ok(result) => result,
             Err(_) => Err(WireGuardError::Timeout {
                 operation,

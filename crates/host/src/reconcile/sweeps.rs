@@ -1,0 +1,173 @@
+//! Tracked connections that have yet to end: noted before the rules change under which they began, since what the rules were
+//! cannot be seen afterwards. A daemon that was killed in between, or a sweep that failed, leaves none of them behind.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use adit_model::desired::firewall::Endpoint;
+use adit_model::plan::Sweep;
+use adit_model::protocol::PortRange;
+use ipnet::IpNet;
+
+/// What is to be swept, in memory and in a file of the state directory.
+///
+/// Tracked connections do not outlive the host, so nothing here waits for the disk.
+#[derive(Debug)]
+pub(super) struct Sweeps {
+    file: PathBuf,
+    pending: Sweep,
+}
+
+impl Sweeps {
+    /// With what a predecessor left undone.
+    pub(super) fn open(file: PathBuf) -> Self {
+        let pending = match fs::read_to_string(&file) {
+            Ok(text) => decode(&text),
+            Err(error) => {
+                if error.kind() != io::ErrorKind::NotFound {
+                    tracing::warn!(%error, file = %file.display(), "which connections have to end is not known");
+                }
+                Sweep::default()
+            }
+        };
+        Self { file, pending }
+    }
+
+    pub(super) fn pending(&self) -> &Sweep {
+        &self.pending
+    }
+
+    pub(super) fn add(&mut self, sweep: Sweep) {
+        let before = self.pending.clone();
+        self.pending.endpoints.extend(sweep.endpoints);
+        self.pending.prefixes.extend(sweep.prefixes);
+        self.pending.unguarded.extend(sweep.unguarded);
+        if self.pending == before {
+            return;
+        }
+        // Without a file they end all the same, unless the daemon is killed just now.
+        if let Err(error) = store(&self.file, &encode(&self.pending)) {
+            tracing::warn!(%error, file = %self.file.display(), "which connections have to end is not on record");
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.pending = Sweep::default();
+        match fs::remove_file(&self.file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%error, file = %self.file.display(), "these connections would be ended once more");
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+}
+
+fn store(file: &Path, text: &str) -> io::Result<()> {
+    adit_fault::point("sweep/record")?;
+    let new = file.with_extension("new");
+    fs::write(&new, text)?;
+    fs::rename(&new, file)
+}
+
+fn encode(sweep: &Sweep) -> String {
+    let Sweep {
+        endpoints,
+        prefixes,
+        unguarded,
+    } = sweep;
+    let endpoints = endpoints.iter().map(|endpoint| {
+        let Endpoint {
+            address,
+            protocol,
+            ports,
+        } = endpoint;
+        format!(
+            "endpoint {address} {protocol} {} {}\n",
+            ports.first(),
+            ports.last()
+        )
+    });
+    let prefixes = prefixes.iter().map(|prefix| format!("prefix {prefix}\n"));
+    let unguarded = unguarded
+        .iter()
+        .map(|prefix| format!("unguarded {prefix}\n"));
+    endpoints.chain(prefixes).chain(unguarded).collect()
+}
+
+/// A line that cannot be read is passed over: the others still count.
+fn decode(text: &str) -> Sweep {
+    let mut sweep = Sweep::default();
+    for line in text.lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        match words.as_slice() {
+            ["endpoint", address, protocol, first, last] => {
+                sweep
+                    .endpoints
+                    .extend(endpoint(address, protocol, first, last));
+            }
+            ["prefix", prefix] => sweep.prefixes.extend(prefix.parse::<IpNet>()),
+            ["unguarded", prefix] => sweep.unguarded.extend(prefix.parse::<IpNet>()),
+            _ => {}
+        }
+    }
+    sweep
+}
+
+pub(super) fn endpoint(
+    address: &str,
+    protocol: &str,
+    first: &str,
+    last: &str,
+) -> Option<Endpoint<IpAddr>> {
+    Some(Endpoint {
+        address: address.parse().ok()?,
+        protocol: protocol.parse().ok()?,
+        ports: PortRange::new(first.parse().ok()?, last.parse().ok()?)?,
+    })
+}
+
+/// The endpoints among keys of the table's maps and sets: `ADDRESS . PROTOCOL . PORT`, or a range of ports.
+pub(super) fn endpoints_in<'a>(keys: impl Iterator<Item = &'a str>) -> BTreeSet<Endpoint<IpAddr>> {
+    keys.filter_map(|key| {
+        let mut parts = key.split(" . ");
+        let (address, protocol, ports) = (parts.next()?, parts.next()?, parts.next()?);
+        let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+        match parts.next() {
+            None => endpoint(address, protocol, first, last),
+            Some(_) => None,
+        }
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_noted_is_read_back_and_cleared() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("sweep");
+        let mut sweeps = Sweeps::open(file.clone());
+        let keys = [
+            "192.0.2.1 . udp . 80",
+            "2001:db8::1 . tcp . 5000-5010",
+            "wan . 10.0.0.1 . tcp . 1",
+        ];
+        let sweep = Sweep {
+            endpoints: endpoints_in(keys.into_iter()),
+            prefixes: ["10.59.0.2/32".parse().unwrap()].into(),
+            unguarded: ["2001:db8::/64".parse().unwrap()].into(),
+        };
+        assert_eq!(sweep.endpoints.len(), 2);
+        sweeps.add(sweep.clone());
+        sweeps.add(Sweep::default());
+        let mut again = Sweeps::open(file.clone());
+        assert_eq!(again.pending(), &sweep);
+        again.clear();
+        assert!(again.pending().is_empty() && !file.exists());
+    }
+}
