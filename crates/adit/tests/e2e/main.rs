@@ -11,6 +11,7 @@ mod isolation;
 mod lifecycle;
 mod mtu;
 mod reach;
+mod refusals;
 mod routing;
 mod state;
 mod support;
