@@ -2,6 +2,7 @@
 
 pub mod device;
 pub mod forward;
+pub mod page;
 pub mod pinhole;
 pub mod settings;
 pub mod status;

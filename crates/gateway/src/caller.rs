@@ -39,6 +39,15 @@ impl Caller {
         }
     }
 
+    /// Keys that one caller gives its requests say nothing about those of another; nor does where it is.
+    pub(crate) fn identity(&self) -> String {
+        match self {
+            Self::User { uid: Some(uid) } => format!("uid {uid}"),
+            Self::User { uid: None } => "user".to_owned(),
+            Self::Token(bearer) => format!("token {}", bearer.id),
+        }
+    }
+
     /// Whether what belongs to a device is this caller's to see.
     pub fn sees(&self, device: DeviceId) -> bool {
         self.device().is_none_or(|own| own == device)

@@ -15,6 +15,7 @@ use adit_model::state::State;
 use adit_model::uplink::{self, Uplink};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::answers::{Answers, Repeatable};
 use crate::caller::Caller;
 pub use crate::writer::Committed;
 use crate::writer::{Request, WriteError, seconds_since_1970};
@@ -37,6 +38,8 @@ pub enum ChangeError {
         /// What the kernel did not take.
         problems: Vec<Problem>,
     },
+    /// It was made before by another request of the same caller with the same key, or something else was.
+    Repeated,
     /// The daemon is about to end.
     Stopping,
 }
@@ -115,6 +118,22 @@ pub struct Control {
     pub(crate) progress: watch::Receiver<Progress>,
     pub(crate) interface: String,
     pub(crate) gateway_key: PublicKey,
+    pub(crate) answers: Answers,
+}
+
+impl Snapshot {
+    /// The same moment of everything else, with the state that a change made.
+    pub(crate) fn after(self, committed: &Committed) -> Self {
+        let state = Arc::clone(&committed.state);
+        let (mtu, mtu_reason) = derive::mtu(&state, &self.facts);
+        Self {
+            uplinks: uplink::list(&state, &self.facts),
+            mtu,
+            mtu_reason,
+            state,
+            ..self
+        }
+    }
 }
 
 impl Control {
@@ -130,11 +149,23 @@ impl Control {
         caller: Caller,
         expected: Option<Expected>,
     ) -> Result<Committed, ChangeError> {
+        self.change_once(change, caller, expected, None).await
+    }
+
+    /// [`Self::change`] that is not made again when the caller asks again.
+    pub(crate) async fn change_once(
+        &self,
+        change: Change,
+        caller: Caller,
+        expected: Option<Expected>,
+        repeatable: Option<Repeatable>,
+    ) -> Result<Committed, ChangeError> {
         let (answer, committed) = oneshot::channel();
         let request = Request {
             change,
             expected,
             caller: caller.clone(),
+            repeatable,
             answer,
         };
         self.requests
@@ -145,20 +176,23 @@ impl Control {
             Ok(committed) => committed,
             Err(WriteError::Refused(refusal)) => return Err(ChangeError::Refused(refusal)),
             Err(WriteError::Store(message)) => return Err(ChangeError::Store { message }),
+            Err(WriteError::Repeated) => return Err(ChangeError::Repeated),
         };
         tracing::info!(revision = committed.revision, edits = committed.edits.len(), %caller, "changed");
+        self.applied(committed.revision).await?;
+        Ok(committed)
+    }
+
+    /// Waits until this host's kernel has a revision.
+    pub(crate) async fn applied(&self, revision: u64) -> Result<(), ChangeError> {
         let (answer, applied) = oneshot::channel();
-        let await_ = Await {
-            revision: committed.revision,
-            answer,
-        };
         self.awaits
-            .send(await_)
+            .send(Await { revision, answer })
             .await
             .map_err(|_| ChangeError::Stopping)?;
         let problems = applied.await.map_err(|_| ChangeError::Stopping)?;
         if problems.is_empty() {
-            Ok(committed)
+            Ok(())
         } else {
             Err(ChangeError::Apply { problems })
         }

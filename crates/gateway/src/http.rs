@@ -1,11 +1,14 @@
 //! The HTTP interface on the administrator's socket: routes, and what holds for all of them.
 
 mod answer;
+mod condition;
 mod configuration;
 mod device;
 mod document;
 mod forward;
+mod kind;
 mod pinhole;
+mod repetition;
 mod request;
 mod settings;
 mod status;
@@ -20,6 +23,7 @@ use adit_api::problem::Problem;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
+use axum::middleware::from_fn_with_state;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use utoipa_axum::router::OpenApiRouter;
@@ -37,6 +41,7 @@ pub(crate) fn router(control: Arc<Control>) -> Router {
     let (router, document) = routes().split_for_parts();
     router
         .layer(document::layer(&document))
+        .layer(from_fn_with_state(Arc::clone(&control), repetition::layer))
         .layer(DefaultBodyLimit::max(LARGEST_REQUEST))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)

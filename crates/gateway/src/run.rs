@@ -16,6 +16,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
+use crate::answers::Answers;
 use crate::bridge::Bridge;
 use crate::claim::Claim;
 use crate::control::{Control, Progress};
@@ -46,8 +47,9 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let _claim = Claim::take().await?;
-    let (store, loaded) = Store::open(&options.state_dir).context("cannot open the state")?;
+    let (store, mut loaded) = Store::open(&options.state_dir).context("cannot open the state")?;
     let private_key = key::load_or_create(&options.state_dir, loaded.revision == 0)?;
+    let answers = Answers::new(std::mem::take(&mut loaded.answers));
     let state = restore(loaded).with_context(|| {
         format!(
             "the state in {} cannot be read; nothing was changed",
@@ -83,6 +85,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         state,
         facts: facts_receiver.clone(),
         published: state_sender,
+        answers: answers.clone(),
     };
     let writer = std::thread::Builder::new()
         .name("writer".to_owned())
@@ -109,6 +112,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         progress: progress_receiver,
         interface: options.interface.clone(),
         gateway_key: private_key.public_key(),
+        answers,
     });
     let (stop_sender, stop) = watch::channel(false);
     let server = tokio::spawn(http::serve(listener, http::router(control), stop));

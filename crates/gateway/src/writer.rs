@@ -1,18 +1,21 @@
 //! The one writer: decides on changes, commits those that arrived together in one transaction, and only then publishes
 //! the new state.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use adit_model::change::{Change, Expected};
 use adit_model::decide::{Random, decide};
-use adit_model::edit::{Edit, Object, ObjectError};
+use adit_model::edit::{Edit, Key, Object, ObjectError};
 use adit_model::facts::Facts;
 use adit_model::refusal::Refusal;
 use adit_model::state::State;
+use adit_store::answer::Answer;
 use adit_store::{Loaded, Store, Write};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::answers::{Answers, Repeatable};
 use crate::caller::Caller;
 
 /// The most changes that share one commit.
@@ -24,6 +27,7 @@ pub(crate) struct Request {
     /// What the caller saw of the object that the change is for.
     pub(crate) expected: Option<Expected>,
     pub(crate) caller: Caller,
+    pub(crate) repeatable: Option<Repeatable>,
     pub(crate) answer: oneshot::Sender<Result<Committed, WriteError>>,
 }
 
@@ -45,6 +49,8 @@ pub(crate) enum WriteError {
     Refused(Refusal),
     /// The disk did not take it.
     Store(String),
+    /// It was made before, or something else was under the same key.
+    Repeated,
 }
 
 /// Makes a state of what was stored.
@@ -66,6 +72,14 @@ pub(crate) struct Writer {
     pub(crate) state: State,
     pub(crate) facts: watch::Receiver<Arc<Facts>>,
     pub(crate) published: watch::Sender<Arc<State>>,
+    pub(crate) answers: Answers,
+}
+
+/// A change that is decided and not yet on disk.
+struct Decided {
+    edits: Vec<Edit>,
+    repeatable: Option<Repeatable>,
+    answer: oneshot::Sender<Result<Committed, WriteError>>,
 }
 
 impl Writer {
@@ -86,6 +100,8 @@ impl Writer {
         let facts = Arc::clone(&self.facts.borrow());
         let before = self.state.clone();
         let mut decided = Vec::new();
+        let mut repeated = Vec::new();
+        let mut begun = HashSet::new();
         let revision = before.revision + 1;
         self.state.revision = revision;
         for request in batch {
@@ -93,14 +109,26 @@ impl Writer {
                 change,
                 expected,
                 caller,
+                repeatable,
                 answer,
             } = request;
+            if let Some(repeatable) = &repeatable
+                && (begun.contains(&repeatable.key) || self.is_answered(repeatable))
+            {
+                repeated.push(answer);
+                continue;
+            }
             match self.decide(change, expected.as_ref(), &facts) {
                 Ok(edits) => {
                     for edit in &edits {
                         self.state.absorb(edit);
                     }
-                    decided.push((edits, answer));
+                    begun.extend(repeatable.as_ref().map(|repeatable| repeatable.key.clone()));
+                    decided.push(Decided {
+                        edits,
+                        repeatable,
+                        answer,
+                    });
                 }
                 Err(error) => {
                     tracing::debug!(%caller, ?error, "a change was not made");
@@ -108,36 +136,47 @@ impl Writer {
                 }
             }
         }
-        let writes: Vec<Write> = decided
+        let is_changed = decided.iter().any(|decided| !decided.edits.is_empty());
+        if !is_changed {
+            self.state = before.clone();
+        }
+        let state = Arc::new(self.state.clone());
+        let (told, committed) = settle(decided, &state);
+        let writes: Vec<Write> = committed
             .iter()
-            .flat_map(|(edits, _)| edits)
+            .flat_map(|(committed, _)| &committed.edits)
             .map(|edit| to_write(edit, revision))
+            .chain(told.iter().cloned().map(Write::Answer))
             .collect();
-        if writes.is_empty() {
+        if !writes.is_empty()
+            && let Err(error) = self.store.commit(revision, &writes)
+        {
             self.state = before;
-        } else {
-            if let Err(error) = self.store.commit(revision, &writes) {
-                self.state = before;
-                tracing::error!(%error, "a commit failed; the changes were not made");
-                for (_, answer) in decided {
-                    reply(answer, Err(WriteError::Store(error.to_string())));
-                }
-                return;
+            tracing::error!(%error, "a commit failed; the changes were not made");
+            let answers = committed.into_iter().map(|(_, answer)| answer);
+            for answer in answers.chain(repeated) {
+                reply(answer, Err(WriteError::Store(error.to_string())));
             }
-            self.published.send_replace(Arc::new(self.state.clone()));
+            return;
+        }
+        if is_changed {
+            self.published.send_replace(state);
             adit_fault::passing("writer/published");
         }
-        let state = Arc::clone(&self.published.borrow());
-        for (edits, answer) in decided {
-            reply(
-                answer,
-                Ok(Committed {
-                    revision: state.revision,
-                    edits,
-                    state: Arc::clone(&state),
-                }),
-            );
+        for answer in told {
+            self.answers.add(answer);
         }
+        for (committed, answer) in committed {
+            reply(answer, Ok(committed));
+        }
+        for answer in repeated {
+            reply(answer, Err(WriteError::Repeated));
+        }
+    }
+
+    fn is_answered(&self, repeatable: &Repeatable) -> bool {
+        let now = seconds_since_1970();
+        self.answers.get(&repeatable.key, now).is_some()
     }
 
     fn decide(
@@ -147,7 +186,7 @@ impl Writer {
         facts: &Facts,
     ) -> Result<Vec<Edit>, WriteError> {
         if let Some(expected) = expected {
-            expected.check(&self.state).map_err(WriteError::Refused)?;
+            self.check(&change, expected).map_err(WriteError::Refused)?;
         }
         // A listener may have come since the facts were observed, and sends no event.
         let fresh;
@@ -167,6 +206,18 @@ impl Writer {
             .map_err(WriteError::Refused)
     }
 
+    fn check(&self, change: &Change, expected: &Expected) -> Result<(), Refusal> {
+        // Nothing was said of an uplink when the caller looked: by now something may have been.
+        if let Change::SetUplink(Some(name), _) = change
+            && let Some(uplink) = self.state.uplink(name)
+        {
+            let key = Key::Uplink(uplink.id);
+            let versions = expected.versions.clone();
+            return Expected { key, versions }.check(&self.state);
+        }
+        expected.check(&self.state)
+    }
+
     fn with_listeners(&self, facts: &Facts) -> Facts {
         match adit_host::listener::observe() {
             Ok(listeners) => Facts {
@@ -179,6 +230,40 @@ impl Writer {
             }
         }
     }
+}
+
+/// What is told of the changes of a batch when it is on disk, and what of it is kept for those who ask again.
+fn settle(
+    decided: Vec<Decided>,
+    state: &Arc<State>,
+) -> (
+    Vec<Answer>,
+    Vec<(Committed, oneshot::Sender<Result<Committed, WriteError>>)>,
+) {
+    let mut told = Vec::new();
+    let mut all = Vec::new();
+    for Decided {
+        edits,
+        repeatable,
+        answer,
+    } in decided
+    {
+        let committed = Committed {
+            revision: state.revision,
+            edits,
+            state: Arc::clone(state),
+        };
+        if let Some(Repeatable { key, request, tell }) = repeatable {
+            told.push(Answer {
+                key,
+                request,
+                time: seconds_since_1970(),
+                body: tell(&committed),
+            });
+        }
+        all.push((committed, answer));
+    }
+    (told, all)
 }
 
 /// The caller may have gone away; the change stays.
@@ -215,7 +300,6 @@ pub(crate) fn seconds_since_1970() -> u64 {
 #[cfg(test)]
 mod tests {
     use adit_model::change::{AddSubnet, Ipv6Wish};
-    use adit_model::edit::Key;
     use adit_model::state::Delivery;
 
     use super::*;
@@ -235,6 +319,7 @@ mod tests {
 
     fn start(directory: &std::path::Path) -> (Writer, watch::Receiver<Arc<State>>) {
         let (store, loaded) = Store::open(directory).unwrap();
+        let answers = Answers::new(loaded.answers.clone());
         let state = restore(loaded).unwrap();
         let (published, receiver) = watch::channel(Arc::new(state.clone()));
         let (_, facts) = watch::channel(Arc::new(Facts::default()));
@@ -244,6 +329,7 @@ mod tests {
                 state,
                 facts,
                 published,
+                answers,
             },
             receiver,
         )
@@ -261,6 +347,7 @@ mod tests {
                 change: subnet(name, third),
                 caller: Caller::User { uid: Some(0) },
                 expected: None,
+                repeatable: None,
                 answer,
             });
             answers.push(receive);
@@ -297,6 +384,7 @@ mod tests {
             change,
             caller: Caller::User { uid: Some(0) },
             expected,
+            repeatable: None,
             answer,
         };
         (request, receive)
@@ -314,6 +402,7 @@ mod tests {
                 change: subnet(name, third),
                 caller: Caller::User { uid: Some(0) },
                 expected: None,
+                repeatable: None,
                 answer,
             }]);
         }

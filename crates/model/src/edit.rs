@@ -182,6 +182,8 @@ impl State {
     /// The revision of an object's last write; none for what is not there. That of a device moves with its delegations.
     pub fn version(&self, key: Key) -> Option<u64> {
         match key {
+            // Stands for every uplink of which nothing was said.
+            Key::Uplink(UplinkId(0)) => Some(0),
             Key::Uplink(id) => self.uplinks.version(&id),
             Key::Subnet(id) => self.subnets.version(&id),
             Key::Device(id) => self.devices.version(&id),

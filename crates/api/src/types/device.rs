@@ -19,6 +19,8 @@ use crate::timestamp::Timestamp;
 pub struct Device {
     /// Identifier; never used again.
     pub id: u64,
+    /// The revision that it was last changed in; a change may be made on condition of it.
+    pub version: u64,
     /// Unique name.
     pub name: String,
     /// Name of its subnet.
@@ -76,6 +78,10 @@ pub struct DeviceDetail {
 pub struct Devices {
     /// In order of their ids.
     pub devices: Vec<Device>,
+    /// The path of what follows, where a limit was given and more is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "/api/v1/devices?limit=100&after=117")]
+    pub next: Option<String>,
 }
 
 /// A device to add.
@@ -166,8 +172,10 @@ pub struct RekeyDevice {
 pub struct AddedDevice {
     /// The device.
     pub device: Device,
-    /// Its complete configuration for `wg-quick`, with the private key if the gateway made it.
-    pub config: String,
+    /// Its complete configuration for `wg-quick`, with the private key if the gateway made it. A repeated request is
+    /// answered without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
     /// Whether `config` holds a private key, which is shown this once and not stored.
     pub private_key_shown: bool,
     /// What to do next.

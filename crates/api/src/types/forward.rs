@@ -17,6 +17,8 @@ use crate::text::Text;
 pub struct Forward {
     /// Identifier; never used again.
     pub id: u64,
+    /// The revision that it was last changed in; a change may be made on condition of it.
+    pub version: u64,
     /// The public address, as the Internet sees it; the first of several.
     #[schema(value_type = Option<String>)]
     pub address: Option<IpAddr>,
@@ -49,6 +51,10 @@ pub struct Forward {
 pub struct Forwards {
     /// In order of their ids.
     pub forwards: Vec<Forward>,
+    /// The path of what follows, where a limit was given and more is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "/api/v1/forwards?limit=100&after=117")]
+    pub next: Option<String>,
 }
 
 /// A forward to add.

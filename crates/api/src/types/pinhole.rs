@@ -16,6 +16,8 @@ use crate::schema;
 pub struct Pinhole {
     /// Identifier; never used again.
     pub id: u64,
+    /// The revision that it was last changed in; a change may be made on condition of it.
+    pub version: u64,
     /// Name of the device.
     pub device: String,
     /// The device's IPv6 address.
@@ -41,6 +43,10 @@ pub struct Pinhole {
 pub struct Pinholes {
     /// In order of their ids.
     pub pinholes: Vec<Pinhole>,
+    /// The path of what follows, where a limit was given and more is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "/api/v1/pinholes?limit=100&after=117")]
+    pub next: Option<String>,
 }
 
 /// A pinhole to add.

@@ -11,6 +11,8 @@ use crate::text::{PortSpan, Text};
 /// The settings of the gateway.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Settings {
+    /// The revision that they were last changed in; a change may be made on condition of it.
+    pub version: u64,
     /// UDP port of WireGuard.
     pub listen_port: u16,
     /// Resolvers that `full` devices are told.

@@ -15,6 +15,8 @@ use crate::text::Text;
 pub struct Subnet {
     /// Identifier; never used again.
     pub id: u64,
+    /// The revision that it was last changed in; a change may be made on condition of it.
+    pub version: u64,
     /// Unique name.
     pub name: String,
     /// Its IPv4 network.
@@ -60,6 +62,10 @@ pub enum EffectiveDelivery {
 pub struct Subnets {
     /// In order of their ids.
     pub subnets: Vec<Subnet>,
+    /// The path of what follows, where a limit was given and more is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "/api/v1/subnets?limit=100&after=117")]
+    pub next: Option<String>,
 }
 
 /// A subnet to add.

@@ -13,6 +13,8 @@ use crate::timestamp::Timestamp;
 pub struct Token {
     /// Identifier; never used again.
     pub id: u64,
+    /// The revision that it was last changed in; a change may be made on condition of it.
+    pub version: u64,
     /// Unique name.
     pub name: String,
     /// What it allows.
@@ -27,6 +29,10 @@ pub struct Token {
 pub struct Tokens {
     /// In order of their ids.
     pub tokens: Vec<Token>,
+    /// The path of what follows, where a limit was given and more is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "/api/v1/tokens?limit=100&after=117")]
+    pub next: Option<String>,
 }
 
 /// A token to add.
@@ -49,6 +55,10 @@ pub struct AddToken {
 pub struct AddedToken {
     /// The token.
     pub token: Token,
-    /// The text to authenticate with; shown this once and not stored.
-    pub secret: String,
+    /// The text to authenticate with; shown this once and not stored, so a repeated request is answered without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+    /// What to do next.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub next: Vec<String>,
 }

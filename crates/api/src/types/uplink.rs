@@ -13,6 +13,8 @@ use crate::text::Text;
 pub struct Uplink {
     /// Identifier of what was said about it; 0 while nothing was.
     pub id: u64,
+    /// The revision in which something was last said about it, 0 while nothing was; a change may be made on condition of it.
+    pub version: u64,
     /// Its interface.
     pub name: String,
     /// Its first IPv4 address.

@@ -6,16 +6,96 @@ use adit_api::problem::{MEDIA_TYPE, Problem};
 use adit_api::types::{Removed, RemovedCounts};
 use adit_model::edit::{Edit, Key};
 use adit_model::refusal::Refusal;
-use axum::Json;
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, ETAG, LOCATION};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
 use utoipa::openapi::{
     ContentBuilder, Ref, RefOr, Response as DocumentedResponse, ResponseBuilder,
 };
 use utoipa::{IntoResponses, ToSchema as _};
 
+use super::condition::tag;
 use crate::control::{ChangeError, Committed};
+
+/// The code of a change that is stored, and not in force yet.
+pub(super) const NOT_APPLIED: &str = "not-applied";
+
+/// An answer of one object, or a refusal, in a form that can be kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Answer {
+    status: u16,
+    /// The object's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<u64>,
+    /// The path of an object that was added.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    location: Option<String>,
+    /// JSON.
+    body: String,
+}
+
+impl Answer {
+    /// An object, with its version where it has one.
+    pub(super) fn of(version: Option<u64>, body: &impl Serialize) -> Result<Self, Failure> {
+        let body = serde_json::to_string(body).map_err(|error| {
+            Problem::new(500, "unwritable", error.to_string(), "report this as a bug")
+        })?;
+        Ok(Self {
+            status: StatusCode::OK.as_u16(),
+            version,
+            location: None,
+            body,
+        })
+    }
+
+    /// The same for an object that was added.
+    pub(super) fn created(self, path: &str, id: u64) -> Self {
+        Self {
+            status: StatusCode::CREATED.as_u16(),
+            location: Some(format!("{}{path}/{id}", super::PREFIX)),
+            ..self
+        }
+    }
+
+    /// The caller has it already (RFC 9110 section 15.4.5).
+    pub(super) fn unchanged(self) -> Response {
+        (StatusCode::NOT_MODIFIED, self.headers()).into_response()
+    }
+
+    fn headers(&self) -> HeaderMap {
+        let tag = self.version.map(|version| (ETAG, tag(version)));
+        let location = self.location.clone().map(|path| (LOCATION, path));
+        tag.into_iter()
+            .chain(location)
+            .filter_map(|(name, text)| Some((name, HeaderValue::try_from(text).ok()?)))
+            .collect()
+    }
+}
+
+impl From<Failure> for Answer {
+    fn from(failure: Failure) -> Self {
+        Self {
+            status: failure.0.status,
+            version: None,
+            location: None,
+            body: serde_json::to_string(&failure.0).unwrap_or_default(),
+        }
+    }
+}
+
+impl IntoResponse for Answer {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let media_type = if status.is_success() {
+            "application/json"
+        } else {
+            MEDIA_TYPE
+        };
+        let media_type = [(CONTENT_TYPE, media_type)];
+        (status, media_type, self.headers(), self.body).into_response()
+    }
+}
 
 /// An answer that is no success.
 #[derive(Debug)]
@@ -68,7 +148,7 @@ impl From<ChangeError> for Failure {
                     });
                 Problem::new(
                     500,
-                    "not-applied",
+                    NOT_APPLIED,
                     format!(
                         "the change is stored, but not all of it is in force; it is tried again. {}",
                         told.join("; ")
@@ -76,6 +156,12 @@ impl From<ChangeError> for Failure {
                     fix,
                 )
             }
+            ChangeError::Repeated => Problem::new(
+                409,
+                "idempotency-in-progress",
+                "another request with this `Idempotency-Key` is at work",
+                "repeat the request in a moment, and its answer is there",
+            ),
             ChangeError::Stopping => Problem::new(
                 503,
                 "stopping",
@@ -89,9 +175,7 @@ impl From<ChangeError> for Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let status =
-            StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        (status, [(CONTENT_TYPE, MEDIA_TYPE)], Json(self.0)).into_response()
+        Answer::from(self).into_response()
     }
 }
 
@@ -107,7 +191,7 @@ pub(super) fn vanished(kind: &str) -> Failure {
 }
 
 /// What a removal took along, besides the object itself.
-pub(super) fn removed(committed: &Committed, own: impl Fn(Key) -> bool) -> Json<Removed> {
+pub(super) fn removed(committed: &Committed, own: impl Fn(Key) -> bool) -> Removed {
     let mut removed = RemovedCounts::default();
     for edit in &committed.edits {
         let key = match edit {
@@ -122,5 +206,5 @@ pub(super) fn removed(committed: &Committed, own: impl Fn(Key) -> bool) -> Json<
             Key::Uplink(_) | Key::Subnet(_) | Key::Token(_) | Key::Settings | Key::Sequence => {}
         }
     }
-    Json(Removed { removed })
+    Removed { removed }
 }

@@ -8,34 +8,79 @@ use adit_api::types::device::{
     AddDevice, AddedDevice, ConfigurationQuery, Device, DeviceDetail, Devices, RekeyDevice,
     SetDevice,
 };
+use adit_api::types::page::DevicePageQuery;
 use adit_model::change::Change;
 use adit_model::configuration::{PrivateKeySource, Routing};
-use adit_model::edit::{Edit, Key, Object};
+use adit_model::edit::Key;
 use adit_model::key::{PrivateKey, PublicKey};
 use adit_model::refusal::Refusal;
 use adit_model::state::{self, DeviceKind};
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::response::Response;
 
-use super::answer::{Failure, removed, vanished};
+use super::answer::{Answer, Failure, NOT_APPLIED, vanished};
 use super::configuration::{self, check_format, check_key_file, key_source};
-use super::request::{Body, Query, Reference};
+use super::kind::{self, Audience, Kind, Page};
+use super::request::{Body, Query, Reference, Terms};
 use super::view;
 use crate::caller::Caller;
-use crate::control::{ChangeError, Committed, Control, Snapshot};
+use crate::control::{Control, Snapshot};
 
-/// All devices.
+impl Kind for state::Device {
+    type View = Device;
+
+    const NAME: &'static str = "device";
+    const PATH: &'static str = "/devices";
+
+    fn find<'a>(state: &'a state::State, reference: &str) -> Result<&'a Self, Refusal> {
+        state.device(reference)
+    }
+
+    fn all(state: &state::State) -> impl Iterator<Item = &Self> {
+        state.devices.values()
+    }
+
+    fn key(&self) -> Key {
+        Key::Device(self.id)
+    }
+
+    fn view(&self, snapshot: &Snapshot) -> Device {
+        view::device(snapshot, self)
+    }
+
+    fn others(&self, _: &state::State) -> Vec<Key> {
+        vec![Key::Subnet(self.subnet)]
+    }
+}
+
+/// All devices, or a part of them.
 #[utoipa::path(
     get,
     path = "/devices",
     operation_id = "list_devices",
     tag = "devices",
-    responses((status = 200, description = "All devices", body = Devices), Failure)
+    params(DevicePageQuery),
+    responses((status = 200, description = "The devices", body = Devices), Failure)
 )]
-pub(super) async fn list(State(control): State<Arc<Control>>) -> Json<Devices> {
+pub(super) async fn list(
+    State(control): State<Arc<Control>>,
+    Query(query): Query<DevicePageQuery>,
+) -> Result<Json<Devices>, Failure> {
     let snapshot = control.refreshed().await;
-    Json(view::devices(&snapshot))
+    let state = &snapshot.state;
+    let subnet = query.subnet.as_deref();
+    let owner = subnet.map(|subnet| state.subnet(subnet)).transpose()?;
+    let page = Page {
+        limit: query.limit,
+        after: query.after,
+        filter: subnet.map(|subnet| ("subnet", subnet)),
+    };
+    let (devices, next) = page.cut(state, |device: &state::Device| {
+        owner.is_none_or(|owner| device.subnet == owner.id)
+    })?;
+    let devices = view::devices(&snapshot, &devices);
+    Ok(Json(Devices { devices, next }))
 }
 
 /// One device, with what would go along when it is removed.
@@ -44,16 +89,18 @@ pub(super) async fn list(State(control): State<Arc<Control>>) -> Json<Devices> {
     path = "/devices/{reference}",
     operation_id = "show_device",
     tag = "devices",
-    params(("reference" = String, Path, description = "Id or name")),
+    params(("reference" = String, Path, description = "Id or name", example = "nas")),
     responses((status = 200, description = "The device", body = DeviceDetail), Failure)
 )]
 pub(super) async fn show(
     State(control): State<Arc<Control>>,
+    terms: Terms,
     Reference(reference): Reference,
-) -> Result<Json<DeviceDetail>, Failure> {
+) -> Result<Response, Failure> {
     let snapshot = control.refreshed().await;
     let device = snapshot.state.device(&reference)?;
-    Ok(Json(view::device_detail(&snapshot, device)))
+    let detail = view::device_detail(&snapshot, device);
+    kind::answer(&snapshot, &terms, device, &detail)
 }
 
 /// Adds a device; a private key that the gateway made is in this answer only.
@@ -67,18 +114,21 @@ pub(super) async fn show(
 )]
 pub(super) async fn add(
     State(control): State<Arc<Control>>,
-    caller: Caller,
+    terms: Terms,
     Body(mut request): Body<AddDevice>,
-) -> Result<(StatusCode, Json<AddedDevice>), Failure> {
+) -> Result<Answer, Failure> {
     let key_file = request.key_file.take();
     let keys = Keys::new(request.public_key.take(), key_file)?;
     let name = request.name.clone();
     let change = Change::AddDevice(request.into_change(keys.public));
-    let committed = control
-        .change(change, caller, None)
-        .await
-        .map_err(|error| lost_key(error, &name))?;
-    answer(&control, &committed, keys).map(|answer| (StatusCode::CREATED, Json(answer)))
+    let base = control.snapshot();
+    kind::make(&control, terms, change, None, base, move |snapshot, committed, audience| {
+        let device = kind::added::<state::Device>(committed)?;
+        let answer = answer(snapshot, device, &keys, audience)?;
+        Ok(answer.created(state::Device::PATH, device.id.0))
+    })
+    .await
+    .map_err(|failure| lost_key(failure, &name))
 }
 
 /// Changes a device.
@@ -87,23 +137,19 @@ pub(super) async fn add(
     path = "/devices/{reference}",
     operation_id = "set_device",
     tag = "devices",
-    params(("reference" = String, Path, description = "Id or name")),
+    params(("reference" = String, Path, description = "Id or name", example = "nas")),
     request_body = SetDevice,
     responses((status = 200, description = "The device", body = Device), Failure)
 )]
 pub(super) async fn set(
     State(control): State<Arc<Control>>,
-    caller: Caller,
+    terms: Terms,
     Reference(reference): Reference,
     Body(request): Body<SetDevice>,
-) -> Result<Json<Device>, Failure> {
-    let id = control.snapshot().state.device(&reference)?.id;
-    let change = Change::SetDevice(reference, request.into());
-    control.change(change, caller, None).await?;
-    let snapshot = control.refreshed().await;
-    let device = snapshot.state.devices.get(&id);
-    let device = device.ok_or_else(|| vanished("device"))?;
-    Ok(Json(view::device(&snapshot, device)))
+) -> Result<Answer, Failure> {
+    let change = Change::SetDevice(reference.clone(), request.into());
+    let base = control.refreshed().await;
+    kind::set::<state::Device>(&control, terms, &reference, change, base).await
 }
 
 /// Gives a device another key; a private key that the gateway made is in this answer only.
@@ -112,27 +158,32 @@ pub(super) async fn set(
     path = "/devices/{reference}/rekey",
     operation_id = "rekey_device",
     tag = "devices",
-    params(("reference" = String, Path, description = "Id or name")),
+    params(("reference" = String, Path, description = "Id or name", example = "nas")),
     request_body = RekeyDevice,
     responses((status = 200, description = "The device and its configuration", body = AddedDevice), Failure)
 )]
 pub(super) async fn rekey(
     State(control): State<Arc<Control>>,
-    caller: Caller,
+    terms: Terms,
     Reference(reference): Reference,
     Body(request): Body<RekeyDevice>,
-) -> Result<Json<AddedDevice>, Failure> {
+) -> Result<Answer, Failure> {
     let keys = Keys::new(request.public_key, request.key_file)?;
+    let base = control.snapshot();
+    let id = base.state.device(&reference)?.id;
     let name = reference.clone();
     let change = Change::RekeyDevice {
         reference,
         public_key: keys.public,
     };
-    let committed = control
-        .change(change, caller, None)
-        .await
-        .map_err(|error| lost_key(error, &name))?;
-    answer(&control, &committed, keys).map(Json)
+    let key = Some(Key::Device(id));
+    kind::make(&control, terms, change, key, base, move |snapshot, _, audience| {
+        let device = snapshot.state.devices.get(&id);
+        let device = device.ok_or_else(|| vanished("device"))?;
+        answer(snapshot, device, &keys, audience)
+    })
+    .await
+    .map_err(|failure| lost_key(failure, &name))
 }
 
 /// The configuration of a device, with its preshared key and never with its private key.
@@ -141,7 +192,7 @@ pub(super) async fn rekey(
     path = "/devices/{reference}/config",
     operation_id = "show_device_configuration",
     tag = "devices",
-    params(("reference" = String, Path, description = "Id or name"), ConfigurationQuery),
+    params(("reference" = String, Path, description = "Id or name", example = "nas"), ConfigurationQuery),
     responses((status = 200, description = "The text for wg-quick", body = String, content_type = "text/plain"), Failure)
 )]
 pub(super) async fn configuration(
@@ -164,18 +215,16 @@ pub(super) async fn configuration(
     path = "/devices/{reference}",
     operation_id = "remove_device",
     tag = "devices",
-    params(("reference" = String, Path, description = "Id or name")),
+    params(("reference" = String, Path, description = "Id or name", example = "nas")),
     responses((status = 200, description = "Removed", body = Removed), Failure)
 )]
 pub(super) async fn remove(
     State(control): State<Arc<Control>>,
-    caller: Caller,
+    terms: Terms,
     Reference(reference): Reference,
-) -> Result<Json<Removed>, Failure> {
-    let committed = control
-        .change(Change::RemoveDevice(reference), caller, None)
-        .await?;
-    Ok(removed(&committed, |key| matches!(key, Key::Device(_))))
+) -> Result<Answer, Failure> {
+    let change = Change::RemoveDevice(reference.clone());
+    kind::remove::<state::Device>(&control, terms, &reference, change).await
 }
 
 /// The key of a device that is added or gets another one.
@@ -214,37 +263,48 @@ impl Keys {
     }
 }
 
-fn answer(control: &Control, committed: &Committed, keys: Keys) -> Result<AddedDevice, Failure> {
-    // The answer is about the device as this change made it, whatever happened since.
-    let snapshot = Snapshot {
-        state: Arc::clone(&committed.state),
-        ..control.snapshot()
-    };
-    let device = committed.edits.iter().find_map(|edit| match edit {
-        Edit::Set(Object::Device(device)) => Some(device),
-        Edit::Set(_) | Edit::Remove(_) => None,
-    });
-    let device = match device {
-        Some(device) => device,
-        // The very key that the device has already.
-        None => {
-            let mut devices = snapshot.state.devices.values();
-            let same = devices.find(|device| device.public_key == keys.public);
-            same.ok_or_else(|| vanished("device"))?
-        }
-    };
-    let private_key_shown = keys.private.is_some();
+/// Tells of a device that was added or got another key. What is kept of that has no configuration: a key of ours is not
+/// stored, and the preshared key only where it belongs.
+fn answer(
+    snapshot: &Snapshot,
+    device: &state::Device,
+    keys: &Keys,
+    audience: Audience,
+) -> Result<Answer, Failure> {
+    let version = snapshot.state.version(device.key());
+    let private_key_shown = keys.private.is_some() && audience == Audience::Caller;
     let key_is_missing = !private_key_shown && keys.key_file.is_none();
-    let source = match &keys.private {
-        Some(private) => PrivateKeySource::Inline(private.to_base64()),
-        None => key_source(device, keys.key_file)?,
-    };
-    Ok(AddedDevice {
-        device: view::device(&snapshot, device),
-        config: configuration::wg_quick(&snapshot, device, source)?,
+    let mut added = AddedDevice {
+        device: device.view(snapshot),
+        config: None,
         private_key_shown,
-        next: next(&snapshot, device, private_key_shown, key_is_missing),
-    })
+        next: Vec::new(),
+    };
+    match audience {
+        Audience::Caller => {
+            let source = match &keys.private {
+                Some(private) => PrivateKeySource::Inline(private.to_base64()),
+                None => key_source(device, keys.key_file.clone())?,
+            };
+            added.config = Some(configuration::wg_quick(snapshot, device, source)?);
+            added.next = next(snapshot, device, private_key_shown, key_is_missing);
+        }
+        Audience::Record => added.next = again(&device.name, keys),
+    }
+    Answer::of(version, &added)
+}
+
+/// What to do when the first answer was lost.
+fn again(name: &str, keys: &Keys) -> Vec<String> {
+    let mut next = vec![format!(
+        "This request was made before, and is not made twice. Take the configuration from `adit device config {name}`."
+    )];
+    if keys.private.is_some() {
+        next.push(format!(
+            "The private key was in the first answer only, and is not stored: if that was lost, `adit device rekey {name}` makes another."
+        ));
+    }
+    next
 }
 
 fn next(
@@ -296,18 +356,12 @@ fn next(
 }
 
 /// A change that is stored but not in force answers with no configuration, so the key in it is lost.
-fn lost_key(error: ChangeError, name: &str) -> Failure {
-    let is_stored = match &error {
-        ChangeError::Apply { .. } => true,
-        ChangeError::Refused(_) | ChangeError::Store { .. } | ChangeError::Stopping => false,
-    };
-    let mut failure = Failure::from(error);
-    if is_stored {
-        let way_out = format!(
+fn lost_key(mut failure: Failure, name: &str) -> Failure {
+    if failure.0.code == NOT_APPLIED {
+        failure.0.hint = format!(
             "{}; then `adit device rekey {name}` gives the device its configuration",
             failure.0.hint
         );
-        failure.0.hint = way_out;
     }
     failure
 }

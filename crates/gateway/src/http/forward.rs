@@ -4,34 +4,81 @@ use std::sync::Arc;
 
 use adit_api::types::Removed;
 use adit_api::types::forward::{AddForward, Forward, Forwards, SetForward};
+use adit_api::types::page::PortPageQuery;
 use adit_model::change::Change;
-use adit_model::edit::{Edit, Key, Object};
-use adit_model::state::ForwardId;
+use adit_model::edit::Key;
+use adit_model::refusal::Refusal;
+use adit_model::state;
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::response::Response;
 
-use super::answer::{Failure, removed, vanished};
-use super::request::{Body, Reference};
+use super::answer::{Answer, Failure};
+use super::kind::{self, Kind, Page};
+use super::request::{Body, Query, Reference, Terms};
 use super::view;
-use crate::caller::Caller;
-use crate::control::Control;
+use crate::control::{Control, Snapshot};
 
-/// All forwards.
+impl Kind for state::Forward {
+    type View = Forward;
+
+    const NAME: &'static str = "forward";
+    const PATH: &'static str = "/forwards";
+
+    fn find<'a>(state: &'a state::State, reference: &str) -> Result<&'a Self, Refusal> {
+        state.forward(reference)
+    }
+
+    fn all(state: &state::State) -> impl Iterator<Item = &Self> {
+        state.forwards.values()
+    }
+
+    fn key(&self) -> Key {
+        Key::Forward(self.id)
+    }
+
+    fn view(&self, snapshot: &Snapshot) -> Forward {
+        view::forward(snapshot, self)
+    }
+
+    fn others(&self, state: &state::State) -> Vec<Key> {
+        let uplinks = state.uplinks.keys().copied().map(Key::Uplink);
+        let mut others = view::keys_of_device(state, self.device);
+        others.extend(uplinks);
+        others
+    }
+}
+
+/// All forwards, or a part of them.
 #[utoipa::path(
     get,
     path = "/forwards",
     operation_id = "list_forwards",
     tag = "forwards",
-    responses((status = 200, description = "All forwards", body = Forwards), Failure)
+    params(PortPageQuery),
+    responses((status = 200, description = "The forwards", body = Forwards), Failure)
 )]
-pub(super) async fn list(State(control): State<Arc<Control>>) -> Json<Forwards> {
+pub(super) async fn list(
+    State(control): State<Arc<Control>>,
+    Query(query): Query<PortPageQuery>,
+) -> Result<Json<Forwards>, Failure> {
     let snapshot = control.snapshot();
-    let forwards = snapshot.state.forwards.values();
-    let forwards = forwards
-        .map(|forward| view::forward(&snapshot, forward))
-        .collect();
-    Json(Forwards { forwards })
+    let state = &snapshot.state;
+    let device = query.device.as_deref();
+    let owner = device.map(|device| state.device(device)).transpose()?;
+    let page = Page {
+        limit: query.limit,
+        after: query.after,
+        filter: device.map(|device| ("device", device)),
+    };
+    let (forwards, next) = page.cut(state, |forward: &state::Forward| {
+        owner.is_none_or(|owner| forward.device == owner.id)
+    })?;
+    let views = forwards.into_iter().map(|forward| forward.view(&snapshot));
+    Ok(Json(Forwards {
+        forwards: views.collect(),
+        next,
+    }))
 }
 
 /// One forward.
@@ -40,15 +87,15 @@ pub(super) async fn list(State(control): State<Arc<Control>>) -> Json<Forwards> 
     path = "/forwards/{id}",
     operation_id = "show_forward",
     tag = "forwards",
-    params(("id" = String, Path, description = "Id")),
+    params(("id" = String, Path, description = "Id", example = "12")),
     responses((status = 200, description = "The forward", body = Forward), Failure)
 )]
 pub(super) async fn show(
     State(control): State<Arc<Control>>,
+    terms: Terms,
     Reference(reference): Reference,
-) -> Result<Json<Forward>, Failure> {
-    let id = control.snapshot().state.forward(&reference)?.id;
-    find(&control, Some(id))
+) -> Result<Response, Failure> {
+    kind::show::<state::Forward>(&control.snapshot(), &terms, &reference)
 }
 
 /// Adds a forward.
@@ -62,17 +109,10 @@ pub(super) async fn show(
 )]
 pub(super) async fn add(
     State(control): State<Arc<Control>>,
-    caller: Caller,
+    terms: Terms,
     Body(request): Body<AddForward>,
-) -> Result<(StatusCode, Json<Forward>), Failure> {
-    let committed = control
-        .change(Change::AddForward(request.into()), caller, None)
-        .await?;
-    let id = committed.edits.iter().find_map(|edit| match edit {
-        Edit::Set(Object::Forward(forward)) => Some(forward.id),
-        Edit::Set(_) | Edit::Remove(_) => None,
-    });
-    Ok((StatusCode::CREATED, find(&control, id)?))
+) -> Result<Answer, Failure> {
+    kind::add::<state::Forward>(&control, terms, Change::AddForward(request.into())).await
 }
 
 /// Changes a forward.
@@ -81,20 +121,19 @@ pub(super) async fn add(
     path = "/forwards/{id}",
     operation_id = "set_forward",
     tag = "forwards",
-    params(("id" = String, Path, description = "Id")),
+    params(("id" = String, Path, description = "Id", example = "12")),
     request_body = SetForward,
     responses((status = 200, description = "The forward", body = Forward), Failure)
 )]
 pub(super) async fn set(
     State(control): State<Arc<Control>>,
-    caller: Caller,
+    terms: Terms,
     Reference(reference): Reference,
     Body(request): Body<SetForward>,
-) -> Result<Json<Forward>, Failure> {
-    let id = control.snapshot().state.forward(&reference)?.id;
-    let change = Change::SetForward(reference, request.into());
-    control.change(change, caller, None).await?;
-    find(&control, Some(id))
+) -> Result<Answer, Failure> {
+    let change = Change::SetForward(reference.clone(), request.into());
+    let base = control.snapshot();
+    kind::set::<state::Forward>(&control, terms, &reference, change, base).await
 }
 
 /// Removes a forward.
@@ -103,24 +142,14 @@ pub(super) async fn set(
     path = "/forwards/{id}",
     operation_id = "remove_forward",
     tag = "forwards",
-    params(("id" = String, Path, description = "Id")),
+    params(("id" = String, Path, description = "Id", example = "12")),
     responses((status = 200, description = "Removed", body = Removed), Failure)
 )]
 pub(super) async fn remove(
     State(control): State<Arc<Control>>,
-    caller: Caller,
+    terms: Terms,
     Reference(reference): Reference,
-) -> Result<Json<Removed>, Failure> {
-    let committed = control
-        .change(Change::RemoveForward(reference), caller, None)
-        .await?;
-    Ok(removed(&committed, |key| matches!(key, Key::Forward(_))))
-}
-
-fn find(control: &Control, id: Option<ForwardId>) -> Result<Json<Forward>, Failure> {
-    let snapshot = control.snapshot();
-    let forward = id
-        .and_then(|id| snapshot.state.forwards.get(&id))
-        .ok_or_else(|| vanished("forward"))?;
-    Ok(Json(view::forward(&snapshot, forward)))
+) -> Result<Answer, Failure> {
+    let change = Change::RemoveForward(reference.clone());
+    kind::remove::<state::Forward>(&control, terms, &reference, change).await
 }

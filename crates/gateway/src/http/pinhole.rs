@@ -3,35 +3,79 @@
 use std::sync::Arc;
 
 use adit_api::types::Removed;
+use adit_api::types::page::PortPageQuery;
 use adit_api::types::pinhole::{AddPinhole, Pinhole, Pinholes, SetPinhole};
 use adit_model::change::Change;
-use adit_model::edit::{Edit, Key, Object};
-use adit_model::state::PinholeId;
+use adit_model::edit::Key;
+use adit_model::refusal::Refusal;
+use adit_model::state;
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::response::Response;
 
-use super::answer::{Failure, removed, vanished};
-use super::request::{Body, Reference};
+use super::answer::{Answer, Failure};
+use super::kind::{self, Kind, Page};
+use super::request::{Body, Query, Reference, Terms};
 use super::view;
-use crate::caller::Caller;
-use crate::control::Control;
+use crate::control::{Control, Snapshot};
 
-/// All pinholes.
+impl Kind for state::Pinhole {
+    type View = Pinhole;
+
+    const NAME: &'static str = "pinhole";
+    const PATH: &'static str = "/pinholes";
+
+    fn find<'a>(state: &'a state::State, reference: &str) -> Result<&'a Self, Refusal> {
+        state.pinhole(reference)
+    }
+
+    fn all(state: &state::State) -> impl Iterator<Item = &Self> {
+        state.pinholes.values()
+    }
+
+    fn key(&self) -> Key {
+        Key::Pinhole(self.id)
+    }
+
+    fn view(&self, snapshot: &Snapshot) -> Pinhole {
+        view::pinhole(snapshot, self)
+    }
+
+    fn others(&self, state: &state::State) -> Vec<Key> {
+        view::keys_of_device(state, self.device)
+    }
+}
+
+/// All pinholes, or a part of them.
 #[utoipa::path(
     get,
     path = "/pinholes",
     operation_id = "list_pinholes",
     tag = "pinholes",
-    responses((status = 200, description = "All pinholes", body = Pinholes), Failure)
+    params(PortPageQuery),
+    responses((status = 200, description = "The pinholes", body = Pinholes), Failure)
 )]
-pub(super) async fn list(State(control): State<Arc<Control>>) -> Json<Pinholes> {
+pub(super) async fn list(
+    State(control): State<Arc<Control>>,
+    Query(query): Query<PortPageQuery>,
+) -> Result<Json<Pinholes>, Failure> {
     let snapshot = control.snapshot();
-    let pinholes = snapshot.state.pinholes.values();
-    let pinholes = pinholes
-        .map(|pinhole| view::pinhole(&snapshot, pinhole))
-        .collect();
-    Json(Pinholes { pinholes })
+    let state = &snapshot.state;
+    let device = query.device.as_deref();
+    let owner = device.map(|device| state.device(device)).transpose()?;
+    let page = Page {
+        limit: query.limit,
+        after: query.after,
+        filter: device.map(|device| ("device", device)),
+    };
+    let (pinholes, next) = page.cut(state, |pinhole: &state::Pinhole| {
+        owner.is_none_or(|owner| pinhole.device == owner.id)
+    })?;
+    let views = pinholes.into_iter().map(|pinhole| pinhole.view(&snapshot));
+    Ok(Json(Pinholes {
+        pinholes: views.collect(),
+        next,
+    }))
 }
 
 /// One pinhole.
@@ -40,15 +84,15 @@ pub(super) async fn list(State(control): State<Arc<Control>>) -> Json<Pinholes> 
     path = "/pinholes/{id}",
     operation_id = "show_pinhole",
     tag = "pinholes",
-    params(("id" = String, Path, description = "Id")),
+    params(("id" = String, Path, description = "Id", example = "12")),
     responses((status = 200, description = "The pinhole", body = Pinhole), Failure)
 )]
 pub(super) async fn show(
     State(control): State<Arc<Control>>,
+    terms: Terms,
     Reference(reference): Reference,
-) -> Result<Json<Pinhole>, Failure> {
-    let id = control.snapshot().state.pinhole(&reference)?.id;
-    find(&control, Some(id))
+) -> Result<Response, Failure> {
+    kind::show::<state::Pinhole>(&control.snapshot(), &terms, &reference)
 }
 
 /// Adds a pinhole.
@@ -62,17 +106,10 @@ pub(super) async fn show(
 )]
 pub(super) async fn add(
     State(control): State<Arc<Control>>,
-    caller: Caller,
+    terms: Terms,
     Body(request): Body<AddPinhole>,
-) -> Result<(StatusCode, Json<Pinhole>), Failure> {
-    let committed = control
-        .change(Change::AddPinhole(request.into()), caller, None)
-        .await?;
-    let id = committed.edits.iter().find_map(|edit| match edit {
-        Edit::Set(Object::Pinhole(pinhole)) => Some(pinhole.id),
-        Edit::Set(_) | Edit::Remove(_) => None,
-    });
-    Ok((StatusCode::CREATED, find(&control, id)?))
+) -> Result<Answer, Failure> {
+    kind::add::<state::Pinhole>(&control, terms, Change::AddPinhole(request.into())).await
 }
 
 /// Changes a pinhole.
@@ -81,20 +118,19 @@ pub(super) async fn add(
     path = "/pinholes/{id}",
     operation_id = "set_pinhole",
     tag = "pinholes",
-    params(("id" = String, Path, description = "Id")),
+    params(("id" = String, Path, description = "Id", example = "12")),
     request_body = SetPinhole,
     responses((status = 200, description = "The pinhole", body = Pinhole), Failure)
 )]
 pub(super) async fn set(
     State(control): State<Arc<Control>>,
-    caller: Caller,
+    terms: Terms,
     Reference(reference): Reference,
     Body(request): Body<SetPinhole>,
-) -> Result<Json<Pinhole>, Failure> {
-    let id = control.snapshot().state.pinhole(&reference)?.id;
-    let change = Change::SetPinhole(reference, request.into());
-    control.change(change, caller, None).await?;
-    find(&control, Some(id))
+) -> Result<Answer, Failure> {
+    let change = Change::SetPinhole(reference.clone(), request.into());
+    let base = control.snapshot();
+    kind::set::<state::Pinhole>(&control, terms, &reference, change, base).await
 }
 
 /// Removes a pinhole.
@@ -103,24 +139,14 @@ pub(super) async fn set(
     path = "/pinholes/{id}",
     operation_id = "remove_pinhole",
     tag = "pinholes",
-    params(("id" = String, Path, description = "Id")),
+    params(("id" = String, Path, description = "Id", example = "12")),
     responses((status = 200, description = "Removed", body = Removed), Failure)
 )]
 pub(super) async fn remove(
     State(control): State<Arc<Control>>,
-    caller: Caller,
+    terms: Terms,
     Reference(reference): Reference,
-) -> Result<Json<Removed>, Failure> {
-    let committed = control
-        .change(Change::RemovePinhole(reference), caller, None)
-        .await?;
-    Ok(removed(&committed, |key| matches!(key, Key::Pinhole(_))))
-}
-
-fn find(control: &Control, id: Option<PinholeId>) -> Result<Json<Pinhole>, Failure> {
-    let snapshot = control.snapshot();
-    let pinhole = id
-        .and_then(|id| snapshot.state.pinholes.get(&id))
-        .ok_or_else(|| vanished("pinhole"))?;
-    Ok(Json(view::pinhole(&snapshot, pinhole)))
+) -> Result<Answer, Failure> {
+    let change = Change::RemovePinhole(reference.clone());
+    kind::remove::<state::Pinhole>(&control, terms, &reference, change).await
 }

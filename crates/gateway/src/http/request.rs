@@ -1,5 +1,7 @@
 //! Requests: who asks, the parts of the path, and bodies read so that the answer names the field that is wrong.
 
+use std::time::Duration;
+
 use adit_api::problem::Problem;
 use axum::body::Bytes;
 use axum::extract::connect_info::{ConnectInfo, Connected};
@@ -11,15 +13,30 @@ use axum::response::{IntoResponse, Response};
 use axum::serve::IncomingStream;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixListener;
+use tokio::time::timeout;
 
 use super::answer::Failure;
+use super::condition::Conditions;
+use super::repetition::Attempt;
 use crate::caller::Caller;
+
+/// For the whole of a body.
+const SLOWEST_BODY: Duration = Duration::from_secs(10);
 
 /// A JSON body.
 pub(super) struct Body<T>(pub(super) T);
 
 /// The parameters behind the `?`.
 pub(super) struct Query<T>(pub(super) T);
+
+/// On which terms something is to be changed, or shown.
+#[derive(Debug)]
+pub(super) struct Terms {
+    pub(super) caller: Caller,
+    pub(super) conditions: Conditions,
+    /// Where the caller may ask again.
+    pub(super) attempt: Option<Attempt>,
+}
 
 /// The id or name in the path.
 pub(super) struct Reference(pub(super) String);
@@ -43,17 +60,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
             )
             .into());
         }
-        let body = Bytes::from_request(request, state).await.map_err(|error| {
-            if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
-                let detail = format!(
-                    "the body is larger than {} KiB",
-                    super::LARGEST_REQUEST >> 10
-                );
-                Problem::new(413, "too-large", detail, "make several requests of it")
-            } else {
-                invalid(error.body_text())
-            }
-        })?;
+        let body = read_body(request, state).await?;
         read(&body).map(Self)
     }
 }
@@ -75,6 +82,18 @@ impl<S: Send + Sync> FromRequestParts<S> for Reference {
         let path = Path::<String>::from_request_parts(parts, state).await;
         path.map(|path| Self(path.0))
             .map_err(|error| invalid(error.body_text()).into())
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Terms {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        Ok(Self {
+            caller: Caller::from_request_parts(parts, state).await?,
+            conditions: Conditions::of(parts).map_err(IntoResponse::into_response)?,
+            attempt: parts.extensions.get::<Attempt>().cloned(),
+        })
     }
 }
 
@@ -104,6 +123,30 @@ impl Connected<IncomingStream<'_, UnixListener>> for Caller {
             uid: credentials.map(|credentials| credentials.uid()),
         }
     }
+}
+
+/// The bytes of a body, within bounds of size and time.
+pub(super) async fn read_body<S: Send + Sync>(
+    request: Request,
+    state: &S,
+) -> Result<Bytes, Failure> {
+    let body = timeout(SLOWEST_BODY, Bytes::from_request(request, state)).await;
+    let Ok(body) = body else {
+        let detail = format!("the body was not there within {} s", SLOWEST_BODY.as_secs());
+        return Err(Problem::new(408, "too-slow", detail, "send the request again").into());
+    };
+    body.map_err(|error| {
+        let problem = if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            let detail = format!(
+                "the body is larger than {} KiB",
+                super::LARGEST_REQUEST >> 10
+            );
+            Problem::new(413, "too-large", detail, "make several requests of it")
+        } else {
+            invalid(error.body_text())
+        };
+        problem.into()
+    })
 }
 
 /// A request that does not say what it should.

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use adit_api::types::settings::{SetSettings, Settings};
 use adit_model::change::Change;
-use axum::Json;
+use adit_model::edit::Key;
 use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
 
-use super::answer::Failure;
-use super::request::Body;
+use super::answer::{Answer, Failure};
+use super::kind;
+use super::request::{Body, Terms};
 use super::view;
-use crate::caller::Caller;
-use crate::control::Control;
+use crate::control::{Control, Snapshot};
 
 /// The settings.
 #[utoipa::path(
@@ -21,8 +22,19 @@ use crate::control::Control;
     tag = "settings",
     responses((status = 200, description = "The settings", body = Settings), Failure)
 )]
-pub(super) async fn show(State(control): State<Arc<Control>>) -> Json<Settings> {
-    Json(view::settings(&control.snapshot()))
+pub(super) async fn show(
+    State(control): State<Arc<Control>>,
+    terms: Terms,
+) -> Result<Response, Failure> {
+    let snapshot = control.snapshot();
+    if let Some(expected) = terms.conditions.expected(Key::Settings) {
+        expected.check(&snapshot.state)?;
+    }
+    let answer = answer(&snapshot)?;
+    if terms.conditions.is_known(&snapshot.state, Key::Settings, &[]) {
+        return Ok(answer.unchanged());
+    }
+    Ok(answer.into_response())
 }
 
 /// Changes settings.
@@ -36,11 +48,16 @@ pub(super) async fn show(State(control): State<Arc<Control>>) -> Json<Settings> 
 )]
 pub(super) async fn set(
     State(control): State<Arc<Control>>,
-    caller: Caller,
+    terms: Terms,
     Body(request): Body<SetSettings>,
-) -> Result<Json<Settings>, Failure> {
-    control
-        .change(Change::SetSettings(request.into()), caller, None)
-        .await?;
-    Ok(Json(view::settings(&control.snapshot())))
+) -> Result<Answer, Failure> {
+    let change = Change::SetSettings(request.into());
+    let key = Some(Key::Settings);
+    let base = control.snapshot();
+    kind::make(&control, terms, change, key, base, |snapshot, _, _| answer(snapshot)).await
+}
+
+fn answer(snapshot: &Snapshot) -> Result<Answer, Failure> {
+    let version = snapshot.state.version(Key::Settings);
+    Answer::of(version, &view::settings(snapshot))
 }

@@ -3,20 +3,22 @@
 use std::sync::Arc;
 
 use adit_api::types::Removed;
-use adit_api::types::subnet::{AddSubnet, SetSubnet, Subnet, Subnets};
+use adit_api::types::page::PageQuery;
+use adit_api::types::subnet::{AddSubnet, Subnet, Subnets, SetSubnet};
 use adit_model::change::Change;
-use adit_model::edit::{Edit, Key, Object};
-use adit_model::state::SubnetId;
+use adit_model::edit::Key;
+use adit_model::refusal::Refusal;
+use adit_model::state;
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::response::Response;
 use serde::Deserialize;
 
-use super::answer::{Failure, removed, vanished};
-use super::request::{Body, Query, Reference};
+use super::answer::{Answer, Failure};
+use super::kind::{self, Kind, Page};
+use super::request::{Body, Query, Reference, Terms};
 use super::view;
-use crate::caller::Caller;
-use crate::control::Control;
+use crate::control::{Control, Snapshot};
 
 /// How a subnet is to be removed.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
@@ -28,21 +30,59 @@ pub(super) struct RemoveQuery {
     force: bool,
 }
 
-/// All subnets.
+impl Kind for state::Subnet {
+    type View = Subnet;
+
+    const NAME: &'static str = "subnet";
+    const PATH: &'static str = "/subnets";
+
+    fn find<'a>(state: &'a state::State, reference: &str) -> Result<&'a Self, Refusal> {
+        state.subnet(reference)
+    }
+
+    fn all(state: &state::State) -> impl Iterator<Item = &Self> {
+        state.subnets.values()
+    }
+
+    fn key(&self) -> Key {
+        Key::Subnet(self.id)
+    }
+
+    fn view(&self, snapshot: &Snapshot) -> Subnet {
+        view::subnet(snapshot, self)
+    }
+
+    fn others(&self, state: &state::State) -> Vec<Key> {
+        state.uplinks.keys().copied().map(Key::Uplink).collect()
+    }
+}
+
+/// All subnets, or a part of them.
 #[utoipa::path(
     get,
     path = "/subnets",
     operation_id = "list_subnets",
     tag = "subnets",
-    responses((status = 200, description = "All subnets", body = Subnets), Failure)
+    params(PageQuery),
+    responses((status = 200, description = "The subnets", body = Subnets), Failure)
 )]
-pub(super) async fn list(State(control): State<Arc<Control>>) -> Json<Subnets> {
+pub(super) async fn list(
+    State(control): State<Arc<Control>>,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Subnets>, Failure> {
     let snapshot = control.snapshot();
-    let subnets = snapshot.state.subnets.values();
-    let subnets = subnets
-        .map(|subnet| view::subnet(&snapshot, subnet))
-        .collect();
-    Json(Subnets { subnets })
+    let state = &snapshot.state;
+    let page = Page {
+        limit: query.limit,
+        after: query.after,
+        filter: None,
+    };
+    let (subnets, next) = page.cut(state, |_: &state::Subnet| true)?;
+    let views = subnets.into_iter().map(|subnet| subnet.view(&snapshot));
+    Ok(Json(Subnets {
+        subnets: views.collect(),
+        next,
+    }))
 }
 
 /// One subnet.
@@ -51,16 +91,15 @@ pub(super) async fn list(State(control): State<Arc<Control>>) -> Json<Subnets> {
     path = "/subnets/{reference}",
     operation_id = "show_subnet",
     tag = "subnets",
-    params(("reference" = String, Path, description = "Id or name")),
+    params(("reference" = String, Path, description = "Id or name", example = "home")),
     responses((status = 200, description = "The subnet", body = Subnet), Failure)
 )]
 pub(super) async fn show(
     State(control): State<Arc<Control>>,
+    terms: Terms,
     Reference(reference): Reference,
-) -> Result<Json<Subnet>, Failure> {
-    let snapshot = control.snapshot();
-    let subnet = snapshot.state.subnet(&reference)?;
-    Ok(Json(view::subnet(&snapshot, subnet)))
+) -> Result<Response, Failure> {
+    kind::show::<state::Subnet>(&control.snapshot(), &terms, &reference)
 }
 
 /// Adds a subnet.
@@ -74,17 +113,10 @@ pub(super) async fn show(
 )]
 pub(super) async fn add(
     State(control): State<Arc<Control>>,
-    caller: Caller,
+    terms: Terms,
     Body(request): Body<AddSubnet>,
-) -> Result<(StatusCode, Json<Subnet>), Failure> {
-    let committed = control
-        .change(Change::AddSubnet(request.into()), caller, None)
-        .await?;
-    let id = committed.edits.iter().find_map(|edit| match edit {
-        Edit::Set(Object::Subnet(subnet)) => Some(subnet.id),
-        Edit::Set(_) | Edit::Remove(_) => None,
-    });
-    Ok((StatusCode::CREATED, find(&control, id)?))
+) -> Result<Answer, Failure> {
+    kind::add::<state::Subnet>(&control, terms, Change::AddSubnet(request.into())).await
 }
 
 /// Changes a subnet.
@@ -93,20 +125,19 @@ pub(super) async fn add(
     path = "/subnets/{reference}",
     operation_id = "set_subnet",
     tag = "subnets",
-    params(("reference" = String, Path, description = "Id or name")),
+    params(("reference" = String, Path, description = "Id or name", example = "home")),
     request_body = SetSubnet,
     responses((status = 200, description = "The subnet", body = Subnet), Failure)
 )]
 pub(super) async fn set(
     State(control): State<Arc<Control>>,
-    caller: Caller,
+    terms: Terms,
     Reference(reference): Reference,
     Body(request): Body<SetSubnet>,
-) -> Result<Json<Subnet>, Failure> {
-    let id = control.snapshot().state.subnet(&reference)?.id;
-    let change = Change::SetSubnet(reference, request.into());
-    control.change(change, caller, None).await?;
-    find(&control, Some(id))
+) -> Result<Answer, Failure> {
+    let change = Change::SetSubnet(reference.clone(), request.into());
+    let base = control.snapshot();
+    kind::set::<state::Subnet>(&control, terms, &reference, change, base).await
 }
 
 /// Removes a subnet; with its devices and all that depends on them if forced.
@@ -115,26 +146,18 @@ pub(super) async fn set(
     path = "/subnets/{reference}",
     operation_id = "remove_subnet",
     tag = "subnets",
-    params(("reference" = String, Path, description = "Id or name"), RemoveQuery),
+    params(("reference" = String, Path, description = "Id or name", example = "home"), RemoveQuery),
     responses((status = 200, description = "Removed", body = Removed), Failure)
 )]
 pub(super) async fn remove(
     State(control): State<Arc<Control>>,
-    caller: Caller,
+    terms: Terms,
     Reference(reference): Reference,
     Query(query): Query<RemoveQuery>,
-) -> Result<Json<Removed>, Failure> {
-    let force = query.force;
-    let committed = control
-        .change(Change::RemoveSubnet { reference, force }, caller, None)
-        .await?;
-    Ok(removed(&committed, |key| matches!(key, Key::Subnet(_))))
-}
-
-fn find(control: &Control, id: Option<SubnetId>) -> Result<Json<Subnet>, Failure> {
-    let snapshot = control.snapshot();
-    let subnet = id
-        .and_then(|id| snapshot.state.subnets.get(&id))
-        .ok_or_else(|| vanished("subnet"))?;
-    Ok(Json(view::subnet(&snapshot, subnet)))
+) -> Result<Answer, Failure> {
+    let change = Change::RemoveSubnet {
+        reference: reference.clone(),
+        force: query.force,
+    };
+    kind::remove::<state::Subnet>(&control, terms, &reference, change).await
 }

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tower::ServiceExt as _;
 
 use super::*;
+use crate::answers::Answers;
 use crate::control::Progress;
 
 /// A control whose daemon has stopped: it shows an empty state and takes no change.
@@ -34,6 +35,7 @@ fn stopped() -> Arc<Control> {
         progress: watch::channel(progress).1,
         interface: "adit0".to_owned(),
         gateway_key: PrivateKey::from_random([7; 32]).public_key(),
+        answers: Answers::default(),
     })
 }
 

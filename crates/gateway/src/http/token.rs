@@ -5,32 +5,75 @@ use std::sync::Arc;
 
 use adit_api::problem::Problem;
 use adit_api::types::Removed;
+use adit_api::types::page::PageQuery;
 use adit_api::types::token::{AddToken, AddedToken, Token, Tokens};
 use adit_model::change::{self, Change};
-use adit_model::edit::{Edit, Key, Object};
+use adit_model::edit::Key;
+use adit_model::refusal::Refusal;
+use adit_model::state;
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::response::Response;
 use sha2::{Digest, Sha256};
 
-use super::answer::{Failure, removed, vanished};
-use super::request::{Body, Reference};
+use super::answer::{Answer, Failure};
+use super::kind::{self, Audience, Kind, Page};
+use super::request::{Body, Query, Reference, Terms};
 use super::view;
-use crate::caller::Caller;
-use crate::control::Control;
+use crate::control::{Control, Snapshot};
 
-/// All tokens, without their secrets.
+impl Kind for state::Token {
+    type View = Token;
+
+    const NAME: &'static str = "token";
+    const PATH: &'static str = "/tokens";
+
+    fn find<'a>(state: &'a state::State, reference: &str) -> Result<&'a Self, Refusal> {
+        state.token(reference)
+    }
+
+    fn all(state: &state::State) -> impl Iterator<Item = &Self> {
+        state.tokens.values()
+    }
+
+    fn key(&self) -> Key {
+        Key::Token(self.id)
+    }
+
+    fn view(&self, snapshot: &Snapshot) -> Token {
+        view::token(snapshot, self)
+    }
+
+    fn others(&self, _: &state::State) -> Vec<Key> {
+        Vec::new()
+    }
+}
+
+/// All tokens, without their secrets, or a part of them.
 #[utoipa::path(
     get,
     path = "/tokens",
     operation_id = "list_tokens",
     tag = "tokens",
-    responses((status = 200, description = "All tokens", body = Tokens), Failure)
+    params(PageQuery),
+    responses((status = 200, description = "The tokens", body = Tokens), Failure)
 )]
-pub(super) async fn list(State(control): State<Arc<Control>>) -> Json<Tokens> {
+pub(super) async fn list(
+    State(control): State<Arc<Control>>,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Tokens>, Failure> {
     let snapshot = control.snapshot();
-    let tokens = snapshot.state.tokens.values().map(view::token).collect();
-    Json(Tokens { tokens })
+    let page = Page {
+        limit: query.limit,
+        after: query.after,
+        filter: None,
+    };
+    let (tokens, next) = page.cut(&snapshot.state, |_: &state::Token| true)?;
+    let views = tokens.into_iter().map(|token| token.view(&snapshot));
+    Ok(Json(Tokens {
+        tokens: views.collect(),
+        next,
+    }))
 }
 
 /// One token, without its secret.
@@ -39,15 +82,15 @@ pub(super) async fn list(State(control): State<Arc<Control>>) -> Json<Tokens> {
     path = "/tokens/{reference}",
     operation_id = "show_token",
     tag = "tokens",
-    params(("reference" = String, Path, description = "Id or name")),
+    params(("reference" = String, Path, description = "Id or name", example = "dashboard")),
     responses((status = 200, description = "The token", body = Token), Failure)
 )]
 pub(super) async fn show(
     State(control): State<Arc<Control>>,
+    terms: Terms,
     Reference(reference): Reference,
-) -> Result<Json<Token>, Failure> {
-    let snapshot = control.snapshot();
-    Ok(Json(view::token(snapshot.state.token(&reference)?)))
+) -> Result<Response, Failure> {
+    kind::show::<state::Token>(&control.snapshot(), &terms, &reference)
 }
 
 /// Adds a token; its secret is in this answer only.
@@ -61,9 +104,9 @@ pub(super) async fn show(
 )]
 pub(super) async fn add(
     State(control): State<Arc<Control>>,
-    caller: Caller,
+    terms: Terms,
     Body(request): Body<AddToken>,
-) -> Result<(StatusCode, Json<AddedToken>), Failure> {
+) -> Result<Answer, Failure> {
     let mut random = [0; 32];
     getrandom::fill(&mut random)
         .map_err(|error| Problem::new(500, "no-random", error.to_string(), "try again"))?;
@@ -74,13 +117,29 @@ pub(super) async fn add(
         scopes: request.scopes,
         expires: request.expires.map(|time| time.0),
     });
-    let committed = control.change(change, caller, None).await?;
-    let token = committed.edits.iter().find_map(|edit| match edit {
-        Edit::Set(Object::Token(token)) => Some(view::token(token)),
-        Edit::Set(_) | Edit::Remove(_) => None,
-    });
-    let token = token.ok_or_else(|| vanished("token"))?;
-    Ok((StatusCode::CREATED, Json(AddedToken { token, secret })))
+    let base = control.snapshot();
+    kind::make(&control, terms, change, None, base, move |snapshot, committed, audience| {
+        let token = kind::added::<state::Token>(committed)?;
+        let name = &token.name;
+        let added = match audience {
+            Audience::Caller => AddedToken {
+                token: token.view(snapshot),
+                secret: Some(secret.clone()),
+                next: Vec::new(),
+            },
+            Audience::Record => AddedToken {
+                token: token.view(snapshot),
+                secret: None,
+                next: vec![format!(
+                    "This request was made before, and is not made twice. The token's text was in the first answer only, and is not \
+                     stored: if that was lost, `adit token remove {name}` and add another."
+                )],
+            },
+        };
+        let answer = Answer::of(snapshot.state.version(token.key()), &added)?;
+        Ok(answer.created(state::Token::PATH, token.id.0))
+    })
+    .await
 }
 
 /// Removes a token.
@@ -89,18 +148,16 @@ pub(super) async fn add(
     path = "/tokens/{reference}",
     operation_id = "remove_token",
     tag = "tokens",
-    params(("reference" = String, Path, description = "Id or name")),
+    params(("reference" = String, Path, description = "Id or name", example = "dashboard")),
     responses((status = 200, description = "Removed", body = Removed), Failure)
 )]
 pub(super) async fn remove(
     State(control): State<Arc<Control>>,
-    caller: Caller,
+    terms: Terms,
     Reference(reference): Reference,
-) -> Result<Json<Removed>, Failure> {
-    let committed = control
-        .change(Change::RemoveToken(reference), caller, None)
-        .await?;
-    Ok(removed(&committed, |key| matches!(key, Key::Token(_))))
+) -> Result<Answer, Failure> {
+    let change = Change::RemoveToken(reference.clone());
+    kind::remove::<state::Token>(&control, terms, &reference, change).await
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {

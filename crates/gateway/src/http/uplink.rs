@@ -4,15 +4,19 @@ use std::sync::Arc;
 
 use adit_api::types::uplink::{SetUplink, Uplink, Uplinks};
 use adit_model::change::Change;
+use adit_model::edit::Key;
 use adit_model::refusal::Refusal;
+use adit_model::state::UplinkId;
+use adit_model::uplink;
 use axum::Json;
 use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
 
-use super::answer::Failure;
-use super::request::{Body, Reference};
+use super::answer::{Answer, Failure};
+use super::kind;
+use super::request::{Body, Reference, Terms};
 use super::view;
-use crate::caller::Caller;
-use crate::control::Control;
+use crate::control::{Control, Snapshot};
 
 /// All uplinks.
 #[utoipa::path(
@@ -38,14 +42,25 @@ pub(super) async fn list(State(control): State<Arc<Control>>) -> Json<Uplinks> {
     path = "/uplinks/{name}",
     operation_id = "show_uplink",
     tag = "uplinks",
-    params(("name" = String, Path, description = "Its interface")),
+    params(("name" = String, Path, description = "Its interface", example = "eth0")),
     responses((status = 200, description = "The uplink", body = Uplink), Failure)
 )]
 pub(super) async fn show(
     State(control): State<Arc<Control>>,
+    terms: Terms,
     Reference(name): Reference,
-) -> Result<Json<Uplink>, Failure> {
-    find(&control, name)
+) -> Result<Response, Failure> {
+    let snapshot = control.snapshot();
+    let uplink = find(&snapshot, &name)?;
+    let (state, key) = (&snapshot.state, key(uplink));
+    if let Some(expected) = terms.conditions.expected(key) {
+        expected.check(state)?;
+    }
+    let answer = answer(&snapshot, uplink)?;
+    if terms.conditions.is_known(state, key, &[]) {
+        return Ok(answer.unchanged());
+    }
+    Ok(answer.into_response())
 }
 
 /// Changes what was said about an uplink.
@@ -54,26 +69,38 @@ pub(super) async fn show(
     path = "/uplinks/{name}",
     operation_id = "set_uplink",
     tag = "uplinks",
-    params(("name" = String, Path, description = "Its interface")),
+    params(("name" = String, Path, description = "Its interface", example = "eth0")),
     request_body = SetUplink,
     responses((status = 200, description = "The uplink", body = Uplink), Failure)
 )]
 pub(super) async fn set(
     State(control): State<Arc<Control>>,
-    caller: Caller,
+    terms: Terms,
     Reference(name): Reference,
     Body(request): Body<SetUplink>,
-) -> Result<Json<Uplink>, Failure> {
+) -> Result<Answer, Failure> {
     let change = Change::SetUplink(Some(name.clone()), request.into());
-    control.change(change, caller, None).await?;
-    find(&control, name)
+    let base = control.snapshot();
+    let key = find(&base, &name).ok().map(key);
+    kind::make(&control, terms, change, key, base, move |snapshot, _, _| {
+        answer(snapshot, find(snapshot, &name)?)
+    })
+    .await
 }
 
-fn find(control: &Control, name: String) -> Result<Json<Uplink>, Failure> {
-    let snapshot = control.snapshot();
-    let uplink = snapshot.uplinks.iter().find(|uplink| uplink.name == name);
-    match uplink {
-        Some(uplink) => Ok(Json(view::uplink(&snapshot, uplink))),
-        None => Err(Refusal::UplinkUnknown { name }.into()),
-    }
+fn find<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a uplink::Uplink, Refusal> {
+    let mut uplinks = snapshot.uplinks.iter();
+    let found = uplinks.find(|uplink| uplink.name == name);
+    found.ok_or_else(|| Refusal::UplinkUnknown {
+        name: name.to_owned(),
+    })
+}
+
+fn key(uplink: &uplink::Uplink) -> Key {
+    Key::Uplink(UplinkId(uplink.id))
+}
+
+fn answer(snapshot: &Snapshot, uplink: &uplink::Uplink) -> Result<Answer, Failure> {
+    let version = snapshot.state.version(key(uplink));
+    Answer::of(version, &view::uplink(snapshot, uplink))
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use adit_api::timestamp::Timestamp;
-use adit_api::types::device::{Device, DeviceDetail, Devices};
+use adit_api::types::device::{Device, DeviceDetail};
 use adit_api::types::forward::Forward;
 use adit_api::types::pinhole::Pinhole;
 use adit_api::types::settings::{Settings, SettingsMtu};
@@ -13,6 +13,7 @@ use adit_api::types::status::{Counts, Mtu, Status, StatusProblem};
 use adit_api::types::subnet::{EffectiveDelivery, Subnet};
 use adit_api::types::token::Token;
 use adit_api::types::uplink::Uplink;
+use adit_model::edit::Key;
 use adit_model::{state, uplink};
 use ipnet::IpNet;
 
@@ -33,6 +34,7 @@ fn device_with(snapshot: &Snapshot, device: &state::Device, delegations: Vec<IpN
     let subnet = snapshot.state.subnets.get(&device.subnet);
     Device {
         id: device.id.0,
+        version: version(snapshot, Key::Device(device.id)),
         name: device.name.clone(),
         subnet: subnet.map_or_else(|| device.subnet.to_string(), |subnet| subnet.name.clone()),
         kind: device.kind,
@@ -51,20 +53,25 @@ fn device_with(snapshot: &Snapshot, device: &state::Device, delegations: Vec<IpN
     }
 }
 
-/// All devices; delegations are looked up once, not once for each device.
-pub(super) fn devices(snapshot: &Snapshot) -> Devices {
+/// Several devices; delegations are looked up once, not once for each device.
+pub(super) fn devices(snapshot: &Snapshot, shown: &[&state::Device]) -> Vec<Device> {
     let mut delegations: BTreeMap<state::DeviceId, Vec<IpNet>> = BTreeMap::new();
     for delegation in snapshot.state.delegations.values() {
         let prefixes = delegations.entry(delegation.device).or_default();
         prefixes.push(delegation.prefix);
     }
-    let view = |device: &state::Device| {
+    let view = |device: &&state::Device| {
         let prefixes = delegations.remove(&device.id).unwrap_or_default();
         device_with(snapshot, device, prefixes)
     };
-    Devices {
-        devices: snapshot.state.devices.values().map(view).collect(),
-    }
+    shown.iter().map(view).collect()
+}
+
+/// What a view of something that belongs to a device tells of besides.
+pub(super) fn keys_of_device(state: &state::State, device: state::DeviceId) -> Vec<Key> {
+    let subnet = state.devices.get(&device).map(|device| device.subnet);
+    let subnet = subnet.map(Key::Subnet);
+    [Key::Device(device)].into_iter().chain(subnet).collect()
 }
 
 pub(super) fn device_detail(snapshot: &Snapshot, shown: &state::Device) -> DeviceDetail {
@@ -97,6 +104,7 @@ pub(super) fn subnet(snapshot: &Snapshot, subnet: &state::Subnet) -> Subnet {
     });
     Subnet {
         id: subnet.id.0,
+        version: version(snapshot, Key::Subnet(subnet.id)),
         name: subnet.name.clone(),
         ipv4: subnet.ipv4,
         ipv6: subnet.ipv6,
@@ -120,6 +128,7 @@ pub(super) fn uplink(snapshot: &Snapshot, shown: &uplink::Uplink) -> Uplink {
         .or_else(|| facts.default_interface(true));
     Uplink {
         id: shown.id,
+        version: version(snapshot, Key::Uplink(state::UplinkId(shown.id))),
         name: shown.name.clone(),
         local: shown.local_ipv4(),
         local_ipv6: shown.local_ipv6(),
@@ -144,6 +153,7 @@ pub(super) fn forward(snapshot: &Snapshot, forward: &state::Forward) -> Forward 
         .collect();
     Forward {
         id: forward.id.0,
+        version: version(snapshot, Key::Forward(forward.id)),
         address: forward
             .address
             .map(|address| advertised(snapshot, address))
@@ -170,6 +180,7 @@ pub(super) fn pinhole(snapshot: &Snapshot, pinhole: &state::Pinhole) -> Pinhole 
     });
     Pinhole {
         id: pinhole.id.0,
+        version: version(snapshot, Key::Pinhole(pinhole.id)),
         device: name_of(snapshot, pinhole.device),
         address,
         port: pinhole.port,
@@ -181,9 +192,10 @@ pub(super) fn pinhole(snapshot: &Snapshot, pinhole: &state::Pinhole) -> Pinhole 
     }
 }
 
-pub(super) fn token(token: &state::Token) -> Token {
+pub(super) fn token(snapshot: &Snapshot, token: &state::Token) -> Token {
     Token {
         id: token.id.0,
+        version: version(snapshot, Key::Token(token.id)),
         name: token.name.clone(),
         scopes: token.scopes.clone(),
         expires: token.expires.map(Timestamp),
@@ -193,6 +205,7 @@ pub(super) fn token(token: &state::Token) -> Token {
 pub(super) fn settings(snapshot: &Snapshot) -> Settings {
     let settings = &snapshot.state.settings;
     Settings {
+        version: version(snapshot, Key::Settings),
         listen_port: settings.listen_port,
         dns_servers: settings.dns_servers.clone(),
         snat_ports: format!("{}-{}", settings.snat_first, settings.snat_last),
@@ -253,6 +266,11 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
             .map(|shown| uplink(snapshot, shown))
             .collect(),
     }
+}
+
+/// 0 for what is not stored: an uplink of which nothing was said.
+fn version(snapshot: &Snapshot, key: Key) -> u64 {
+    snapshot.state.version(key).unwrap_or_default()
 }
 
 /// What the Internet sees of an address of this host.

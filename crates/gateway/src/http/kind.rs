@@ -1,0 +1,205 @@
+//! What all kinds of objects share: how they are listed, shown, added, changed and removed.
+
+use std::sync::Arc;
+
+use adit_api::types::page::LARGEST;
+use adit_model::change::Change;
+use adit_model::edit::{Edit, Key};
+use adit_model::refusal::Refusal;
+use adit_model::state::State;
+use axum::response::{IntoResponse as _, Response};
+use serde::Serialize;
+
+use super::answer::{Answer, Failure, removed, vanished};
+use super::request::{Terms, invalid};
+use crate::control::{Committed, Control, Snapshot};
+
+/// A kind of object that is listed and has ids.
+pub(super) trait Kind: Sized + 'static {
+    /// What is shown of one.
+    type View: Serialize;
+
+    /// The word for one.
+    const NAME: &'static str;
+    /// The path of the list.
+    const PATH: &'static str;
+
+    fn find<'a>(state: &'a State, reference: &str) -> Result<&'a Self, Refusal>;
+
+    /// All of them, in the order of their ids.
+    fn all(state: &State) -> impl Iterator<Item = &Self>;
+
+    fn key(&self) -> Key;
+
+    fn view(&self, snapshot: &Snapshot) -> Self::View;
+
+    /// Other objects that the view tells of.
+    fn others(&self, state: &State) -> Vec<Key>;
+}
+
+/// For whom an answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Audience {
+    /// The one who made the change, now.
+    Caller,
+    /// The one who asks again, whenever that is: without secrets, since it is kept until then.
+    Record,
+}
+
+/// The part of a list that was asked for.
+#[derive(Debug)]
+pub(super) struct Page<'a> {
+    pub(super) limit: Option<u16>,
+    pub(super) after: Option<u64>,
+    /// The name and value of a further parameter.
+    pub(super) filter: Option<(&'static str, &'a str)>,
+}
+
+impl Page<'_> {
+    /// Takes the part out of the list, and the path of what follows.
+    pub(super) fn cut<'a, K: Kind>(
+        &self,
+        state: &'a State,
+        keep: impl Fn(&K) -> bool,
+    ) -> Result<(Vec<&'a K>, Option<String>), Failure> {
+        let limit = match self.limit {
+            None => usize::MAX,
+            Some(limit) if (1..=LARGEST).contains(&limit) => limit.into(),
+            Some(limit) => {
+                let detail = format!("`limit`: {limit} is not 1 to {LARGEST}");
+                return Err(invalid(detail).into());
+            }
+        };
+        let after = self.after;
+        let mut rest = K::all(state)
+            .filter(|object| after.is_none_or(|after| object.key().id() > after))
+            .filter(|object| keep(object));
+        let objects: Vec<&K> = rest.by_ref().take(limit).collect();
+        let last = objects.last().filter(|_| rest.next().is_some());
+        let next = last.map(|last| {
+            let mut path = format!(
+                "{}{}?limit={limit}&after={}",
+                super::PREFIX,
+                K::PATH,
+                last.key().id()
+            );
+            if let Some((name, value)) = self.filter {
+                // It is an id or a name, and those need no escape.
+                path = format!("{path}&{name}={value}");
+            }
+            path
+        });
+        Ok((objects, next))
+    }
+}
+
+/// Shows one object, or says that the caller has it already.
+pub(super) fn show<K: Kind>(
+    snapshot: &Snapshot,
+    terms: &Terms,
+    reference: &str,
+) -> Result<Response, Failure> {
+    let object = K::find(&snapshot.state, reference)?;
+    answer(snapshot, terms, object, &object.view(snapshot))
+}
+
+/// Shows what is told of one object.
+pub(super) fn answer<K: Kind>(
+    snapshot: &Snapshot,
+    terms: &Terms,
+    object: &K,
+    view: &impl Serialize,
+) -> Result<Response, Failure> {
+    let state = &snapshot.state;
+    let key = object.key();
+    if let Some(expected) = terms.conditions.expected(key) {
+        expected.check(state)?;
+    }
+    let answer = Answer::of(state.version(key), view)?;
+    if terms.conditions.is_known(state, key, &object.others(state)) {
+        return Ok(answer.unchanged());
+    }
+    Ok(answer.into_response())
+}
+
+/// Adds one object.
+pub(super) async fn add<K: Kind>(
+    control: &Control,
+    terms: Terms,
+    change: Change,
+) -> Result<Answer, Failure> {
+    let base = control.snapshot();
+    make(control, terms, change, None, base, |snapshot, committed, _| {
+        let object = added::<K>(committed)?;
+        let answer = Answer::of(snapshot.state.version(object.key()), &object.view(snapshot))?;
+        Ok(answer.created(K::PATH, object.key().id()))
+    })
+    .await
+}
+
+/// Changes one object. `base` is what is shown beside it.
+pub(super) async fn set<K: Kind>(
+    control: &Control,
+    terms: Terms,
+    reference: &str,
+    change: Change,
+    base: Snapshot,
+) -> Result<Answer, Failure> {
+    let key = K::find(&base.state, reference)?.key();
+    make(control, terms, change, Some(key), base, move |snapshot, _, _| {
+        let state = &snapshot.state;
+        let object = K::find(state, &key.id().to_string()).map_err(|_| vanished(K::NAME))?;
+        Answer::of(state.version(key), &object.view(snapshot))
+    })
+    .await
+}
+
+/// Removes one object, and tells what went along.
+pub(super) async fn remove<K: Kind>(
+    control: &Control,
+    terms: Terms,
+    reference: &str,
+    change: Change,
+) -> Result<Answer, Failure> {
+    let base = control.snapshot();
+    let key = K::find(&base.state, reference)?.key();
+    make(control, terms, change, Some(key), base, move |_, committed, _| {
+        Answer::of(None, &removed(committed, |other| other == key))
+    })
+    .await
+}
+
+/// Makes a change on a caller's terms, where there is an object on condition that it is what the caller saw.
+pub(super) async fn make(
+    control: &Control,
+    terms: Terms,
+    change: Change,
+    key: Option<Key>,
+    base: Snapshot,
+    tell: impl Fn(&Snapshot, &Committed, Audience) -> Result<Answer, Failure> + Send + Sync + 'static,
+) -> Result<Answer, Failure> {
+    let expected = key.and_then(|key| terms.conditions.expected(key));
+    let tell = Arc::new(tell);
+    let repeatable = terms.attempt.map(|attempt| {
+        let (base, tell) = (base.clone(), Arc::clone(&tell));
+        attempt.repeatable(move |committed| {
+            tell(&base.after(committed), committed, Audience::Record)
+        })
+    });
+    let committed = control
+        .change_once(change, terms.caller, expected, repeatable)
+        .await?;
+    tell(&base.after(&committed), &committed, Audience::Caller)
+}
+
+/// The object of a kind that a change added.
+pub(super) fn added<K: Kind>(committed: &Committed) -> Result<&K, Failure> {
+    let state = &committed.state;
+    committed
+        .edits
+        .iter()
+        .filter(|edit| matches!(edit, Edit::Set(_)))
+        .filter_map(|edit| K::find(state, &edit.key().id().to_string()).ok().filter(|object| object.key() == edit.key()))
+        .next()
+        .ok_or_else(|| vanished(K::NAME))
+}
