@@ -118,6 +118,14 @@ struct Enabling {
     disable: bool,
 }
 
+/// On what condition something is changed or removed.
+#[derive(Clone, Copy, Debug, Args)]
+struct Condition {
+    /// Only if it still has this version, as `--json` shows it
+    #[arg(long, value_name = "N")]
+    if_version: Option<u64>,
+}
+
 impl Enabling {
     const fn wish(&self) -> Option<bool> {
         match (self.enable, self.disable) {
@@ -132,6 +140,13 @@ impl Enabling {
 struct Session {
     client: Client,
     output: Output,
+}
+
+impl Session {
+    /// The client for a change on a condition.
+    fn client_if(&self, condition: Condition) -> Client {
+        self.client.if_version(condition.if_version)
+    }
 }
 
 /// Does what was asked for; the answer is the status that the program ends with.

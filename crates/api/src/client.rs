@@ -24,12 +24,16 @@ use crate::types::token::{AddToken, AddedToken, Tokens};
 use crate::types::uplink::{SetUplink, Uplink, Uplinks};
 
 const PREFIX: &str = "/api/v1";
+/// An answer of so many devices is about half a megabyte.
+const PAGE: u16 = 1000;
 
 /// Talks to one gateway; each request has a connection of its own.
 #[derive(Clone, Debug)]
 pub struct Client {
     target: Target,
     token: Option<Secret>,
+    /// The version that what is changed must have.
+    version: Option<u64>,
 }
 
 /// Why there is no answer to work with.
@@ -93,6 +97,7 @@ impl Client {
         Self {
             target: Target::Unix(socket.to_owned()),
             token: None,
+            version: None,
         }
     }
 
@@ -134,7 +139,16 @@ impl Client {
                     .to_owned(),
             },
             token,
+            version: None,
         })
+    }
+
+    /// The same client, for a request about an object that must have this version, where one is given.
+    pub fn if_version(&self, version: Option<u64>) -> Self {
+        Self {
+            version,
+            ..self.clone()
+        }
     }
 
     /// The state of the whole.
@@ -144,7 +158,13 @@ impl Client {
 
     /// All subnets.
     pub async fn subnets(&self) -> Result<Subnets, ClientError> {
-        self.get("/subnets").await
+        let mut all: Subnets = self.get(&first("/subnets")).await?;
+        while let Some(next) = all.next.take() {
+            let page: Subnets = self.get(self.further(&next)?).await?;
+            all.subnets.extend(page.subnets);
+            all.next = page.next;
+        }
+        Ok(all)
     }
 
     /// One subnet.
@@ -179,7 +199,13 @@ impl Client {
 
     /// All devices.
     pub async fn devices(&self) -> Result<Devices, ClientError> {
-        self.get("/devices").await
+        let mut all: Devices = self.get(&first("/devices")).await?;
+        while let Some(next) = all.next.take() {
+            let page: Devices = self.get(self.further(&next)?).await?;
+            all.devices.extend(page.devices);
+            all.next = page.next;
+        }
+        Ok(all)
     }
 
     /// One device with what depends on it.
@@ -237,7 +263,13 @@ impl Client {
 
     /// All forwards.
     pub async fn forwards(&self) -> Result<Forwards, ClientError> {
-        self.get("/forwards").await
+        let mut all: Forwards = self.get(&first("/forwards")).await?;
+        while let Some(next) = all.next.take() {
+            let page: Forwards = self.get(self.further(&next)?).await?;
+            all.forwards.extend(page.forwards);
+            all.next = page.next;
+        }
+        Ok(all)
     }
 
     /// One forward.
@@ -267,7 +299,13 @@ impl Client {
 
     /// All pinholes.
     pub async fn pinholes(&self) -> Result<Pinholes, ClientError> {
-        self.get("/pinholes").await
+        let mut all: Pinholes = self.get(&first("/pinholes")).await?;
+        while let Some(next) = all.next.take() {
+            let page: Pinholes = self.get(self.further(&next)?).await?;
+            all.pinholes.extend(page.pinholes);
+            all.next = page.next;
+        }
+        Ok(all)
     }
 
     /// One pinhole.
@@ -297,7 +335,13 @@ impl Client {
 
     /// All tokens.
     pub async fn tokens(&self) -> Result<Tokens, ClientError> {
-        self.get("/tokens").await
+        let mut all: Tokens = self.get(&first("/tokens")).await?;
+        while let Some(next) = all.next.take() {
+            let page: Tokens = self.get(self.further(&next)?).await?;
+            all.tokens.extend(page.tokens);
+            all.next = page.next;
+        }
+        Ok(all)
     }
 
     /// Adds a token.
@@ -341,6 +385,12 @@ impl Client {
         self.read(&answer)
     }
 
+    /// The path of a further page, as the gateway told it.
+    fn further<'a>(&self, next: &'a str) -> Result<&'a str, ClientError> {
+        next.strip_prefix(PREFIX)
+            .ok_or_else(|| self.protocol(format!("its next page is at `{next}`")))
+    }
+
     async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let answer = self.request(Method::DELETE, path, None).await?;
         self.read(&answer)
@@ -377,6 +427,11 @@ impl Client {
             why,
         }
     }
+}
+
+/// The path of the first page of a list.
+fn first(list: &str) -> String {
+    format!("{list}?limit={PAGE}")
 }
 
 fn path(collection: &str, reference: &str) -> String {

@@ -28,7 +28,7 @@ pub(crate) struct Request {
     pub(crate) expected: Option<Expected>,
     pub(crate) caller: Caller,
     pub(crate) repeatable: Option<Repeatable>,
-    pub(crate) answer: oneshot::Sender<Result<Committed, WriteError>>,
+    pub(crate) answer: Reply,
 }
 
 /// A change that is on disk.
@@ -79,8 +79,10 @@ pub(crate) struct Writer {
 struct Decided {
     edits: Vec<Edit>,
     repeatable: Option<Repeatable>,
-    answer: oneshot::Sender<Result<Committed, WriteError>>,
+    answer: Reply,
 }
+
+type Reply = oneshot::Sender<Result<Committed, WriteError>>;
 
 impl Writer {
     /// Works until every sender is gone.
@@ -233,13 +235,7 @@ impl Writer {
 }
 
 /// What is told of the changes of a batch when it is on disk, and what of it is kept for those who ask again.
-fn settle(
-    decided: Vec<Decided>,
-    state: &Arc<State>,
-) -> (
-    Vec<Answer>,
-    Vec<(Committed, oneshot::Sender<Result<Committed, WriteError>>)>,
-) {
+fn settle(decided: Vec<Decided>, state: &Arc<State>) -> (Vec<Answer>, Vec<(Committed, Reply)>) {
     let mut told = Vec::new();
     let mut all = Vec::new();
     for Decided {
@@ -267,10 +263,7 @@ fn settle(
 }
 
 /// The caller may have gone away; the change stays.
-fn reply(
-    answer: oneshot::Sender<Result<Committed, WriteError>>,
-    result: Result<Committed, WriteError>,
-) {
+fn reply(answer: Reply, result: Result<Committed, WriteError>) {
     if answer.send(result).is_err() {
         tracing::debug!("a caller did not wait for its answer");
     }

@@ -55,7 +55,7 @@ async fn rekey(session: &Session, arguments: RekeyArguments) -> Result<(), Failu
         key_file: arguments.key_file,
     };
     let added = session
-        .client
+        .client_if(arguments.condition)
         .rekey_device(&arguments.name, &request)
         .await?;
     tell(session, &added, "New key for", arguments.qr)
@@ -79,12 +79,14 @@ fn tell(session: &Session, added: &AddedDevice, done: &str, qr: bool) -> Result<
         device.subnet,
         addresses.join(", ")
     ));
-    output.result(&added.config);
-    if qr {
-        output.result("");
-        // The device is there, whether or not its configuration fits into a picture.
-        if let Err(failure) = output.qr(&added.config) {
-            output.failure(failure);
+    if let Some(config) = &added.config {
+        output.result(config);
+        if qr {
+            output.result("");
+            // The device is there, whether or not its configuration fits into a picture.
+            if let Err(failure) = output.qr(config) {
+                output.failure(failure);
+            }
         }
     }
     output.note("");
@@ -120,7 +122,7 @@ async fn set(session: &Session, arguments: SetArguments) -> Result<(), Failure> 
         || !request.delegate.is_empty()
         || !request.revoke.is_empty();
     let device = session
-        .client
+        .client_if(arguments.condition)
         .set_device(&arguments.reference, &request)
         .await?;
     view::one(session.output, &device)?;
@@ -148,6 +150,7 @@ async fn remove(session: &Session, arguments: RemoveArguments) -> Result<(), Fai
             output.confirm("Remove it?")?;
         }
     }
+    let client = session.client_if(arguments.condition);
     let removed = client.remove_device(&arguments.name).await?;
     if output.is_json() {
         return output.document(&removed);

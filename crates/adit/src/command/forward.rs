@@ -4,7 +4,7 @@ use adit_api::text::Text;
 use adit_api::types::forward::{AddForward, Forward, SetForward};
 use clap::{Args, Subcommand};
 
-use super::{Enabling, Session, ports, state};
+use super::{Condition, Enabling, Session, ports, state};
 use crate::output::{Failure, or_dash};
 use crate::target::{DevicePort, PublicPorts};
 
@@ -26,6 +26,8 @@ pub(crate) enum ForwardCommand {
     Remove {
         /// Its id
         id: String,
+        #[command(flatten)]
+        condition: Condition,
     },
 }
 
@@ -67,6 +69,8 @@ pub(crate) struct SetArguments {
     /// Another port on the device
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     target_port: Option<u16>,
+    #[command(flatten)]
+    condition: Condition,
 }
 
 pub(super) async fn run(session: Session, command: ForwardCommand) -> Result<(), Failure> {
@@ -118,13 +122,14 @@ pub(super) async fn run(session: Session, command: ForwardCommand) -> Result<(),
                 device: arguments.device,
                 target_port: arguments.target_port,
             };
+            let client = session.client_if(arguments.condition);
             show(
                 &session,
                 &client.set_forward(&arguments.id, &request).await?,
             )
         }
-        ForwardCommand::Remove { id } => {
-            let removed = client.remove_forward(&id).await?;
+        ForwardCommand::Remove { id, condition } => {
+            let removed = session.client_if(condition).remove_forward(&id).await?;
             if output.is_json() {
                 return output.document(&removed);
             }

@@ -3,7 +3,7 @@
 use adit_api::types::pinhole::{AddPinhole, Pinhole, SetPinhole};
 use clap::{Args, Subcommand};
 
-use super::{Enabling, Session, ports, state};
+use super::{Condition, Enabling, Session, ports, state};
 use crate::output::{Failure, or_dash};
 use crate::target::Ports;
 
@@ -25,6 +25,8 @@ pub(crate) enum PinholeCommand {
     Remove {
         /// Its id
         id: String,
+        #[command(flatten)]
+        condition: Condition,
     },
 }
 
@@ -56,6 +58,8 @@ pub(crate) struct SetArguments {
     /// A note
     #[arg(long, value_name = "TEXT")]
     label: Option<String>,
+    #[command(flatten)]
+    condition: Condition,
 }
 
 pub(super) async fn run(session: Session, command: PinholeCommand) -> Result<(), Failure> {
@@ -100,13 +104,14 @@ pub(super) async fn run(session: Session, command: PinholeCommand) -> Result<(),
                 enabled: arguments.enabling.wish(),
                 label: arguments.label,
             };
+            let client = session.client_if(arguments.condition);
             show(
                 &session,
                 &client.set_pinhole(&arguments.id, &request).await?,
             )
         }
-        PinholeCommand::Remove { id } => {
-            let removed = client.remove_pinhole(&id).await?;
+        PinholeCommand::Remove { id, condition } => {
+            let removed = session.client_if(condition).remove_pinhole(&id).await?;
             if output.is_json() {
                 return output.document(&removed);
             }

@@ -4,7 +4,7 @@ use adit_api::types::settings::{SetSettings, Settings};
 use adit_model::change::Patch;
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{Session, invalid, read};
+use super::{Condition, Session, invalid, read};
 use crate::output::Failure;
 
 /// What `adit settings` can do.
@@ -24,6 +24,8 @@ pub(crate) struct SetArguments {
     key: SettingName,
     /// Its value
     value: String,
+    #[command(flatten)]
+    condition: Condition,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -47,7 +49,8 @@ pub(super) async fn run(session: Session, command: SettingsCommand) -> Result<()
         SettingsCommand::Show => show(&session, &session.client.settings().await?),
         SettingsCommand::Set(arguments) => {
             let request = request(arguments.key, &arguments.value)?;
-            let settings = session.client.set_settings(&request).await?;
+            let client = session.client_if(arguments.condition);
+            let settings = client.set_settings(&request).await?;
             show(&session, &settings)?;
             if matches!(
                 arguments.key,

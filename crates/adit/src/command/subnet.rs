@@ -5,7 +5,7 @@ use adit_model::change::Patch;
 use adit_model::state::Delivery;
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{Session, Switch, count, read};
+use super::{Condition, Session, Switch, count, read};
 use crate::output::{Failure, or_dash};
 
 /// What `adit subnet` can do.
@@ -80,6 +80,8 @@ pub(crate) struct SetArguments {
     /// Do without an IPv6 default route
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    condition: Condition,
 }
 
 /// Arguments of `adit subnet remove`.
@@ -93,6 +95,8 @@ pub(crate) struct RemoveArguments {
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
+    #[command(flatten)]
+    condition: Condition,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -200,7 +204,7 @@ async fn set(session: &Session, arguments: SetArguments) -> Result<(), Failure> 
         force: arguments.force,
     };
     let subnet = session
-        .client
+        .client_if(arguments.condition)
         .set_subnet(&arguments.reference, &request)
         .await?;
     show(session, &subnet)?;
@@ -227,7 +231,8 @@ async fn remove(session: &Session, arguments: RemoveArguments) -> Result<(), Fai
             }
         }
     }
-    let removed = client
+    let removed = session
+        .client_if(arguments.condition)
         .remove_subnet(&arguments.name, arguments.force)
         .await?;
     if output.is_json() {

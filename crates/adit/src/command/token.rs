@@ -6,7 +6,7 @@ use adit_api::types::token::AddToken;
 use adit_model::state::Scope;
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::Session;
+use super::{Condition, Session};
 use crate::expiry::Expiry;
 use crate::output::{Failure, or_dash};
 
@@ -21,6 +21,8 @@ pub(crate) enum TokenCommand {
     Remove {
         /// Its name or id
         name: String,
+        #[command(flatten)]
+        condition: Condition,
     },
 }
 
@@ -70,8 +72,13 @@ pub(super) async fn run(session: Session, command: TokenCommand) -> Result<(), F
             if output.is_json() {
                 return output.document(&added);
             }
-            output.result(&added.secret);
-            output.note("This is the token. It is shown this once and not stored.");
+            if let Some(secret) = &added.secret {
+                output.result(secret);
+                output.note("This is the token. It is shown this once and not stored.");
+            }
+            for next in &added.next {
+                output.note(next);
+            }
             Ok(())
         }
         TokenCommand::List => {
@@ -94,7 +101,8 @@ pub(super) async fn run(session: Session, command: TokenCommand) -> Result<(), F
             output.table(&["ID", "NAME", "SCOPES", "EXPIRES"], rows);
             Ok(())
         }
-        TokenCommand::Remove { name } => {
+        TokenCommand::Remove { name, condition } => {
+            let client = client.if_version(condition.if_version);
             let removed = client.remove_token(&name).await?;
             if output.is_json() {
                 return output.document(&removed);

@@ -4,7 +4,7 @@ use adit_api::types::uplink::{SetUplink, Uplink};
 use adit_model::change::Patch;
 use clap::{Args, Subcommand};
 
-use super::{Session, read};
+use super::{Condition, Session, read};
 use crate::output::{Failure, or_dash};
 
 /// What `adit uplink` can do.
@@ -32,6 +32,8 @@ pub(crate) struct SetArguments {
     /// What devices connect to, if not that address, or `none`
     #[arg(long, value_name = "ADDR|NAME")]
     endpoint: Option<String>,
+    #[command(flatten)]
+    condition: Condition,
 }
 
 pub(super) async fn run(session: Session, command: UplinkCommand) -> Result<(), Failure> {
@@ -90,6 +92,7 @@ pub(super) async fn run(session: Session, command: UplinkCommand) -> Result<(), 
                 Some(name) => name,
                 None => only(&session).await?,
             };
+            let client = session.client_if(arguments.condition);
             let uplink = client.set_uplink(&name, &request).await?;
             show(&session, &uplink)?;
             output.note(

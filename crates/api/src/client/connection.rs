@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, IF_MATCH};
 use http::{Method, Request};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
@@ -16,7 +16,7 @@ use crate::problem::Problem;
 
 /// For the whole of a request: a change waits for the disk and the kernel.
 const LIMIT: Duration = Duration::from_secs(60);
-/// Ten thousand devices are about 5 MB.
+/// Far more than the largest page.
 const LARGEST_ANSWER: usize = 64 << 20;
 
 pub(super) async fn request(
@@ -102,6 +102,9 @@ fn build(
         .header(HOST, host);
     if let Some(token) = &client.token {
         request = request.header(AUTHORIZATION, format!("Bearer {}", token.0));
+    }
+    if let Some(version) = client.version {
+        request = request.header(IF_MATCH, format!("\"{version}\""));
     }
     if body.is_some() {
         request = request.header(CONTENT_TYPE, "application/json");

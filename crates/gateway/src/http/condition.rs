@@ -1,12 +1,12 @@
 //! Conditions on a request: the version that an object has to have (RFC 9110 section 13.1).
 
-use adit_api::problem::Problem;
 use adit_model::change::Expected;
 use adit_model::edit::Key;
 use adit_model::state::State;
 use axum::http::header::{HeaderName, IF_MATCH, IF_NONE_MATCH};
 use axum::http::request::Parts;
 
+use super::answer::Failure;
 use super::request::invalid;
 
 /// Which versions of an object a header names.
@@ -32,7 +32,7 @@ pub(super) struct Conditions {
 }
 
 impl Conditions {
-    pub(super) fn of(parts: &Parts) -> Result<Self, Problem> {
+    pub(super) fn of(parts: &Parts) -> Result<Self, Failure> {
         Ok(Self {
             matches: read(parts, &IF_MATCH)?,
             matches_none: read(parts, &IF_NONE_MATCH)?,
@@ -75,15 +75,15 @@ pub(super) fn tag(version: u64) -> String {
     format!("\"{version}\"")
 }
 
-fn read(parts: &Parts, header: &HeaderName) -> Result<Option<Tags>, Problem> {
+fn read(parts: &Parts, header: &HeaderName) -> Result<Option<Tags>, Failure> {
     let mut tags = Vec::new();
     let mut is_there = false;
     for value in parts.headers.get_all(header) {
         is_there = true;
         let refuse = || {
-            invalid(format!(
+            Failure::from(invalid(format!(
                 "`{header}`: it takes `*`, or tags as `ETag` tells them, such as \"12\", separated by commas"
-            ))
+            )))
         };
         let text = value.to_str().map_err(|_| refuse())?;
         if text.trim() == "*" {
@@ -100,12 +100,12 @@ fn list(text: &str) -> Option<Vec<Tag>> {
     let mut rest = text.trim_matches([' ', '\t', ',']);
     while !rest.is_empty() {
         let is_weak = rest.starts_with("W/");
-        let opened = rest
-            .strip_prefix("W/")
-            .unwrap_or(rest)
-            .strip_prefix('"')?;
+        let opened = rest.strip_prefix("W/").unwrap_or(rest).strip_prefix('"')?;
         let (opaque, after) = opened.split_once('"')?;
-        if !opaque.bytes().all(|byte| byte == 0x21 || byte > 0x22 && byte != 0x7f) {
+        if !opaque
+            .bytes()
+            .all(|byte| byte == 0x21 || byte > 0x22 && byte != 0x7f)
+        {
             return None;
         }
         // Only the text that we write ourselves: `"07"` is another tag than `"7"`.
@@ -160,17 +160,22 @@ mod tests {
         ] {
             assert_eq!(expected(values), Some(versions), "{values:?}");
         }
-        for bad in ["7", "\"7", "7\"", "w/\"7\"", "\"7\" \"8\"", "*, \"7\"", "\"a b\""] {
+        for bad in [
+            "7",
+            "\"7",
+            "7\"",
+            "w/\"7\"",
+            "\"7\" \"8\"",
+            "*, \"7\"",
+            "\"a b\"",
+        ] {
             assert_eq!(expected(&[bad]), None, "{bad}");
         }
     }
 
     #[test]
     fn what_is_known_may_be_weak_and_older_than_nothing_that_it_shows() {
-        let state = State {
-            revision: 9,
-            ..State::default()
-        };
+        let state = State::default();
         let version = state.version(Key::Settings).unwrap();
         let known = |value: &str| {
             let request = Request::builder().header(IF_NONE_MATCH, value);

@@ -122,11 +122,18 @@ pub(super) async fn add(
     let name = request.name.clone();
     let change = Change::AddDevice(request.into_change(keys.public));
     let base = control.snapshot();
-    kind::make(&control, terms, change, None, base, move |snapshot, committed, audience| {
-        let device = kind::added::<state::Device>(committed)?;
-        let answer = answer(snapshot, device, &keys, audience)?;
-        Ok(answer.created(state::Device::PATH, device.id.0))
-    })
+    kind::make(
+        &control,
+        terms,
+        change,
+        None,
+        base,
+        move |snapshot, committed, audience| {
+            let device = kind::added::<state::Device>(committed)?;
+            let answer = answer(snapshot, device, &keys, audience)?;
+            Ok(answer.created(state::Device::PATH, device.id.0))
+        },
+    )
     .await
     .map_err(|failure| lost_key(failure, &name))
 }
@@ -177,11 +184,18 @@ pub(super) async fn rekey(
         public_key: keys.public,
     };
     let key = Some(Key::Device(id));
-    kind::make(&control, terms, change, key, base, move |snapshot, _, audience| {
-        let device = snapshot.state.devices.get(&id);
-        let device = device.ok_or_else(|| vanished("device"))?;
-        answer(snapshot, device, &keys, audience)
-    })
+    kind::make(
+        &control,
+        terms,
+        change,
+        key,
+        base,
+        move |snapshot, _, audience| {
+            let device = snapshot.state.devices.get(&id);
+            let device = device.ok_or_else(|| vanished("device"))?;
+            answer(snapshot, device, &keys, audience)
+        },
+    )
     .await
     .map_err(|failure| lost_key(failure, &name))
 }

@@ -129,11 +129,18 @@ pub(super) async fn add<K: Kind>(
     change: Change,
 ) -> Result<Answer, Failure> {
     let base = control.snapshot();
-    make(control, terms, change, None, base, |snapshot, committed, _| {
-        let object = added::<K>(committed)?;
-        let answer = Answer::of(snapshot.state.version(object.key()), &object.view(snapshot))?;
-        Ok(answer.created(K::PATH, object.key().id()))
-    })
+    make(
+        control,
+        terms,
+        change,
+        None,
+        base,
+        |snapshot, committed, _| {
+            let object = added::<K>(committed)?;
+            let answer = Answer::of(snapshot.state.version(object.key()), &object.view(snapshot))?;
+            Ok(answer.created(K::PATH, object.key().id()))
+        },
+    )
     .await
 }
 
@@ -146,11 +153,18 @@ pub(super) async fn set<K: Kind>(
     base: Snapshot,
 ) -> Result<Answer, Failure> {
     let key = K::find(&base.state, reference)?.key();
-    make(control, terms, change, Some(key), base, move |snapshot, _, _| {
-        let state = &snapshot.state;
-        let object = K::find(state, &key.id().to_string()).map_err(|_| vanished(K::NAME))?;
-        Answer::of(state.version(key), &object.view(snapshot))
-    })
+    make(
+        control,
+        terms,
+        change,
+        Some(key),
+        base,
+        move |snapshot, _, _| {
+            let state = &snapshot.state;
+            let object = K::find(state, &key.id().to_string()).map_err(|_| vanished(K::NAME))?;
+            Answer::of(state.version(key), &object.view(snapshot))
+        },
+    )
     .await
 }
 
@@ -163,9 +177,14 @@ pub(super) async fn remove<K: Kind>(
 ) -> Result<Answer, Failure> {
     let base = control.snapshot();
     let key = K::find(&base.state, reference)?.key();
-    make(control, terms, change, Some(key), base, move |_, committed, _| {
-        Answer::of(None, &removed(committed, |other| other == key))
-    })
+    make(
+        control,
+        terms,
+        change,
+        Some(key),
+        base,
+        move |_, committed, _| Answer::of(None, &removed(committed, |other| other == key)),
+    )
     .await
 }
 
@@ -182,9 +201,8 @@ pub(super) async fn make(
     let tell = Arc::new(tell);
     let repeatable = terms.attempt.map(|attempt| {
         let (base, tell) = (base.clone(), Arc::clone(&tell));
-        attempt.repeatable(move |committed| {
-            tell(&base.after(committed), committed, Audience::Record)
-        })
+        attempt
+            .repeatable(move |committed| tell(&base.after(committed), committed, Audience::Record))
     });
     let committed = control
         .change_once(change, terms.caller, expected, repeatable)
@@ -199,7 +217,11 @@ pub(super) fn added<K: Kind>(committed: &Committed) -> Result<&K, Failure> {
         .edits
         .iter()
         .filter(|edit| matches!(edit, Edit::Set(_)))
-        .filter_map(|edit| K::find(state, &edit.key().id().to_string()).ok().filter(|object| object.key() == edit.key()))
+        .filter_map(|edit| {
+            K::find(state, &edit.key().id().to_string())
+                .ok()
+                .filter(|object| object.key() == edit.key())
+        })
         .next()
         .ok_or_else(|| vanished(K::NAME))
 }

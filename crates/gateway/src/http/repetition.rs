@@ -86,7 +86,10 @@ async fn answer(
     let key = key(&request)?;
     let (mut parts, body) = request.into_parts();
     let body = read_body(Request::from_parts(parts.clone(), body), &()).await?;
-    let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
+    let target = parts
+        .uri
+        .path_and_query()
+        .map_or("", |target| target.as_str());
     let attempt = Attempt {
         key: digest(&[caller.identity().as_bytes(), key.as_bytes()]),
         request: digest(&[parts.method.as_str().as_bytes(), target.as_bytes(), &body]),
@@ -150,7 +153,8 @@ fn key(request: &Request) -> Result<String, Failure> {
         .strip_prefix('"')
         .and_then(|text| text.strip_suffix('"'))
         .unwrap_or(text);
-    let is_fit = (1..=LONGEST_KEY).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+    let is_fit =
+        (1..=LONGEST_KEY).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
     if is_fit {
         Ok(text.to_owned())
     } else {

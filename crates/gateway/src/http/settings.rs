@@ -31,7 +31,10 @@ pub(super) async fn show(
         expected.check(&snapshot.state)?;
     }
     let answer = answer(&snapshot)?;
-    if terms.conditions.is_known(&snapshot.state, Key::Settings, &[]) {
+    if terms
+        .conditions
+        .is_known(&snapshot.state, Key::Settings, &[])
+    {
         return Ok(answer.unchanged());
     }
     Ok(answer.into_response())
@@ -54,7 +57,10 @@ pub(super) async fn set(
     let change = Change::SetSettings(request.into());
     let key = Some(Key::Settings);
     let base = control.snapshot();
-    kind::make(&control, terms, change, key, base, |snapshot, _, _| answer(snapshot)).await
+    kind::make(&control, terms, change, key, base, |snapshot, _, _| {
+        answer(snapshot)
+    })
+    .await
 }
 
 fn answer(snapshot: &Snapshot) -> Result<Answer, Failure> {

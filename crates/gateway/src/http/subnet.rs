@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use adit_api::types::Removed;
 use adit_api::types::page::PageQuery;
-use adit_api::types::subnet::{AddSubnet, Subnet, Subnets, SetSubnet};
+use adit_api::types::subnet::{AddSubnet, SetSubnet, Subnet, Subnets};
 use adit_model::change::Change;
 use adit_model::edit::Key;
 use adit_model::refusal::Refusal;

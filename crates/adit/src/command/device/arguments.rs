@@ -4,7 +4,7 @@ use adit_model::configuration::Routing;
 use adit_model::state::DeviceKind;
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::command::Enabling;
+use crate::command::{Condition, Enabling};
 use crate::expiry::Expiry;
 
 /// What `adit device` can do.
@@ -91,6 +91,8 @@ pub(crate) struct SetArguments {
     /// A prefix to take back; repeatable
     #[arg(long, value_name = "PREFIX")]
     pub(super) revoke: Vec<String>,
+    #[command(flatten)]
+    pub(super) condition: Condition,
 }
 
 /// Arguments of `adit device remove`.
@@ -101,6 +103,8 @@ pub(crate) struct RemoveArguments {
     /// Do not ask
     #[arg(long, short)]
     pub(super) yes: bool,
+    #[command(flatten)]
+    pub(super) condition: Condition,
 }
 
 /// Arguments of `adit device rekey`.
@@ -117,6 +121,8 @@ pub(crate) struct RekeyArguments {
     /// Draw the configuration as a QR code as well
     #[arg(long)]
     pub(super) qr: bool,
+    #[command(flatten)]
+    pub(super) condition: Condition,
 }
 
 /// Arguments of `adit device config`.
