@@ -3,6 +3,7 @@
 mod answer;
 mod condition;
 mod configuration;
+mod connection;
 mod device;
 mod document;
 mod forward;
@@ -23,14 +24,12 @@ use adit_api::problem::Problem;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
-use axum::middleware::from_fn_with_state;
-use tokio::net::UnixListener;
-use tokio::sync::watch;
+use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::answer::Failure;
-use crate::caller::Caller;
+pub(crate) use self::connection::serve;
 use crate::control::Control;
 
 const PREFIX: &str = "/api/v1";
@@ -45,20 +44,9 @@ pub(crate) fn router(control: Arc<Control>) -> Router {
         .layer(DefaultBodyLimit::max(LARGEST_REQUEST))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
+        .layer(from_fn(connection::check_head))
+        .layer(map_response(answer::keep_private))
         .with_state(control)
-}
-
-/// Answers on the administrator's socket until `stop` changes, then finishes what it has begun.
-pub(crate) async fn serve(listener: UnixListener, router: Router, mut stop: watch::Receiver<bool>) {
-    let service = router.into_make_service_with_connect_info::<Caller>();
-    let stopped = async move {
-        // A sender that is gone stops it as well.
-        let _ = stop.changed().await;
-    };
-    let served = axum::serve(listener, service).with_graceful_shutdown(stopped);
-    if let Err(error) = served.await {
-        tracing::error!(%error, "the administrator's socket is no longer served");
-    }
 }
 
 fn routes() -> OpenApiRouter<Arc<Control>> {

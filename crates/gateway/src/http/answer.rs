@@ -6,7 +6,7 @@ use adit_api::problem::{MEDIA_TYPE, Problem};
 use adit_api::types::{Removed, RemovedCounts};
 use adit_model::edit::{Edit, Key};
 use adit_model::refusal::Refusal;
-use axum::http::header::{CONTENT_TYPE, ETAG, LOCATION};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, LOCATION};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -177,6 +177,13 @@ impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         Answer::from(self).into_response()
     }
+}
+
+/// No answer is stored on its way: some hold secrets, and all are about this moment.
+pub(super) async fn keep_private(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 /// The object that a change was about is gone by the time of the answer.

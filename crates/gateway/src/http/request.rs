@@ -4,15 +4,13 @@ use std::time::Duration;
 
 use adit_api::problem::Problem;
 use axum::body::Bytes;
-use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::extract::connect_info::ConnectInfo;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
-use axum::serve::IncomingStream;
 use serde::de::DeserializeOwned;
-use tokio::net::UnixListener;
 use tokio::time::timeout;
 
 use super::answer::Failure;
@@ -113,15 +111,6 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
             Failure::from(problem).into_response()
         };
         Ok(caller.ok_or_else(unknown)?.0.clone())
-    }
-}
-
-impl Connected<IncomingStream<'_, UnixListener>> for Caller {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        let credentials = stream.io().peer_cred().ok();
-        Self::User {
-            uid: credentials.map(|credentials| credentials.uid()),
-        }
     }
 }
 

@@ -16,6 +16,7 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::answers::Answers;
+use crate::caller::Caller;
 use crate::control::Progress;
 
 /// A control whose daemon has stopped: it shows an empty state and takes no change.
@@ -219,6 +220,30 @@ async fn what_is_wrong_with_a_request_is_a_problem_that_names_the_field() {
         ),
         (
             "GET",
+            &format!("/api/v1/devices?subnet={}", "x".repeat(5000)),
+            "",
+            414,
+            "target-too-long",
+            "4096",
+        ),
+        (
+            "GET",
+            "/api/v1/devices?limit=0",
+            "",
+            400,
+            "invalid-request",
+            "`limit`",
+        ),
+        (
+            "GET",
+            "/api/v1/forwards?device=nas",
+            "",
+            404,
+            "not-found",
+            "device `nas`",
+        ),
+        (
+            "GET",
             "/api/v1/devices/nas/config?format=pdf",
             "",
             422,
@@ -234,9 +259,9 @@ async fn what_is_wrong_with_a_request_is_a_problem_that_names_the_field() {
             "eth9",
         ),
         (
-            "DELETE",
-            "/api/v1/devices/nas",
-            "",
+            "POST",
+            "/api/v1/devices",
+            r#"{"name":"nas"}"#,
             503,
             "stopping",
             "about to end",
