@@ -1,5 +1,6 @@
 //! What all topics share: a world with a gateway in it, sockets in namespaces, raw packets, captures.
 
+mod api;
 mod capture;
 mod faults;
 mod findings;
@@ -11,6 +12,7 @@ mod stream;
 mod traffic;
 mod world;
 
+pub(crate) use api::Api;
 pub(crate) use capture::Capture;
 pub(crate) use faults::{Faults, is_soak};
 pub(crate) use findings::Findings;
