@@ -203,7 +203,7 @@ impl Output {
             Failure::Failed(error) => (
                 "failed".to_owned(),
                 with_causes(&error),
-                String::new(),
+                "mend what the message names, and repeat the command; `-v` logs more".to_owned(),
                 FAILED,
             ),
         };
@@ -236,8 +236,6 @@ impl Output {
     fn error(self, code: &str, message: &str, hint: &str) {
         let text = if self.json {
             json!({"error": {"code": code, "message": message, "hint": hint}}).to_string()
-        } else if hint.is_empty() {
-            format!("error: {message}")
         } else {
             format!("error: {message}\n  hint: {hint}")
         };

@@ -13,6 +13,7 @@ mod lifecycle;
 mod loss;
 mod mtu;
 mod reach;
+mod refusals;
 mod routing;
 mod state;
 mod support;
