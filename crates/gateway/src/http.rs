@@ -49,6 +49,12 @@ pub(crate) fn router(control: Arc<Control>) -> Router {
         .with_state(control)
 }
 
+/// The OpenAPI document.
+pub fn document() -> serde_json::Value {
+    let (_, document) = routes().split_for_parts();
+    document::complete(&document)
+}
+
 fn routes() -> OpenApiRouter<Arc<Control>> {
     let api = OpenApiRouter::new()
         .routes(routes!(status::show))

@@ -15,5 +15,6 @@ mod writer;
 
 pub use caller::{Bearer, Caller};
 pub use control::{ChangeError, Committed, Control, PeerStatus, Snapshot};
+pub use http::document;
 pub use options::RunOptions;
 pub use run::{run, teardown};

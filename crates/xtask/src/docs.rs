@@ -5,40 +5,68 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-/// The command reference, printed by an example of the `adit` crate that walks the command line's own definition.
-const REFERENCE: &str = "docs/commands.md";
+use crate::openapi;
 
-/// Writes what is generated; with `check` only compares, and tells what is out of date.
+/// A document, and the example that prints it from the code's own definitions.
+struct Document {
+    path: &'static str,
+    package: &'static str,
+    example: &'static str,
+}
+
+const REFERENCE: Document = Document {
+    path: "docs/commands.md",
+    package: "adit",
+    example: "reference",
+};
+const INTERFACE: Document = Document {
+    path: "docs/openapi.json",
+    package: "adit-gateway",
+    example: "openapi",
+};
+
+/// Writes what is generated; with `check` only compares, and tells what is out of date. What is wrong in a document is told
+/// in any case.
 pub(crate) fn generate(repository: &Path, check: bool) -> Result<Vec<String>> {
+    let mut findings = Vec::new();
+    for document in [REFERENCE, INTERFACE] {
+        let text = print(repository, &document)?;
+        let path = repository.join(document.path);
+        if document.path == INTERFACE.path {
+            let read = serde_json::from_slice(&text);
+            let read = read.with_context(|| format!("{} is not JSON", document.path))?;
+            let wrong = openapi::check(&read).into_iter();
+            findings.extend(wrong.map(|finding| format!("{}: {finding}", document.path)));
+        }
+        if std::fs::read(&path).unwrap_or_default() == text {
+            continue;
+        }
+        if check {
+            let path = document.path;
+            findings.push(format!(
+                "{path}: out of date; run `cargo xtask docs` and commit it"
+            ));
+        } else {
+            std::fs::write(&path, &text)
+                .with_context(|| format!("cannot write {}", document.path))?;
+        }
+    }
+    Ok(findings)
+}
+
+fn print(repository: &Path, document: &Document) -> Result<Vec<u8>> {
     let output = Command::new(env!("CARGO"))
-        .args([
-            "run",
-            "--quiet",
-            "--locked",
-            "--package",
-            "adit",
-            "--example",
-            "reference",
-        ])
+        .args(["run", "--quiet", "--locked", "--package", document.package])
+        .args(["--example", document.example])
         .current_dir(repository)
         .output()
         .context("cannot run cargo")?;
     if !output.status.success() {
         bail!(
-            "the command reference cannot be generated:\n{}",
+            "{} cannot be generated:\n{}",
+            document.path,
             String::from_utf8_lossy(&output.stderr)
         );
     }
-    let path = repository.join(REFERENCE);
-    let current = std::fs::read(&path).unwrap_or_default();
-    if current == output.stdout {
-        return Ok(Vec::new());
-    }
-    if check {
-        return Ok(vec![format!(
-            "{REFERENCE}: out of date; run `cargo xtask docs` and commit it"
-        )]);
-    }
-    std::fs::write(&path, &output.stdout).with_context(|| format!("cannot write {REFERENCE}"))?;
-    Ok(Vec::new())
+    Ok(output.stdout)
 }

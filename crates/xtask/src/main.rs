@@ -2,6 +2,7 @@
 
 mod docs;
 mod layout;
+mod openapi;
 mod tree;
 
 use std::env;
