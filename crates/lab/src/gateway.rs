@@ -93,6 +93,14 @@ impl Gateway {
         self.environment.push(variable);
     }
 
+    /// What is started from now on, and what the command line is.
+    pub fn use_binary(&mut self, binary: &Path) -> Result<()> {
+        self.binary = binary
+            .canonicalize()
+            .with_context(|| format!("find {}", binary.display()))?;
+        Ok(())
+    }
+
     /// Runs the command line on the VPS; anything but success is an error.
     pub fn adit<I, S>(&self, arguments: I) -> Result<Output>
     where

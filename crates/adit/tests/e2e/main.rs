@@ -8,6 +8,7 @@ mod healing;
 mod hostile;
 mod isolation;
 mod lifecycle;
+mod loss;
 mod mtu;
 mod reach;
 mod routing;

@@ -8,6 +8,7 @@ mod packet;
 mod snapshot;
 mod socket;
 mod stream;
+mod traffic;
 mod world;
 
 pub(crate) use capture::Capture;
@@ -19,6 +20,7 @@ pub(crate) use socket::{
     Conversation, accept, at, connect, converse, exchange, listen, receive, send, udp,
 };
 pub(crate) use stream::Stream;
+pub(crate) use traffic::{Dialogue, Transfer};
 pub(crate) use world::{
-    Device, INTERNET4, INTERNET6, PUBLIC4, PUBLIC6, STRANGER4, STRANGER6, World, binary,
+    Device, INTERNET4, INTERNET6, PUBLIC4, PUBLIC6, STRANGER4, STRANGER6, World, binary, soak,
 };
