@@ -159,6 +159,7 @@ fn settings<'a>(
         "net/ipv4/conf/all/forwarding".to_owned(),
         "net/ipv6/conf/all/forwarding".to_owned(),
         "net/ipv6/conf/all/disable_ipv6".to_owned(),
+        "net/netfilter/nf_conntrack_max".to_owned(),
     ];
     for link in links {
         paths.push(format!("net/ipv6/conf/{link}/accept_ra"));

@@ -307,6 +307,8 @@ pub struct SetSettings {
     pub mtu: Patch<u16>,
     /// Packet size that TCP is clamped to.
     pub clamp_mtu: Option<u16>,
+    /// Connections that one device may have open, in each family and each way.
+    pub connection_limit: Option<u32>,
 }
 
 /// A token to add.

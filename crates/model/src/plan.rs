@@ -517,6 +517,7 @@ fn without_way_in(firewall: &Firewall) -> Firewall {
         reply_marks: BTreeMap::new(),
         snat_ports: firewall.snat_ports,
         clamp: firewall.clamp,
+        connections: firewall.connections.clone(),
         subnets: BTreeMap::new(),
         own_prefixes6: BTreeSet::new(),
         services: BTreeSet::new(),

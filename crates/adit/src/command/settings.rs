@@ -38,6 +38,8 @@ enum SettingName {
     Mtu,
     /// The packet size in bytes that TCP is clamped to
     ClampMtu,
+    /// Connections that one device may have open, in each family and each way
+    ConnectionLimit,
 }
 
 pub(super) async fn run(session: Session, command: SettingsCommand) -> Result<(), Failure> {
@@ -77,14 +79,21 @@ fn request(key: SettingName, value: &str) -> Result<SetSettings, Failure> {
         SettingName::Mtu if matches!(value, "auto" | "none") => request.mtu = Patch::Clear,
         SettingName::Mtu => request.mtu = Patch::Set(number("mtu", value)?),
         SettingName::ClampMtu => request.clamp_mtu = Some(number("clamp-mtu", value)?),
+        SettingName::ConnectionLimit => {
+            request.connection_limit = Some(number("connection-limit", value)?);
+        }
     }
     Ok(request)
 }
 
-fn number(key: &str, value: &str) -> Result<u16, Failure> {
-    value
-        .parse()
-        .map_err(|_| invalid(key, &format!("`{value}` is no number from 0 to 65535")))
+fn number<N: TryFrom<u32>>(key: &str, value: &str) -> Result<N, Failure> {
+    let number: Option<u32> = value.parse().ok();
+    number
+        .and_then(|number| N::try_from(number).ok())
+        .ok_or_else(|| {
+            let last = (1_u64 << (8 * size_of::<N>())) - 1;
+            invalid(key, &format!("`{value}` is no number from 0 to {last}"))
+        })
 }
 
 fn show(session: &Session, settings: &Settings) -> Result<(), Failure> {
@@ -111,6 +120,7 @@ fn show(session: &Session, settings: &Settings) -> Result<(), Failure> {
         ("snat-ports", settings.snat_ports.clone()),
         ("mtu", mtu),
         ("clamp-mtu", settings.clamp_mtu.to_string()),
+        ("connection-limit", settings.connection_limit.to_string()),
     ]);
     Ok(())
 }

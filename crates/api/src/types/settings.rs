@@ -22,6 +22,8 @@ pub struct Settings {
     pub mtu: SettingsMtu,
     /// The packet size in bytes that TCP is clamped to.
     pub clamp_mtu: u16,
+    /// Connections that one device may have open, in each family and each way.
+    pub connection_limit: u32,
 }
 
 /// The tunnel's MTU.
@@ -57,6 +59,9 @@ pub struct SetSettings {
     /// The packet size in bytes that TCP is clamped to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clamp_mtu: Option<u16>,
+    /// Connections that one device may have open, in each family and each way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection_limit: Option<u32>,
 }
 
 impl From<SetSettings> for change::SetSettings {
@@ -69,6 +74,7 @@ impl From<SetSettings> for change::SetSettings {
             snat_ports: request.snat_ports.map(|text| (text.0.first, text.0.last)),
             mtu: request.mtu,
             clamp_mtu: request.clamp_mtu,
+            connection_limit: request.connection_limit,
         }
     }
 }

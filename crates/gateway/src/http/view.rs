@@ -202,6 +202,7 @@ pub(super) fn settings(snapshot: &Snapshot) -> Settings {
             configured: settings.mtu,
         },
         clamp_mtu: settings.clamp_mtu,
+        connection_limit: settings.connection_limit,
     }
 }
 

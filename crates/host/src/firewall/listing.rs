@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use adit_model::desired::firewall::Elements;
+use adit_model::desired::firewall::{COUNTED, Elements};
 use adit_model::protocol::Protocol;
 use serde_json::{Map, Value};
 
@@ -38,6 +38,10 @@ pub(super) fn elements(listing: &[u8]) -> Result<Elements, FirewallError> {
         else {
             continue;
         };
+        // Packets fill these, and the kernel empties them.
+        if COUNTED.iter().any(|(name, _)| name == set) {
+            continue;
+        }
         let is_map = object.contains_key("map");
         for element in list {
             let (key, value) = match element.as_array().map(Vec::as_slice) {

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use adit_model::desired::firewall::{
-    Clamp, Endpoint, Firewall, Keep, Port, SourceAddress, SubnetPolicy, Translations,
+    Clamp, Connections, Endpoint, Firewall, Keep, Port, SourceAddress, SubnetPolicy, Translations,
 };
 use adit_model::protocol::{PortRange, Protocol};
 
@@ -71,6 +71,7 @@ fn firewall() -> Firewall {
             ipv4: 1380,
             ipv6: 1360,
         },
+        connections: Connections::default(),
         subnets: BTreeMap::from([(1, subnet(1, true)), (2, subnet(2, false))]),
         own_prefixes6: BTreeSet::from(
             ["2001:db8:0:1::/64", "2001:db8:0:2::/64"].map(|prefix| prefix.parse().unwrap()),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use adit_host::reconcile::{Handle, Reconciler, start};
 use adit_model::desired::Desired;
 use adit_model::desired::address::Address;
-use adit_model::desired::firewall::{Clamp, Endpoint, Firewall, Port, Translations};
+use adit_model::desired::firewall::{Clamp, Connections, Endpoint, Firewall, Port, Translations};
 use adit_model::desired::link::Link;
 use adit_model::desired::neighbor::ProxyNeighbor;
 use adit_model::desired::route::{MAIN_TABLE, Route, RouteTarget};
@@ -128,6 +128,7 @@ fn firewall(interface: &str) -> Firewall {
             ipv4: 1360,
             ipv6: 1340,
         },
+        connections: Connections::default(),
         subnets: BTreeMap::new(),
         own_prefixes6: ["2001:db8:1::/64".parse().unwrap()].into(),
         services: [].into(),

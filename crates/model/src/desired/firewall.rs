@@ -14,6 +14,7 @@ mod elements;
 mod skeleton;
 
 pub use elements::Elements;
+pub use skeleton::COUNTED;
 
 /// The nftables family and name of the only table that is ours.
 pub const TABLE: &str = "inet adit";
@@ -30,6 +31,7 @@ pub struct Firewall {
     /// The external ports for what devices send; forwards stay out of this range.
     pub snat_ports: PortRange,
     pub clamp: Clamp,
+    pub connections: Connections,
     /// By subnet id. The networks of different subnets do not overlap.
     pub subnets: BTreeMap<u64, SubnetPolicy>,
     /// Global prefixes of the tunnel; what a device sends there must not leave by an uplink when no device has it.
@@ -62,6 +64,17 @@ pub struct SubnetPolicy {
 pub struct SourceAddress<A> {
     pub uplink: String,
     pub address: A,
+}
+
+/// How many connections one device may have, so that none fills the host's table of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connections {
+    /// For each address of a device and each delegated prefix; what the device opens and what others open to it count
+    /// apart, or strangers could silence it.
+    pub limit: u32,
+    /// Each counts as a whole, however many addresses it has.
+    pub delegations4: BTreeSet<Ipv4Net>,
+    pub delegations6: BTreeSet<Ipv6Net>,
 }
 
 /// The largest TCP segment size let through, by family.
@@ -170,6 +183,22 @@ impl<A: Ord + Copy + Into<IpAddr>> Translations<A> {
                 .iter()
                 .filter(|(range, target)| there.forward_ranges.get(range) != Some(target));
             changed.extend(ranges.map(|(range, _)| range.any_family()));
+        }
+    }
+}
+
+impl Connections {
+    /// More than a household behind a delegated prefix needs, and a sixty-fourth of what the kernel tracks on a host
+    /// with more than 4 GiB.
+    pub const DEFAULT_LIMIT: u32 = 4096;
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self {
+            limit: Self::DEFAULT_LIMIT,
+            delegations4: BTreeSet::new(),
+            delegations6: BTreeSet::new(),
         }
     }
 }

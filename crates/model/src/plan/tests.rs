@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::desired::firewall::{Clamp, Port};
+use crate::desired::firewall::{Clamp, Connections, Port};
 use crate::desired::route::{MAIN_TABLE, RouteTarget};
 use crate::key::PresharedKey;
 use crate::protocol::{PortRange, Protocol};
@@ -201,6 +201,7 @@ fn firewall(forwards: BTreeMap<u16, u8>) -> Firewall {
         reply_marks: BTreeMap::new(),
         snat_ports: PortRange::new(40000, 65535).unwrap(),
         clamp: Clamp::default(),
+        connections: Connections::default(),
         subnets: BTreeMap::new(),
         own_prefixes6: BTreeSet::new(),
         services: BTreeSet::new(),

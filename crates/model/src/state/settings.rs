@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::desired::firewall::Connections;
+
 /// Settings; every field has a default, so that an older database reads.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
@@ -20,6 +22,8 @@ pub struct Settings {
     pub mtu: Option<u16>,
     /// The packet size that TCP is clamped to, in bytes. 1280 passes every path that can carry IPv6 at all.
     pub clamp_mtu: u16,
+    /// Connections that one device may have open, in each family and each way.
+    pub connection_limit: u32,
 }
 
 impl Default for Settings {
@@ -31,6 +35,7 @@ impl Default for Settings {
             snat_last: 65535,
             mtu: None,
             clamp_mtu: 1280,
+            connection_limit: Connections::DEFAULT_LIMIT,
         }
     }
 }

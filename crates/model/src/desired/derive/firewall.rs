@@ -8,11 +8,14 @@ use ipnet::IpNet;
 use super::{Context, Member, Members, networks4, networks6, routing};
 use crate::address;
 use crate::desired::firewall::{
-    Clamp, Endpoint, Firewall, Keep, Port, SourceAddress, SubnetPolicy, Translations,
+    Clamp, Connections, Endpoint, Firewall, Keep, Port, SourceAddress, SubnetPolicy, Translations,
 };
 use crate::protocol::{PortRange, Protocol};
 use crate::state::{Forward, Subnet};
 use crate::uplink::{self, Uplink};
+
+/// How many connections the kernel tracks; it is there while it tracks any.
+const CONNTRACK_MAX: &str = "net/netfilter/nf_conntrack_max";
 
 /// Bytes of an IPv4 and a TCP header.
 const HEADERS4: u16 = 40;
@@ -47,6 +50,7 @@ pub(super) fn derive(context: &Context<'_>) -> Firewall {
             ipv4: packet.saturating_sub(HEADERS4),
             ipv6: packet.saturating_sub(HEADERS6),
         },
+        connections: connections(context),
         subnets: context
             .members
             .iter()
@@ -61,6 +65,37 @@ pub(super) fn derive(context: &Context<'_>) -> Firewall {
     forwards(context, &mut firewall);
     pinholes(context, &mut firewall);
     firewall
+}
+
+/// One device, over both families and both ways, has at most half of the kernel's table.
+fn connections(context: &Context<'_>) -> Connections {
+    let facts = context.inputs.facts;
+    let room = facts
+        .sysctls
+        .get(CONNTRACK_MAX)
+        .and_then(|text| text.parse::<u32>().ok())
+        .filter(|max| *max > 0)
+        .map_or(u32::MAX, |max| (max / 8).max(1));
+    let delegations = || {
+        context
+            .active()
+            .flat_map(|(_, member)| member.delegations.iter())
+    };
+    Connections {
+        limit: context.inputs.state.settings.connection_limit.min(room),
+        delegations4: delegations()
+            .filter_map(|net| match net {
+                IpNet::V4(net) => Some(*net),
+                IpNet::V6(_) => None,
+            })
+            .collect(),
+        delegations6: delegations()
+            .filter_map(|net| match net {
+                IpNet::V6(net) => Some(*net),
+                IpNet::V4(_) => None,
+            })
+            .collect(),
+    }
 }
 
 fn reply_marks(context: &Context<'_>) -> BTreeMap<String, u32> {

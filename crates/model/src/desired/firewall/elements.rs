@@ -9,7 +9,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use crate::address;
 use crate::protocol::PortRange;
 
-use super::{Endpoint, Firewall, Keep, Port, TABLE, Translations, skeleton};
+use super::{Connections, Endpoint, Firewall, Keep, Port, TABLE, Translations, skeleton};
 
 /// Elements in one command: long enough to be quick, short enough to be read in an error message.
 const CHUNK: usize = 200;
@@ -98,6 +98,27 @@ impl Elements {
         }
         for prefix in disjoint6(&firewall.own_prefixes6) {
             self.insert("own_prefixes6", network6(prefix), None);
+        }
+        let Connections {
+            limit: _,
+            delegations4,
+            delegations6,
+        } = &firewall.connections;
+        for network in delegations4 {
+            let chain = skeleton::delegation4_of(network.prefix_len());
+            self.insert(
+                "delegations4",
+                network4(*network),
+                Some(format!("goto {chain}")),
+            );
+        }
+        for network in delegations6 {
+            let chain = skeleton::delegation6_of(network.prefix_len());
+            self.insert(
+                "delegations6",
+                network6(*network),
+                Some(format!("goto {chain}")),
+            );
         }
         for (id, policy) in &firewall.subnets {
             let peers = policy

@@ -1,6 +1,11 @@
-//! The text of the chains and rules, which only a change of the subnets, the clamp or the SNAT range alters.
+//! The text of the chains and rules, which only a change of the subnets, the clamp, the SNAT range, the limit of
+//! connections or the lengths of delegated prefixes alters.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::protocol::PortRange;
 
@@ -22,6 +27,8 @@ const SETS: &[(&str, &str, &str, bool)] = &[
     ("map", "peers6", "ipv6_addr : verdict", true),
     ("map", "snat4", "ipv4_addr : verdict", true),
     ("map", "snat6", "ipv6_addr : verdict", true),
+    ("map", "delegations4", "ipv4_addr : verdict", true),
+    ("map", "delegations6", "ipv6_addr : verdict", true),
     (
         "map",
         "forwards4",
@@ -104,10 +111,16 @@ pub(super) fn render(firewall: &Firewall) -> String {
     for (kind, name, types, interval) in SETS {
         push_set(&mut text, kind, name, types, *interval);
     }
+    for (name, types) in COUNTED {
+        text.push_str(&format!(
+            "    set {name} {{ type {types}; size {COUNTED_SIZE}; flags dynamic; }}\n"
+        ));
+    }
     for id in firewall.subnets.keys() {
         push_set(&mut text, "set", &networks4_of(*id), "ipv4_addr", true);
         push_set(&mut text, "set", &networks6_of(*id), "ipv6_addr", true);
     }
+    push_counting(&mut text, firewall);
     for (id, policy) in &firewall.subnets {
         push_subnet(&mut text, *id, policy, firewall.snat_ports);
     }
@@ -115,6 +128,26 @@ pub(super) fn render(firewall: &Firewall) -> String {
     text.push_str(&render_chains(firewall));
     text.push_str("}\n");
     text
+}
+
+/// Sets of devices and delegated prefixes, each with the connections that it has; packets fill them.
+pub const COUNTED: [(&str, &str); 4] = [
+    ("outgoing4", "ipv4_addr"),
+    ("outgoing6", "ipv6_addr"),
+    ("incoming4", "ipv4_addr"),
+    ("incoming6", "ipv6_addr"),
+];
+
+/// More than there can be devices in a table that is loaded in reasonable time.
+const COUNTED_SIZE: u32 = 65_536;
+
+/// The chain that counts the connections of delegated IPv4 prefixes of a length.
+pub(super) fn delegation4_of(length: u8) -> String {
+    format!("delegation4_{length}")
+}
+
+pub(super) fn delegation6_of(length: u8) -> String {
+    format!("delegation6_{length}")
 }
 
 pub(super) fn chain_of(subnet: u64) -> String {
@@ -142,8 +175,8 @@ fn push_subnet(text: &mut String, id: u64, policy: &SubnetPolicy, ports: PortRan
     text.push_str(&format!(
         r#"
     chain {chain} {{
-        meta nfproto ipv4 ip daddr @{networks4} accept comment "to a device of the same subnet"
-        meta nfproto ipv6 ip6 daddr @{networks6} accept
+        meta nfproto ipv4 ip daddr @{networks4} goto admit comment "to a device of the same subnet"
+        meta nfproto ipv6 ip6 daddr @{networks6} goto admit
     }}
 
     chain {snat_chain} {{
@@ -186,6 +219,63 @@ fn push_snat<A>(
     ));
     text.push_str(&format!(
         "        oifname \"{uplink}\" meta nfproto {family} snat {word} to {address}\n"
+    ));
+}
+
+/// What a new connection passes that the rules allow. It is counted here, after all that could deny it, and only once:
+/// its later packets find it confirmed. A device is counted by its address, a delegated prefix as a whole: nftables takes
+/// no map for the key of a set, so the prefixes of a length share a chain that knows their mask.
+fn push_counting(text: &mut String, firewall: &Firewall) {
+    let tunnel = &firewall.interface;
+    let limit = firewall.connections.limit;
+    let lengths4: BTreeSet<u8> = firewall
+        .connections
+        .delegations4
+        .iter()
+        .map(|network| network.prefix_len())
+        .collect();
+    let lengths6: BTreeSet<u8> = firewall
+        .connections
+        .delegations6
+        .iter()
+        .map(|network| network.prefix_len())
+        .collect();
+    let mut push = |chain: &str, family: &str, word: &str, version: u8, mask: &dyn Display| {
+        text.push_str(&format!(
+            r#"
+    chain {chain} {{
+        iifname "{tunnel}" meta nfproto {family} add @outgoing{version} {{ {word} saddr & {mask} ct count over {limit} }} drop
+        iifname != "{tunnel}" meta nfproto {family} add @incoming{version} {{ {word} daddr & {mask} ct count over {limit} }} drop
+    }}
+"#
+        ));
+    };
+    for length in lengths4 {
+        let mask = Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, length).netmask();
+        push(&delegation4_of(length), "ipv4", "ip", 4, &mask);
+    }
+    for length in lengths6 {
+        let mask = Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, length).netmask();
+        push(&delegation6_of(length), "ipv6", "ip6", 6, &mask);
+    }
+    text.push_str(&format!(
+        r#"
+    chain count {{
+        iifname "{tunnel}" meta nfproto ipv4 ip saddr vmap @delegations4
+        iifname "{tunnel}" meta nfproto ipv6 ip6 saddr vmap @delegations6
+        iifname "{tunnel}" meta nfproto ipv4 add @outgoing4 {{ ip saddr ct count over {limit} }} drop comment "what a device opened"
+        iifname "{tunnel}" meta nfproto ipv6 add @outgoing6 {{ ip6 saddr ct count over {limit} }} drop
+        iifname != "{tunnel}" meta nfproto ipv4 ip daddr vmap @delegations4
+        iifname != "{tunnel}" meta nfproto ipv6 ip6 daddr vmap @delegations6
+        iifname != "{tunnel}" meta nfproto ipv4 add @incoming4 {{ ip daddr ct count over {limit} }} drop comment "what others opened to it"
+        iifname != "{tunnel}" meta nfproto ipv6 add @incoming6 {{ ip6 daddr ct count over {limit} }} drop
+    }}
+
+    chain admit {{
+        ct state new ct status & confirmed == 0 jump count comment "one device does not fill the table of connections"
+        accept
+    }}
+"#
     ));
 }
 
@@ -240,9 +330,9 @@ fn render_chains(firewall: &Firewall) -> String {
         meta nfproto ipv4 ct state invalid drop comment "would leave untranslated"
         meta nfproto ipv6 ip6 saddr fc00::/7 ct state invalid drop
         meta nfproto ipv6 ip6 saddr != fc00::/7 tcp flags & (fin | syn | rst | ack) != syn ct state new jump resume
-        oifname @uplinks accept
-        meta nfproto ipv4 ip saddr @host_networks4 accept comment "subnets with host access"
-        meta nfproto ipv6 ip6 saddr @host_networks6 accept
+        oifname @uplinks goto admit
+        meta nfproto ipv4 ip saddr @host_networks4 goto admit comment "subnets with host access"
+        meta nfproto ipv6 ip6 saddr @host_networks6 goto admit
         drop comment "other networks of this host"
     }}
 
@@ -259,12 +349,12 @@ fn render_chains(firewall: &Firewall) -> String {
         iifname @uplinks meta nfproto ipv6 ip6 saddr @networks6 drop
         ct state established,related accept
         ct state invalid drop
-        ct status dnat accept comment "forwards"
-        iifname != "{tunnel}" meta nfproto ipv6 icmpv6 type echo-request accept comment "RFC 4890, 4.3.1"
+        ct status dnat goto admit comment "forwards"
+        iifname != "{tunnel}" meta nfproto ipv6 icmpv6 type echo-request goto admit comment "RFC 4890, 4.3.1"
         iifname "{tunnel}" meta nfproto ipv4 ip saddr vmap @peers4
         iifname "{tunnel}" meta nfproto ipv6 ip6 saddr vmap @peers6
-        meta nfproto ipv6 meta l4proto {{ tcp, udp }} ip6 daddr . meta l4proto . th dport @pinholes accept
-        meta nfproto ipv6 meta l4proto {{ tcp, udp }} ip6 daddr . meta l4proto . th dport @pinhole_ranges accept
+        meta nfproto ipv6 meta l4proto {{ tcp, udp }} ip6 daddr . meta l4proto . th dport @pinholes goto admit
+        meta nfproto ipv6 meta l4proto {{ tcp, udp }} ip6 daddr . meta l4proto . th dport @pinhole_ranges goto admit
         drop
     }}
 
@@ -275,10 +365,10 @@ fn render_chains(firewall: &Firewall) -> String {
 
     chain to_gateway {{
         ct state established,related accept
-        meta l4proto {{ icmp, icmpv6 }} accept
-        meta l4proto {{ tcp, udp }} meta l4proto . th dport @services accept comment "the gateway's own services"
-        meta nfproto ipv4 ip saddr @host_networks4 accept comment "subnets with host access"
-        meta nfproto ipv6 ip6 saddr @host_networks6 accept
+        meta l4proto {{ icmp, icmpv6 }} goto admit
+        meta l4proto {{ tcp, udp }} meta l4proto . th dport @services goto admit comment "the gateway's own services"
+        meta nfproto ipv4 ip saddr @host_networks4 goto admit comment "subnets with host access"
+        meta nfproto ipv6 ip6 saddr @host_networks6 goto admit
         drop
     }}
 

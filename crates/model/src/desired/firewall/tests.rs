@@ -34,6 +34,11 @@ fn small() -> Firewall {
             ipv4: 1380,
             ipv6: 1360,
         },
+        connections: Connections {
+            limit: 4096,
+            delegations4: BTreeSet::from(["192.168.7.0/24".parse().unwrap()]),
+            delegations6: BTreeSet::from(["2001:db8:0:1:8000::/68".parse().unwrap()]),
+        },
         subnets: BTreeMap::from([
             (
                 1,
