@@ -153,7 +153,9 @@ fn sweep_ends_what_changed_and_nothing_else() {
 fn sweep_of_many_connections_is_quick() {
     World::build().on_gateway(async |world| {
         let mut table = Table::default();
-        table.replace(&firewall()).await.unwrap();
+        let mut wanted = firewall();
+        wanted.connections.limit = 100_000;
+        table.replace(&wanted).await.unwrap();
         // One tracked connection for each port outside.
         let web = world.udp("device1", "10.59.0.2:8080");
         for port in 1..20_000u16 {

@@ -44,7 +44,7 @@ fn received(receiver: &UdpSocket, payload: &[u8], patience: Duration) -> Option<
     None
 }
 
-const SOON: Duration = Duration::from_millis(1500);
+pub(crate) const SOON: Duration = Duration::from_millis(1500);
 const NEVER: Duration = Duration::from_millis(150);
 
 /// The table is in force for the life of the namespace; only the text is needed here.

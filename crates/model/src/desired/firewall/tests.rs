@@ -129,6 +129,8 @@ fn small_table_reads_well() {
         map peers6 { type ipv6_addr : verdict; flags interval; }
         map snat4 { type ipv4_addr : verdict; flags interval; }
         map snat6 { type ipv6_addr : verdict; flags interval; }
+        map delegations4 { type ipv4_addr : verdict; flags interval; }
+        map delegations6 { type ipv6_addr : verdict; flags interval; }
         map forwards4 { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }
         map forwards6 { type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; }
         map forward_ranges4 { type ipv4_addr . inet_proto . inet_service : ipv4_addr; flags interval; }
@@ -141,14 +143,44 @@ fn small_table_reads_well() {
         map hairpins6 { type ipv6_addr . ipv6_addr : ipv6_addr; }
         set pinholes { type ipv6_addr . inet_proto . inet_service; }
         set pinhole_ranges { type ipv6_addr . inet_proto . inet_service; flags interval; }
+        set outgoing4 { type ipv4_addr; size 65536; flags dynamic; }
+        set outgoing6 { type ipv6_addr; size 65536; flags dynamic; }
+        set incoming4 { type ipv4_addr; size 65536; flags dynamic; }
+        set incoming6 { type ipv6_addr; size 65536; flags dynamic; }
         set subnet_1_networks4 { type ipv4_addr; flags interval; }
         set subnet_1_networks6 { type ipv6_addr; flags interval; }
         set subnet_2_networks4 { type ipv4_addr; flags interval; }
         set subnet_2_networks6 { type ipv6_addr; flags interval; }
 
+        chain delegation4_24 {
+            iifname "adit0" meta nfproto ipv4 add @outgoing4 { ip saddr & 255.255.255.0 ct count over 4096 } drop
+            iifname != "adit0" meta nfproto ipv4 add @incoming4 { ip daddr & 255.255.255.0 ct count over 4096 } drop
+        }
+
+        chain delegation6_68 {
+            iifname "adit0" meta nfproto ipv6 add @outgoing6 { ip6 saddr & ffff:ffff:ffff:ffff:f000:: ct count over 4096 } drop
+            iifname != "adit0" meta nfproto ipv6 add @incoming6 { ip6 daddr & ffff:ffff:ffff:ffff:f000:: ct count over 4096 } drop
+        }
+
+        chain count {
+            iifname "adit0" meta nfproto ipv4 ip saddr vmap @delegations4
+            iifname "adit0" meta nfproto ipv6 ip6 saddr vmap @delegations6
+            iifname "adit0" meta nfproto ipv4 add @outgoing4 { ip saddr ct count over 4096 } drop comment "what a device opened"
+            iifname "adit0" meta nfproto ipv6 add @outgoing6 { ip6 saddr ct count over 4096 } drop
+            iifname != "adit0" meta nfproto ipv4 ip daddr vmap @delegations4
+            iifname != "adit0" meta nfproto ipv6 ip6 daddr vmap @delegations6
+            iifname != "adit0" meta nfproto ipv4 add @incoming4 { ip daddr ct count over 4096 } drop comment "what others opened to it"
+            iifname != "adit0" meta nfproto ipv6 add @incoming6 { ip6 daddr ct count over 4096 } drop
+        }
+
+        chain admit {
+            ct state new ct status & confirmed == 0 jump count comment "one device does not fill the table of connections"
+            accept
+        }
+
         chain subnet_1 {
-            meta nfproto ipv4 ip daddr @subnet_1_networks4 accept comment "to a device of the same subnet"
-            meta nfproto ipv6 ip6 daddr @subnet_1_networks6 accept
+            meta nfproto ipv4 ip daddr @subnet_1_networks4 goto admit comment "to a device of the same subnet"
+            meta nfproto ipv6 ip6 daddr @subnet_1_networks6 goto admit
         }
 
         chain snat_subnet_1 {
@@ -157,8 +189,8 @@ fn small_table_reads_well() {
         }
 
         chain subnet_2 {
-            meta nfproto ipv4 ip daddr @subnet_2_networks4 accept comment "to a device of the same subnet"
-            meta nfproto ipv6 ip6 daddr @subnet_2_networks6 accept
+            meta nfproto ipv4 ip daddr @subnet_2_networks4 goto admit comment "to a device of the same subnet"
+            meta nfproto ipv6 ip6 daddr @subnet_2_networks6 goto admit
         }
 
         chain snat_subnet_2 {
@@ -180,9 +212,9 @@ fn small_table_reads_well() {
             meta nfproto ipv4 ct state invalid drop comment "would leave untranslated"
             meta nfproto ipv6 ip6 saddr fc00::/7 ct state invalid drop
             meta nfproto ipv6 ip6 saddr != fc00::/7 tcp flags & (fin | syn | rst | ack) != syn ct state new jump resume
-            oifname @uplinks accept
-            meta nfproto ipv4 ip saddr @host_networks4 accept comment "subnets with host access"
-            meta nfproto ipv6 ip6 saddr @host_networks6 accept
+            oifname @uplinks goto admit
+            meta nfproto ipv4 ip saddr @host_networks4 goto admit comment "subnets with host access"
+            meta nfproto ipv6 ip6 saddr @host_networks6 goto admit
             drop comment "other networks of this host"
         }
 
@@ -199,12 +231,12 @@ fn small_table_reads_well() {
             iifname @uplinks meta nfproto ipv6 ip6 saddr @networks6 drop
             ct state established,related accept
             ct state invalid drop
-            ct status dnat accept comment "forwards"
-            iifname != "adit0" meta nfproto ipv6 icmpv6 type echo-request accept comment "RFC 4890, 4.3.1"
+            ct status dnat goto admit comment "forwards"
+            iifname != "adit0" meta nfproto ipv6 icmpv6 type echo-request goto admit comment "RFC 4890, 4.3.1"
             iifname "adit0" meta nfproto ipv4 ip saddr vmap @peers4
             iifname "adit0" meta nfproto ipv6 ip6 saddr vmap @peers6
-            meta nfproto ipv6 meta l4proto { tcp, udp } ip6 daddr . meta l4proto . th dport @pinholes accept
-            meta nfproto ipv6 meta l4proto { tcp, udp } ip6 daddr . meta l4proto . th dport @pinhole_ranges accept
+            meta nfproto ipv6 meta l4proto { tcp, udp } ip6 daddr . meta l4proto . th dport @pinholes goto admit
+            meta nfproto ipv6 meta l4proto { tcp, udp } ip6 daddr . meta l4proto . th dport @pinhole_ranges goto admit
             drop
         }
 
@@ -215,10 +247,10 @@ fn small_table_reads_well() {
 
         chain to_gateway {
             ct state established,related accept
-            meta l4proto { icmp, icmpv6 } accept
-            meta l4proto { tcp, udp } meta l4proto . th dport @services accept comment "the gateway's own services"
-            meta nfproto ipv4 ip saddr @host_networks4 accept comment "subnets with host access"
-            meta nfproto ipv6 ip6 saddr @host_networks6 accept
+            meta l4proto { icmp, icmpv6 } goto admit
+            meta l4proto { tcp, udp } meta l4proto . th dport @services goto admit comment "the gateway's own services"
+            meta nfproto ipv4 ip saddr @host_networks4 goto admit comment "subnets with host access"
+            meta nfproto ipv6 ip6 saddr @host_networks6 goto admit
             drop
         }
 
@@ -254,6 +286,8 @@ fn small_table_reads_well() {
             oifname "adit0" meta nfproto ipv6 tcp flags & (syn | rst) == syn tcp option maxseg size > 1360 tcp option maxseg size set 1360
         }
     }
+    add element inet adit delegations4 { 192.168.7.0/24 : goto delegation4_24 }
+    add element inet adit delegations6 { 2001:db8:0:1:8000::/68 : goto delegation6_68 }
     add element inet adit forward_ranges4 { 192.0.2.1 . udp . 5000-5010 : 10.59.0.2 }
     add element inet adit forwards4 { 192.0.2.1 . tcp . 80 : 10.59.0.2 . 8080 }
     add element inet adit hairpins4 { 10.59.0.2 . 10.59.0.2 : 10.59.0.1 }
