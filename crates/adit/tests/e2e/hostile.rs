@@ -151,6 +151,7 @@ fn every_source_port_of_a_device_shadows_nothing() -> Result<()> {
     let vps = world.host("vps")?;
     world.adit(&format!("forward add {OTHERS_FORWARD} box"))?;
     world.adit(&format!("forward add {OWN_FORWARD} laptop"))?;
+    world.adit("settings set connection-limit 65536")?;
 
     let far = FAR_PORTS
         .iter()

@@ -6,6 +6,7 @@ mod demo;
 mod forward;
 mod healing;
 mod hostile;
+mod hostile_connections;
 mod isolation;
 mod lifecycle;
 mod loss;

@@ -53,10 +53,10 @@ pub(super) fn set(draft: &mut Draft<'_>, patch: SetSettings) -> Result<(), Refus
         settings.clamp_mtu = clamp;
     }
     if let Some(limit) = patch.connection_limit {
-        if !(64..=1_000_000).contains(&limit) {
+        if !(64..=65_536).contains(&limit) {
             return refuse(
                 "connection-limit",
-                format!("{limit} does not lie between 64 and 1000000"),
+                format!("{limit} does not lie between 64 and 65536"),
             );
         }
         settings.connection_limit = limit;
