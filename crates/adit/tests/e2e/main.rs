@@ -13,5 +13,6 @@ mod loss;
 mod mtu;
 mod reach;
 mod routing;
+mod silence;
 mod state;
 mod support;
