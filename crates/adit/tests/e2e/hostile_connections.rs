@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 
 use crate::support::{
     Device, Findings, INTERNET4, INTERNET6, Injector, PUBLIC4, STRANGER4, STRANGER6, World, at,
-    converse, listen, soak, syn4, udp4, udp6,
+    converse, is_soak, listen, syn4, udp4, udp6,
 };
 
 /// As many as the userspace WireGuard carries beside others: what it does above that is another question.
@@ -108,7 +108,7 @@ fn flooded(name: &str, vps: &Host, flood: &Flood<'_>, others: &Others<'_>) -> Re
     let ends = AtomicBool::new(false);
     let sent = AtomicU64::new(0);
     let began = Instant::now();
-    let least = Duration::from_secs(if soak() { 20 } else { 3 });
+    let least = Duration::from_secs(if is_soak() { 20 } else { 3 });
     let outcome = thread::scope(|scope| {
         let flooder = scope.spawn(|| -> Result<()> {
             while !ends.load(Ordering::Relaxed) {

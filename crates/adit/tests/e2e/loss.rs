@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use crate::support::{
     Device, Dialogue, Findings, INTERNET4, INTERNET6, PUBLIC4, Transfer, World, at, binary,
-    converse, listen, soak, udp,
+    converse, is_soak, listen, udp,
 };
 
 const PACE: Duration = Duration::from_millis(5);
@@ -155,6 +155,7 @@ impl Traffic {
         self.enter("the end");
         let took = self.began.elapsed();
         self.dialogues.iter().for_each(Dialogue::end);
+        let (mut sent, mut lost) = (0, 0);
         for (number, dialogue) in self.dialogues.into_iter().enumerate() {
             let account = dialogue.stop()?;
             Findings::note(&format!(
@@ -165,6 +166,10 @@ impl Traffic {
                 account.lost_back.len(),
                 account.latest
             ));
+            if account.name != CONTROL {
+                sent += account.sent;
+                lost += account.lost();
+            }
             let mut where_lost = String::new();
             for pair in self.chapters.windows(2) {
                 let [(name, from), (_, to)] = pair else {
@@ -194,6 +199,9 @@ impl Traffic {
             };
             findings.check(&account.name, outcome);
         }
+        Findings::note(&format!(
+            "figure: {topology}: {lost} of {sent} packets lost in either direction"
+        ));
         for transfer in self.transfers {
             let name = transfer.name.clone();
             let outcome = transfer.stop().and_then(|progress| {
@@ -218,7 +226,7 @@ impl Traffic {
 const CONTROL: &str = "control, no tunnel";
 
 fn devices(world: &mut World) -> Result<()> {
-    let count = if soak() { 100 } else { 12 };
+    let count = if is_soak() { 100 } else { 12 };
     for number in 0..count {
         world.adit(&format!("device add peer{number} --subnet lan"))?;
     }
@@ -241,7 +249,7 @@ fn devices(world: &mut World) -> Result<()> {
 
 fn permissions(world: &mut World) -> Result<()> {
     world.adit("device add other --subnet lan --kind server")?;
-    for _ in 0..if soak() { 20 } else { 3 } {
+    for _ in 0..if is_soak() { 20 } else { 3 } {
         let mut forwards = Vec::new();
         let mut pinholes = Vec::new();
         let mut add = |kind: &str, what: String| -> Result<()> {
@@ -281,7 +289,7 @@ fn permissions(world: &mut World) -> Result<()> {
 }
 
 fn subnets(world: &mut World) -> Result<()> {
-    for round in 0..if soak() { 20 } else { 4 } {
+    for round in 0..if is_soak() { 20 } else { 4 } {
         let six = match (round % 2, world.prefix()?) {
             (0, "2001:db8:100:1::/64") => "--ipv6 2001:db8:100:7::/64",
             _ => "",
@@ -316,7 +324,7 @@ fn settings(world: &mut World) -> Result<()> {
 }
 
 fn crashes(world: &mut World) -> Result<()> {
-    for _ in 0..if soak() { 20 } else { 5 } {
+    for _ in 0..if is_soak() { 20 } else { 5 } {
         world.gateway.kill()?;
         world.gateway.start()?;
     }
@@ -324,7 +332,7 @@ fn crashes(world: &mut World) -> Result<()> {
 }
 
 fn restarts(world: &mut World) -> Result<()> {
-    for _ in 0..if soak() { 10 } else { 2 } {
+    for _ in 0..if is_soak() { 10 } else { 2 } {
         world.gateway.terminate()?;
         world.gateway.start()?;
     }
@@ -361,7 +369,7 @@ fn burst(world: &mut World) -> Result<()> {
     const IN_FLIGHT: usize = 32;
     /// What one chain does.
     const CHANGES: usize = 5;
-    let chains = if soak() { 200 } else { 30 };
+    let chains = if is_soak() { 200 } else { 30 };
     let client = Client::unix(&world.gateway.runtime_dir().join("adit.sock"));
     let before = world.revision()?;
     let began = Instant::now();

@@ -15,5 +15,6 @@ mod mtu;
 mod reach;
 mod refusals;
 mod routing;
+mod silence;
 mod state;
 mod support;

@@ -6,6 +6,7 @@ mod faults;
 mod findings;
 pub(crate) mod oracle;
 mod packet;
+mod probe;
 mod snapshot;
 mod socket;
 mod stream;
@@ -17,6 +18,7 @@ pub(crate) use capture::Capture;
 pub(crate) use faults::{Faults, is_soak};
 pub(crate) use findings::Findings;
 pub(crate) use packet::{Injector, syn4, udp4, udp6};
+pub(crate) use probe::probe;
 pub(crate) use snapshot::Snapshot;
 pub(crate) use socket::{
     Conversation, accept, at, connect, converse, exchange, listen, receive, send, udp,

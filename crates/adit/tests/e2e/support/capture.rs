@@ -26,6 +26,11 @@ impl Capture {
         Self::start_with(host, interface, &["-Q", "out"], filter)
     }
 
+    /// Only what arrives by the interface, in full.
+    pub(crate) fn start_incoming(host: &Host, interface: &str, filter: &str) -> Result<Self> {
+        Self::start_with(host, interface, &["-v", "-e", "-Q", "in"], filter)
+    }
+
     pub(crate) fn text(&self) -> Result<String> {
         self.process.stdout()
     }

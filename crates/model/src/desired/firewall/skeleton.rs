@@ -392,6 +392,11 @@ fn render_chains(firewall: &Firewall) -> String {
         oifname @uplinks meta nfproto ipv6 ip6 saddr vmap @snat6
     }}
 
+    chain unassigned {{
+        type filter hook prerouting priority mangle; policy accept;
+        iifname @uplinks meta nfproto ipv6 ip6 daddr @own_prefixes6 fib daddr type unreachable drop comment "whoever probes does not learn which addresses have a device"
+    }}
+
     chain clamp_in {{
         type filter hook prerouting priority mangle; policy accept;
         iifname "{tunnel}" meta nfproto ipv4 tcp flags & (syn | rst) == syn tcp option maxseg size > {clamp4} tcp option maxseg size set {clamp4}
