@@ -3,6 +3,7 @@
 mod contract;
 mod crash;
 mod demo;
+mod faults;
 mod forward;
 mod healing;
 mod hostile;
