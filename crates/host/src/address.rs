@@ -72,8 +72,19 @@ pub async fn remove(netlink: &Netlink, address: &Address) -> Result<(), NetlinkE
 }
 
 /// All addresses of this host.
+///
+/// Of one interface alone the kernel does not tell when they change while it lists them, and then leaves some out.
 pub(crate) async fn list(netlink: &Netlink) -> Result<Vec<AddressMessage>, Cause> {
-    dump(netlink, 0).await
+    let answers = netlink
+        .dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))
+        .await?;
+    Ok(answers
+        .into_iter()
+        .filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewAddress(message) => Some(message),
+            _ => None,
+        })
+        .collect())
 }
 
 /// The address with its prefix length; the local end where there is a peer.
@@ -95,26 +106,9 @@ async fn list_on(netlink: &Netlink, interface: &str) -> Result<Vec<AddressMessag
     let Some(link) = netlink.link(interface).await? else {
         return Ok(Vec::new());
     };
-    match dump(netlink, link.header.index).await {
-        Err(cause) if cause.is_gone() => Ok(Vec::new()),
-        listed => listed,
-    }
-}
-
-async fn dump(netlink: &Netlink, index: u32) -> Result<Vec<AddressMessage>, Cause> {
-    let mut message = AddressMessage::default();
-    message.header.index = index;
-    let answers = netlink
-        .dump(RouteNetlinkMessage::GetAddress(message))
-        .await?;
-    Ok(answers
-        .into_iter()
-        .filter_map(|answer| match answer {
-            RouteNetlinkMessage::NewAddress(message) => Some(message),
-            _ => None,
-        })
-        .filter(|message| index == 0 || message.header.index == index)
-        .collect())
+    let mut messages = list(netlink).await?;
+    messages.retain(|message| message.header.index == link.header.index);
+    Ok(messages)
 }
 
 async fn message(netlink: &Netlink, address: &Address) -> Result<AddressMessage, Cause> {

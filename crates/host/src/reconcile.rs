@@ -225,15 +225,24 @@ impl Reconciler {
                 sysctls: desired.sysctls.clone(),
                 ..Desired::default()
             };
-            let steps = plan(&rest, &observation.actual);
+            let steps = self.with_sweep(plan(&rest, &observation.actual));
             self.perform(&rest, firewall, steps, &mut report).await;
             self.known = None;
         } else {
-            let steps = plan(desired, &observation.actual);
+            let steps = self.with_sweep(plan(desired, &observation.actual));
             self.perform(desired, firewall, steps, &mut report).await;
             self.known = Some(Arc::clone(desired));
         }
         report
+    }
+
+    /// What a predecessor or an earlier pass left to be swept is due whatever else is.
+    fn with_sweep(&self, mut steps: Vec<Step>) -> Vec<Step> {
+        let pending = self.sweeps.pending();
+        if !pending.is_empty() {
+            steps.push(Step::SweepConntrack(pending.clone()));
+        }
+        steps
     }
 
     /// What carries the tunnel does not answer.

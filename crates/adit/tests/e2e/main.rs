@@ -4,6 +4,7 @@ mod concurrency;
 mod contract;
 mod crash;
 mod demo;
+mod faults;
 mod forward;
 mod healing;
 mod hostile;

@@ -41,9 +41,11 @@ impl Reconciler {
         let mut missing = Missing::default();
         let mut problems = Vec::new();
         let mut others = Vec::with_capacity(steps.len());
+        let mut is_to_sweep = false;
         for step in steps {
             if let Step::SweepConntrack(sweep) = step {
                 self.sweeps.add(sweep);
+                is_to_sweep = true;
             } else {
                 others.push(step);
             }
@@ -68,7 +70,8 @@ impl Reconciler {
                 }
             }
         }
-        if !missing.firewall
+        if is_to_sweep
+            && !missing.firewall
             && let Err(problem) = self.sweep().await
         {
             problems.push(problem);

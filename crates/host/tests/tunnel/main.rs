@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 #![expect(clippy::print_stdout, reason = "measurements")]
 
+mod churn;
 mod namespace;
 mod reconcile;
 mod wireguard;

@@ -19,7 +19,7 @@ use adit_model::protocol::{PortRange, Protocol};
 
 use crate::namespace::{Namespace, join, unique};
 
-fn interface() -> String {
+pub(crate) fn interface() -> String {
     format!("adr{}", unique())
 }
 
@@ -39,7 +39,7 @@ fn peer(number: u32) -> (PublicKey, Peer) {
 }
 
 /// The gateway of a network with that many devices, each with a forward.
-fn gateway(interface: &str, devices: std::ops::Range<u32>) -> Desired {
+pub(crate) fn gateway(interface: &str, devices: std::ops::Range<u32>) -> Desired {
     let peers: BTreeMap<_, _> = devices.clone().map(peer).collect();
     let routes = peers.values().flat_map(|peer| &peer.allowed_ips);
     let routes = routes.map(|destination| Route {
@@ -144,7 +144,7 @@ fn firewall(interface: &str) -> Firewall {
 }
 
 /// A namespace with an uplink, and with things of others in every place where ours go.
-fn host() -> (Namespace, Namespace) {
+pub(crate) fn host() -> (Namespace, Namespace) {
     let [gateway, provider] = [Namespace::new(), Namespace::new()];
     join([
         (&gateway, "wan", &["192.0.2.1/24", "2001:db8:1::a/64"]),
@@ -201,7 +201,11 @@ fn sysctls(namespace: &Namespace) -> String {
     namespace.run("sysctl", &["-a", "-r", r"^net\.ipv[46]\.(conf|ip_forward)"])
 }
 
-async fn until(what: &str, limit: Duration, mut is_true: impl FnMut() -> bool) -> Duration {
+pub(crate) async fn until(
+    what: &str,
+    limit: Duration,
+    mut is_true: impl FnMut() -> bool,
+) -> Duration {
     let started = Instant::now();
     while !is_true() {
         assert!(started.elapsed() < limit, "{what} not within {limit:?}");
@@ -210,7 +214,7 @@ async fn until(what: &str, limit: Duration, mut is_true: impl FnMut() -> bool) -
     started.elapsed()
 }
 
-async fn run_in(record: &Path, interface: &str) -> Handle {
+pub(crate) async fn run_in(record: &Path, interface: &str) -> Handle {
     let reconciler = Reconciler::open(interface, record).unwrap();
     start(reconciler).await.unwrap()
 }
