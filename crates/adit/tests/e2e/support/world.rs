@@ -218,8 +218,3 @@ impl Device {
 pub(crate) fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_adit"))
 }
-
-/// Whether the long variants are asked for.
-pub(crate) fn soak() -> bool {
-    std::env::var_os("ADIT_SOAK").is_some()
-}
