@@ -22,6 +22,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tokio::runtime::Builder;
 
 use crate::output::{Failure, Output};
+use crate::remote::Remote;
 
 const RUNTIME_DIR: &str = "/run/adit";
 
@@ -42,12 +43,15 @@ struct Global {
     /// The directory of the gateway's socket [default: /run/adit]
     #[arg(long, global = true, value_name = "DIR", env = "ADIT_RUNTIME_DIR")]
     runtime_dir: Option<PathBuf>,
-    /// A gateway elsewhere, http://HOST:PORT
+    /// A gateway elsewhere, https://HOST:PORT
     #[arg(long, global = true, value_name = "URL")]
     url: Option<String>,
     /// A file with the token for --url
     #[arg(long, global = true, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// The certificate to trust for --url, or its authority's [default: the authorities of this host]
+    #[arg(long, global = true, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
     /// Write one JSON document
     #[arg(long, global = true)]
     json: bool,
@@ -78,7 +82,7 @@ enum Command {
     /// Ports that are open on devices' own IPv6 addresses
     #[command(subcommand)]
     Pinhole(pinhole::PinholeCommand),
-    /// Tokens for programs; this version stores them, and does not listen on TCP yet
+    /// Tokens for programs that use the API over TCP
     #[command(subcommand)]
     Token(token::TokenCommand),
     /// The settings of the gateway
@@ -205,19 +209,17 @@ where
 }
 
 fn client(global: &Global) -> Result<Client, Failure> {
-    let Some(url) = &global.url else {
-        let folder = global.runtime_dir.as_deref();
-        let folder = folder.unwrap_or(Path::new(RUNTIME_DIR));
-        return Ok(Client::unix(&folder.join("adit.sock")));
+    let remote = Remote {
+        url: global.url.as_deref(),
+        token_file: global.token_file.as_deref(),
+        ca_file: global.ca_file.as_deref(),
     };
-    let token = match &global.token_file {
-        Some(path) => Some(
-            std::fs::read_to_string(path)
-                .with_context(|| format!("read the token file {}", path.display()))?,
-        ),
-        None => None,
-    };
-    Ok(Client::http(url, token.as_deref())?)
+    if let Some(client) = remote.client()? {
+        return Ok(client);
+    }
+    let folder = global.runtime_dir.as_deref();
+    let folder = folder.unwrap_or(Path::new(RUNTIME_DIR));
+    Ok(Client::unix(&folder.join("adit.sock")))
 }
 
 /// Reads the value of an option as the gateway would.

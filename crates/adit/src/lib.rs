@@ -3,6 +3,7 @@
 mod command;
 mod expiry;
 mod output;
+mod remote;
 mod target;
 
 use std::ffi::OsString;

@@ -163,7 +163,7 @@ impl Output {
             }
             Failure::Client(error @ ClientError::Unreachable { .. }) => {
                 let hint = "is the gateway running (`systemctl status adit-gateway`), and are you root? Another one is reached with \
-                            `--runtime-dir DIR`";
+                            `--runtime-dir DIR`; with `--url`, does it listen there (`listen` in its gateway.toml), and is it https://?";
                 (
                     "unreachable".to_owned(),
                     error.to_string(),
@@ -171,6 +171,12 @@ impl Output {
                     UNREACHABLE,
                 )
             }
+            Failure::Client(ClientError::Untrusted { what, why, hint }) => (
+                "untrusted".to_owned(),
+                format!("the gateway at {what} cannot be trusted: {why}"),
+                hint,
+                UNREACHABLE,
+            ),
             Failure::Client(error @ ClientError::Protocol { .. }) => {
                 let hint =
                     "is it a gateway, and of the version of this command (`adit --version`)?";
@@ -184,7 +190,7 @@ impl Output {
             Failure::Client(ClientError::Target(message)) => (
                 "usage".to_owned(),
                 message,
-                "`adit --help` tells about --url and --token-file".to_owned(),
+                "`adit --help` tells about --url, --token-file and --ca-file".to_owned(),
                 USAGE,
             ),
             Failure::Refused {

@@ -1,13 +1,17 @@
 //! A client for the administrator's Unix socket, or for a gateway's address with a token.
 
 mod connection;
+mod trust;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use http::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::problem::Problem;
 use crate::types::Removed;
@@ -47,6 +51,16 @@ pub enum ClientError {
         /// Why.
         why: String,
     },
+    /// Somebody answers there, and it cannot be told whether it is the gateway.
+    #[error("the gateway at {what} cannot be trusted: {why}")]
+    Untrusted {
+        /// Where.
+        what: String,
+        /// Why.
+        why: String,
+        /// The way out.
+        hint: String,
+    },
     /// The gateway refused, or failed.
     #[error("{0}")]
     Problem(Box<Problem>),
@@ -70,7 +84,20 @@ enum Target {
         authority: String,
         port: u16,
         host: String,
+        tls: Option<Tls>,
     },
+}
+
+#[derive(Clone)]
+struct Tls {
+    connector: TlsConnector,
+    name: ServerName<'static>,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.name.fmt(formatter)
+    }
 }
 
 #[derive(Clone)]
@@ -86,7 +113,12 @@ impl fmt::Display for Target {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unix(path) => path.display().fmt(formatter),
-            Self::Tcp { authority, .. } => write!(formatter, "http://{authority}"),
+            Self::Tcp {
+                authority,
+                tls: None,
+                ..
+            } => write!(formatter, "http://{authority}"),
+            Self::Tcp { authority, .. } => write!(formatter, "https://{authority}"),
         }
     }
 }
@@ -101,25 +133,33 @@ impl Client {
         }
     }
 
-    /// A client for `http://HOST[:PORT]`, with the text of a token.
+    /// A client for `https://HOST[:PORT]`, or `http://` on this host, with the text of a token. `authorities` are certificates
+    /// in PEM to trust instead of this host's authorities: the gateway's own, or those of who signed it.
     ///
     /// # Errors
     ///
-    /// When the address is not of that form, or the token has characters that a header cannot carry.
-    pub fn http(url: &str, token: Option<&str>) -> Result<Self, ClientError> {
+    /// When the address is not of that form, the token has characters that a header cannot carry or would be sent over a
+    /// network in clear, or the certificates cannot be read.
+    pub fn remote(
+        url: &str,
+        token: Option<&str>,
+        authorities: Option<&[u8]>,
+    ) -> Result<Self, ClientError> {
         let refuse = || {
             ClientError::Target(format!(
-                "`{url}` cannot be used: give the gateway's address as http://HOST:PORT"
+                "`{url}` cannot be used: give the gateway's address as https://HOST:PORT"
             ))
         };
         let uri: http::Uri = url.parse().map_err(|_| refuse())?;
         let authority = uri.authority().ok_or_else(refuse)?;
-        if uri.scheme_str() != Some("http")
-            || !matches!(uri.path(), "" | "/")
-            || uri.query().is_some()
-        {
+        if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
             return Err(refuse());
         }
+        let host = authority
+            .host()
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
         let token = match token.map(str::trim) {
             Some(text) if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) => {
                 return Err(ClientError::Target(
@@ -128,15 +168,26 @@ impl Client {
             }
             token => token.map(|text| Secret(text.to_owned())),
         };
+        let tls = match uri.scheme_str() {
+            Some("https") => Some(Tls {
+                connector: trust::connector(authorities)?,
+                name: ServerName::try_from(host.clone()).map_err(|_| refuse())?,
+            }),
+            Some("http") if token.is_some() && !is_loopback(&host) => {
+                return Err(ClientError::Target(format!(
+                    "`{url}` would send the token over the network in clear: use https://"
+                )));
+            }
+            Some("http") => None,
+            Some(_) | None => return Err(refuse()),
+        };
+        let default_port = if tls.is_some() { 443 } else { 80 };
         Ok(Self {
             target: Target::Tcp {
                 authority: authority.to_string(),
-                port: authority.port_u16().unwrap_or(80),
-                host: authority
-                    .host()
-                    .trim_start_matches('[')
-                    .trim_end_matches(']')
-                    .to_owned(),
+                port: authority.port_u16().unwrap_or(default_port),
+                host,
+                tls,
             },
             token,
             version: None,
@@ -432,6 +483,13 @@ impl Client {
 /// The path of the first page of a list.
 fn first(list: &str) -> String {
     format!("{list}?limit={PAGE}")
+}
+
+fn is_loopback(host: &str) -> bool {
+    let address = host.parse::<IpAddr>();
+    address.map_or(host.eq_ignore_ascii_case("localhost"), |address| {
+        address.to_canonical().is_loopback()
+    })
 }
 
 fn path(collection: &str, reference: &str) -> String {

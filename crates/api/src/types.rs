@@ -32,4 +32,6 @@ pub struct RemovedCounts {
     pub pinholes: usize,
     /// Prefixes delegated to the devices.
     pub delegations: usize,
+    /// Tokens that were for one of the devices.
+    pub tokens: usize,
 }

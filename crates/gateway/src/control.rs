@@ -28,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub enum ChangeError {
     /// It was refused; nothing happened.
     Refused(Refusal),
+    /// The caller's token is not for this; nothing happened.
+    Forbidden,
     /// The disk did not take it; nothing happened.
     Store {
         /// What failed.
@@ -71,6 +73,8 @@ pub struct Snapshot {
     pub mtu_reason: String,
     /// The gateway's key.
     pub gateway_key: PublicKey,
+    /// The API over TCP, if it is served.
+    pub api: Option<ApiListener>,
     /// When it was taken.
     pub now: SystemTime,
 }
@@ -86,6 +90,29 @@ pub struct PeerStatus {
     pub received: u64,
     /// Bytes to it.
     pub sent: u64,
+}
+
+/// The API over TCP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiListener {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// SHA-256 of its certificate; none: not encrypted.
+    pub fingerprint: Option<String>,
+    /// What is wrong with the certificate that it should have instead.
+    pub problem: Option<String>,
+}
+
+impl ApiListener {
+    fn problem(&self) -> Option<Problem> {
+        let message = self.problem.clone()?;
+        Some(Problem {
+            code: "certificate-not-renewed".to_owned(),
+            object: format!("the API on {}", self.address),
+            message: format!("the old certificate is still in use: {message}"),
+            fix: "mend the files; they are looked at every ten seconds".to_owned(),
+        })
+    }
 }
 
 /// What the reconciling task last knew.
@@ -119,6 +146,7 @@ pub struct Control {
     pub(crate) interface: String,
     pub(crate) gateway_key: PublicKey,
     pub(crate) answers: Answers,
+    pub(crate) api: watch::Receiver<Option<ApiListener>>,
 }
 
 impl Snapshot {
@@ -175,6 +203,7 @@ impl Control {
         let committed = match committed.await.map_err(|_| ChangeError::Stopping)? {
             Ok(committed) => committed,
             Err(WriteError::Refused(refusal)) => return Err(ChangeError::Refused(refusal)),
+            Err(WriteError::Forbidden) => return Err(ChangeError::Forbidden),
             Err(WriteError::Store(message)) => return Err(ChangeError::Store { message }),
             Err(WriteError::Repeated) => return Err(ChangeError::Repeated),
         };
@@ -203,10 +232,12 @@ impl Control {
         let state = Arc::clone(&self.state.borrow());
         let facts = Arc::clone(&self.facts.borrow());
         let progress = self.progress.borrow().clone();
+        let api = self.api.borrow().clone();
         let (mtu, mtu_reason) = derive::mtu(&state, &facts);
         let applied = progress.revision == Some(state.revision) && progress.problems.is_empty();
         let mut problems = progress.problems;
         problems.extend(problem::of_state(&state, &facts, seconds_since_1970()));
+        problems.extend(api.as_ref().and_then(ApiListener::problem));
         Snapshot {
             uplinks: uplink::list(&state, &facts),
             peers: BTreeMap::new(),
@@ -218,6 +249,7 @@ impl Control {
             mtu,
             mtu_reason,
             gateway_key: self.gateway_key,
+            api,
             now: SystemTime::now(),
             state,
             facts,

@@ -1,17 +1,25 @@
-//! The HTTP interface on the administrator's socket: routes, and what holds for all of them.
+//! The HTTP interface, on the administrator's socket and over TCP: routes, and what holds for all of them.
 
+mod admission;
 mod answer;
+mod attempts;
+mod authority;
 mod condition;
 mod configuration;
 mod connection;
 mod device;
 mod document;
 mod forward;
+mod guard;
 mod kind;
+mod listener;
+mod origin;
 mod pinhole;
 mod repetition;
 mod request;
+mod scope;
 mod settings;
+mod source;
 mod status;
 mod subnet;
 mod token;
@@ -28,30 +36,72 @@ use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+pub(crate) use self::listener::{Listener, Tls};
+
 use self::answer::Failure;
+use self::attempts::Allowance;
 pub(crate) use self::connection::serve;
+use self::guard::Guard;
+use self::scope::Operations;
 use crate::control::Control;
 
 const PREFIX: &str = "/api/v1";
 const LARGEST_REQUEST: usize = 256 << 10;
 
-/// Everything under `/api/v1`; anything else is answered with a problem.
+/// Everything under `/api/v1`, for the administrator; anything else is answered with a problem.
 pub(crate) fn router(control: Arc<Control>) -> Router {
-    let (router, document) = routes().split_for_parts();
+    let (router, _) = service(&control);
     router
-        .layer(document::layer(&document))
-        .layer(from_fn_with_state(Arc::clone(&control), repetition::layer))
-        .layer(DefaultBodyLimit::max(LARGEST_REQUEST))
-        .fallback(no_such_path)
-        .method_not_allowed_fallback(no_such_method)
-        .layer(from_fn(connection::check_head))
+        .layer(from_fn(guard::refuse_browsers))
         .layer(map_response(answer::keep_private))
         .with_state(control)
 }
 
+/// The same for those who come with a token, over `http` or `https`; `names` are those of this gateway.
+pub(crate) fn remote_router(
+    control: Arc<Control>,
+    names: Vec<String>,
+    scheme: &'static str,
+) -> Router {
+    guarded_router(control, names, scheme, Allowance::default())
+}
+
+fn guarded_router(
+    control: Arc<Control>,
+    names: Vec<String>,
+    scheme: &'static str,
+    allowance: Allowance,
+) -> Router {
+    let (router, operations) = service(&control);
+    let guard = Guard::new(Arc::clone(&control), operations, names, scheme, allowance);
+    let guard = Arc::new(guard);
+    let layer = move |request, next| Arc::clone(&guard).pass(request, next);
+    let guarded = router.layer(from_fn(layer)).with_state(control);
+    // The router adds `Allow` to whatever a layer answers for a method that a path does not take.
+    Router::new()
+        .fallback_service(guarded)
+        .layer(map_response(guard::same_for_all))
+        .layer(map_response(answer::keep_private))
+}
+
+/// The routes with their document. Every layer around this comes after routing, so it knows the path as the router does.
+fn service(control: &Arc<Control>) -> (Router<Arc<Control>>, Operations) {
+    let (router, mut document) = routes().split_for_parts();
+    let operations = Operations::declare(&mut document);
+    let router = router
+        .layer(document::layer(&document))
+        .layer(from_fn_with_state(Arc::clone(control), repetition::layer))
+        .layer(DefaultBodyLimit::max(LARGEST_REQUEST))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(from_fn(connection::check_head));
+    (router, operations)
+}
+
 /// The OpenAPI document.
 pub fn document() -> serde_json::Value {
-    let (_, document) = routes().split_for_parts();
+    let (_, mut document) = routes().split_for_parts();
+    Operations::declare(&mut document);
     document::complete(&document)
 }
 

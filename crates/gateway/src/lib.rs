@@ -2,9 +2,11 @@
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
+mod access;
 mod answers;
 mod bridge;
 mod caller;
+mod certificate;
 mod claim;
 mod control;
 mod http;
@@ -14,7 +16,7 @@ mod run;
 mod writer;
 
 pub use caller::{Bearer, Caller};
-pub use control::{ChangeError, Committed, Control, PeerStatus, Snapshot};
+pub use control::{ApiListener, ChangeError, Committed, Control, PeerStatus, Snapshot};
 pub use http::document;
 pub use options::RunOptions;
 pub use run::{run, teardown};

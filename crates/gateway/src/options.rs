@@ -1,9 +1,12 @@
 //! How the daemon is started: options of the command line over those of the configuration file.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use serde::Deserialize;
+
+use crate::certificate::Files;
 
 /// The file that is read when none is named.
 const DEFAULT_FILE: &str = "/etc/adit/gateway.toml";
@@ -19,6 +22,8 @@ pub struct RunOptions {
     pub config: Option<PathBuf>,
     /// Name of the tunnel interface; `adit0`.
     pub interface: Option<String>,
+    /// Where the API is served over TCP; nowhere.
+    pub listen: Option<SocketAddr>,
 }
 
 /// The same, resolved.
@@ -27,6 +32,17 @@ pub(crate) struct Settled {
     pub(crate) state_dir: PathBuf,
     pub(crate) runtime_dir: PathBuf,
     pub(crate) interface: String,
+    pub(crate) listen: Option<Listen>,
+}
+
+/// How the API is served over TCP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listen {
+    pub(crate) address: SocketAddr,
+    /// None: none that somebody brought.
+    pub(crate) files: Option<Files>,
+    /// What this gateway is called, besides its addresses.
+    pub(crate) names: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -35,6 +51,18 @@ struct File {
     state_dir: Option<PathBuf>,
     runtime_dir: Option<PathBuf>,
     interface: Option<String>,
+    #[serde(default)]
+    api: Api,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Api {
+    listen: Option<SocketAddr>,
+    tls_certificate: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    #[serde(default)]
+    names: Vec<String>,
 }
 
 impl RunOptions {
@@ -49,6 +77,8 @@ impl RunOptions {
             .or(file.interface)
             .unwrap_or_else(|| "adit0".to_owned());
         check_interface(&interface)?;
+        let listen = self.listen.or(file.api.listen);
+        let listen = listen.map(|address| file.api.settle(address)).transpose()?;
         Ok(Settled {
             state_dir: self
                 .state_dir
@@ -59,6 +89,30 @@ impl RunOptions {
                 .or(file.runtime_dir)
                 .unwrap_or_else(|| "/run/adit".into()),
             interface,
+            listen,
+        })
+    }
+}
+
+impl Api {
+    fn settle(self, address: SocketAddr) -> anyhow::Result<Listen> {
+        let files = match (self.tls_certificate, self.tls_key) {
+            (Some(certificate), Some(key)) => Some(Files { certificate, key }),
+            (None, None) => None,
+            (Some(_), None) => bail!(
+                "`tls-certificate` in the [api] part of the configuration needs the `tls-key` that belongs to it"
+            ),
+            (None, Some(_)) => bail!(
+                "`tls-key` in the [api] part of the configuration needs the `tls-certificate` that belongs to it"
+            ),
+        };
+        for name in &self.names {
+            check_host_name(name)?;
+        }
+        Ok(Listen {
+            address,
+            files,
+            names: self.names,
         })
     }
 }
@@ -68,10 +122,27 @@ fn read(path: &Path) -> anyhow::Result<File> {
         .with_context(|| format!("cannot read the configuration {}", path.display()))?;
     toml::from_str(&text).with_context(|| {
         format!(
-            "the configuration {} is not valid; it may hold state-dir, runtime-dir and interface",
+            "the configuration {} is not valid; it may hold state-dir, runtime-dir, interface and a part [api] with listen, tls-certificate, tls-key and names",
             path.display()
         )
     })
+}
+
+/// A name as it stands in a URL: no port, no scheme, no wildcard.
+fn check_host_name(name: &str) -> anyhow::Result<()> {
+    let good = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    if name.len() > 253 || !name.split('.').all(good) {
+        bail!(
+            "`{name}` under `names` in the [api] part of the configuration is no host name: write it as in gw.example.com"
+        );
+    }
+    Ok(())
 }
 
 /// The kernel's rule for interface names, and ours besides: it becomes part of nftables text and of paths.
@@ -115,6 +186,44 @@ mod tests {
             error.contains("gateway.toml") && error.contains("interfaces"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn the_api_is_served_over_tcp_when_that_is_asked_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("gateway.toml");
+        let settle = |text: &str, listen: Option<&str>| {
+            std::fs::write(&path, text).unwrap();
+            let options = RunOptions {
+                config: Some(path.clone()),
+                listen: listen.map(|text| text.parse().unwrap()),
+                ..RunOptions::default()
+            };
+            options.settle()
+        };
+        assert_eq!(settle("", None).unwrap().listen, None);
+        let names = "[api]\nnames = [\"gw.example.com\"]\n";
+        assert_eq!(settle(names, None).unwrap().listen, None);
+        let listen = settle(names, Some("[::1]:8443")).unwrap().listen.unwrap();
+        assert_eq!(listen.address, "[::1]:8443".parse().unwrap());
+        assert_eq!(listen.names, ["gw.example.com"]);
+        assert_eq!(listen.files, None);
+
+        for (text, part) in [
+            ("listen = \"8443\"", "listen"),
+            ("listen = \"[::]:1\"\ntls-key = \"/k\"", "`tls-certificate`"),
+            ("listen = \"[::]:1\"\ntls-certificate = \"/c\"", "`tls-key`"),
+            (
+                "listen = \"[::]:1\"\nnames = [\"https://a\"]",
+                "`https://a`",
+            ),
+        ] {
+            let error = format!(
+                "{:#}",
+                settle(&format!("[api]\n{text}\n"), None).unwrap_err()
+            );
+            assert!(error.contains(part), "{error}");
+        }
     }
 
     #[test]

@@ -12,10 +12,13 @@ use adit_host::reconcile::{self, ReconcileError, Reconciler};
 use adit_model::facts::Facts;
 use adit_store::Store;
 use anyhow::{Context, anyhow, bail};
+use nix::sys::prctl::set_dumpable;
+use nix::sys::resource::{Resource, setrlimit};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
+use crate::access::Access;
 use crate::answers::Answers;
 use crate::bridge::Bridge;
 use crate::claim::Claim;
@@ -47,6 +50,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let _claim = Claim::take().await?;
+    forbid_core_dumps()?;
     let (store, mut loaded) = Store::open(&options.state_dir).context("cannot open the state")?;
     let private_key = key::load_or_create(&options.state_dir, loaded.revision == 0)?;
     let answers = Answers::new(std::mem::take(&mut loaded.answers));
@@ -62,6 +66,17 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     let handle = reconcile::start(reconciler)
         .await
         .context("cannot observe this host")?;
+
+    let prepared = match options.listen.clone() {
+        Some(listen) => {
+            let facts = handle.facts().borrow().clone();
+            let (access, told) = Access::prepare(listen, &options.state_dir, &facts)?;
+            (Some(access), Some(told))
+        }
+        None => (None, None),
+    };
+    let (access, told) = prepared;
+    let (api_sender, api_receiver) = watch::channel(told);
 
     let (state_sender, state_receiver) = watch::channel(Arc::new(state.clone()));
     let first_facts = Facts {
@@ -113,8 +128,21 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         interface: options.interface.clone(),
         gateway_key: private_key.public_key(),
         answers,
+        api: api_receiver,
     });
     let (stop_sender, stop) = watch::channel(false);
+    let remote = match access {
+        Some(access) => {
+            let listener = access.listener(Arc::clone(&control), stop.clone(), api_sender);
+            let thread = std::thread::Builder::new().name("api".to_owned());
+            Some(
+                thread
+                    .spawn(move || listener.run())
+                    .context("start the API")?,
+            )
+        }
+        None => None,
+    };
     let server = tokio::spawn(http::serve(listener, http::router(control), stop));
     tracing::info!(interface = options.interface, socket = %options.runtime_dir.join(SOCKET).display(), "the gateway runs");
 
@@ -127,6 +155,9 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     remove_socket(&options.runtime_dir);
     let finish = async {
         let _ = server.await;
+        if let Some(remote) = remote {
+            let _ = tokio::task::spawn_blocking(move || remote.join()).await;
+        }
         // The last listener is gone, so the writer has nothing more to take and ends after what it has.
         let _ = tokio::task::spawn_blocking(move || writer.join()).await;
         let _ = bridge.await;
@@ -147,6 +178,7 @@ pub async fn teardown(options: RunOptions) -> anyhow::Result<()> {
         state_dir,
         runtime_dir,
         interface,
+        listen: _,
     } = options.settle()?;
     if UnixStream::connect(runtime_dir.join(SOCKET)).is_ok() {
         bail!(
@@ -235,6 +267,13 @@ fn reconciler(interface: &str, state_dir: &Path) -> anyhow::Result<Reconciler> {
         | ReconcileError::Firewall(_)
         | ReconcileError::Facts(_)) => error.into(),
     })
+}
+
+/// Keys and tokens are in the memory of this process: no crash writes them to a disk, and no other user looks at them.
+fn forbid_core_dumps() -> anyhow::Result<()> {
+    set_dumpable(false).context("cannot forbid core dumps (PR_SET_DUMPABLE)")?;
+    // Processes that it starts inherit this, and carry keys too.
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).context("cannot forbid core dumps (RLIMIT_CORE)")
 }
 
 /// The administrator's socket: owner and group only.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use adit_model::change::{Change, Expected};
+use adit_model::confinement;
 use adit_model::decide::{Random, decide};
 use adit_model::edit::{Edit, Key, Object, ObjectError};
 use adit_model::facts::Facts;
@@ -47,6 +48,8 @@ pub struct Committed {
 pub(crate) enum WriteError {
     /// It was refused.
     Refused(Refusal),
+    /// It is not for this caller to make.
+    Forbidden,
     /// The disk did not take it.
     Store(String),
     /// It was made before, or something else was under the same key.
@@ -120,7 +123,7 @@ impl Writer {
                 repeated.push(answer);
                 continue;
             }
-            match self.decide(change, expected.as_ref(), &facts) {
+            match self.decide(change, &caller, expected.as_ref(), &facts) {
                 Ok(edits) => {
                     for edit in &edits {
                         self.state.absorb(edit);
@@ -184,9 +187,17 @@ impl Writer {
     fn decide(
         &self,
         change: Change,
+        caller: &Caller,
         expected: Option<&Expected>,
         facts: &Facts,
     ) -> Result<Vec<Edit>, WriteError> {
+        // Here, because nothing can change any more between the look and the change; and first, so that no version of what
+        // belongs to others is told.
+        if let Some(device) = caller.device()
+            && !confinement::permits(&self.state, &change, device)
+        {
+            return Err(WriteError::Forbidden);
+        }
         if let Some(expected) = expected {
             self.check(&change, expected).map_err(WriteError::Refused)?;
         }
@@ -205,6 +216,10 @@ impl Writer {
         getrandom::fill(&mut random)
             .map_err(|error| WriteError::Store(format!("cannot get random bytes: {error}")))?;
         decide(&self.state, change, facts, seconds_since_1970(), &random)
+            .map_err(|refusal| match caller.device() {
+                Some(_) => confinement::redact(refusal),
+                None => refusal,
+            })
             .map_err(WriteError::Refused)
     }
 

@@ -27,6 +27,7 @@ pub struct Gateway {
     interface: String,
     /// `NAME=VALUE`, for the daemon.
     environment: Vec<OsString>,
+    arguments: Vec<OsString>,
     daemon: Option<Child>,
 }
 
@@ -46,6 +47,7 @@ impl Gateway {
             "run".into(),
         ]);
         command.extend(self.options());
+        command.extend(self.arguments.iter().cloned());
         let child = self.host.start_daemon(command, &self.log_path())?;
         let daemon = self.daemon.insert(child);
         let mut ended = None;
@@ -99,6 +101,11 @@ impl Gateway {
             .canonicalize()
             .with_context(|| format!("find {}", binary.display()))?;
         Ok(())
+    }
+
+    /// More arguments of `adit gateway run`, from the next start on.
+    pub fn run_with<S: Into<OsString>>(&mut self, arguments: impl IntoIterator<Item = S>) {
+        self.arguments = arguments.into_iter().map(Into::into).collect();
     }
 
     /// Runs the command line on the VPS; anything but success is an error.
@@ -200,6 +207,7 @@ impl Gateway {
             host,
             interface,
             environment: Vec::new(),
+            arguments: Vec::new(),
             daemon: None,
         })
     }

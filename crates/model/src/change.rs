@@ -320,6 +320,8 @@ pub struct AddToken {
     pub hash: String,
     /// What it allows.
     pub scopes: BTreeSet<Scope>,
+    /// The only device whose things it is for, by id or name.
+    pub device: Option<String>,
     /// Seconds since 1970.
     pub expires: Option<u64>,
 }

@@ -5,6 +5,7 @@
 pub mod address;
 pub mod change;
 pub mod configuration;
+pub mod confinement;
 pub mod decide;
 pub mod desired;
 pub mod edit;

@@ -1,6 +1,7 @@
 //! `adit gateway`: the daemon on this host.
 
 use std::io::{self, IsTerminal as _};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use adit_gateway::RunOptions;
@@ -13,7 +14,7 @@ use tracing_subscriber::EnvFilter;
 #[derive(Debug, Subcommand)]
 pub(crate) enum GatewayCommand {
     /// Run the gateway in the foreground; when it ends, the tunnel stays up
-    Run(Options),
+    Run(RunArguments),
     /// Withdraw everything from this host and restore what was; works with the daemon stopped
     Teardown(Options),
 }
@@ -32,6 +33,16 @@ pub(crate) struct Options {
     interface: Option<String>,
 }
 
+/// Arguments of `adit gateway run`.
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    #[command(flatten)]
+    options: Options,
+    /// Serve the API here too, to those who have a token [default: nowhere]
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<SocketAddr>,
+}
+
 pub(super) fn run(
     command: GatewayCommand,
     runtime_dir: Option<PathBuf>,
@@ -44,8 +55,9 @@ pub(super) fn run(
         .context("start the runtime")?;
     runtime.block_on(async {
         match command {
-            GatewayCommand::Run(options) => {
-                adit_gateway::run(run_options(options, runtime_dir)).await
+            GatewayCommand::Run(RunArguments { options, listen }) => {
+                let options = run_options(options, runtime_dir);
+                adit_gateway::run(RunOptions { listen, ..options }).await
             }
             GatewayCommand::Teardown(options) => {
                 adit_gateway::teardown(run_options(options, runtime_dir)).await
@@ -60,6 +72,7 @@ fn run_options(options: Options, runtime_dir: Option<PathBuf>) -> RunOptions {
         runtime_dir,
         config: options.config,
         interface: options.interface,
+        listen: None,
     }
 }
 

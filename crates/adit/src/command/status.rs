@@ -65,6 +65,13 @@ fn overview(output: Output, status: &Status) {
             count(counts.pinholes, "pinhole"),
         ),
     ));
+    if let Some(api) = &status.api {
+        let protection = match &api.fingerprint {
+            Some(fingerprint) => format!("TLS, certificate SHA-256 {fingerprint}"),
+            None => "without TLS".to_owned(),
+        };
+        fields.push(("api", format!("{}, {protection}", api.address)));
+    }
     let healed: Vec<String> = status
         .healed
         .iter()

@@ -34,6 +34,9 @@ pub(crate) struct AddArguments {
     /// What it allows; `read` unless said
     #[arg(long, value_enum, value_delimiter = ',')]
     scope: Vec<ScopeName>,
+    /// Allow that for the things of this device only
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
     /// When it becomes void: 30d, 12h, or a time as in RFC 3339
     #[arg(long, value_name = "TIME|SPAN")]
     expires: Option<Expiry>,
@@ -65,6 +68,7 @@ pub(super) async fn run(session: Session, command: TokenCommand) -> Result<(), F
         TokenCommand::Add(arguments) => {
             let request = AddToken {
                 name: arguments.name,
+                device: arguments.device,
                 scopes: arguments.scope.into_iter().map(Into::into).collect(),
                 expires: arguments.expires.and_then(Expiry::moment),
             };
@@ -95,10 +99,11 @@ pub(super) async fn run(session: Session, command: TokenCommand) -> Result<(), F
                     token.id.to_string(),
                     token.name,
                     scopes(&token.scopes),
+                    token.device.unwrap_or_else(|| "all".to_owned()),
                     or_dash(token.expires),
                 ]
             });
-            output.table(&["ID", "NAME", "SCOPES", "EXPIRES"], rows);
+            output.table(&["ID", "NAME", "SCOPES", "DEVICE", "EXPIRES"], rows);
             Ok(())
         }
         TokenCommand::Remove { name, condition } => {
@@ -114,13 +119,6 @@ pub(super) async fn run(session: Session, command: TokenCommand) -> Result<(), F
 }
 
 fn scopes(scopes: &BTreeSet<Scope>) -> String {
-    let names: Vec<&str> = scopes
-        .iter()
-        .map(|scope| match scope {
-            Scope::Read => "read",
-            Scope::Write => "write",
-            Scope::Secrets => "secrets",
-        })
-        .collect();
+    let names: Vec<&str> = scopes.iter().map(|scope| scope.name()).collect();
     names.join(", ")
 }

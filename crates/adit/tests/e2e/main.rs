@@ -1,5 +1,6 @@
 //! The gateway from outside: the real binary in a lab, real `wg-quick` on the devices, and packets that arrive or do not.
 
+mod access;
 mod concurrency;
 mod contract;
 mod crash;

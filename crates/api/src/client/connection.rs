@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-use super::{Client, ClientError, Target};
+use super::{Client, ClientError, Target, trust};
 use crate::problem::Problem;
 
 /// For the whole of a request: a change waits for the disk and the kernel.
@@ -33,10 +33,20 @@ pub(super) async fn request(
                     .map_err(|error| unreachable(client, error.to_string()))?;
                 exchange(client, stream, method, path, body).await
             }
-            Target::Tcp { host, port, .. } => {
+            Target::Tcp {
+                host, port, tls, ..
+            } => {
                 let stream = TcpStream::connect((host.as_str(), *port))
                     .await
                     .map_err(|error| unreachable(client, error.to_string()))?;
+                let Some(tls) = tls else {
+                    return exchange(client, stream, method, path, body).await;
+                };
+                let stream = tls
+                    .connector
+                    .connect(tls.name.clone(), stream)
+                    .await
+                    .map_err(|error| untrusted(client, host, &error))?;
                 exchange(client, stream, method, path, body).await
             }
         }
@@ -112,6 +122,15 @@ fn build(
     request
         .body(Full::new(Bytes::from(body.unwrap_or_default())))
         .map_err(|error| client.protocol(error.to_string()))
+}
+
+fn untrusted(client: &Client, host: &str, error: &std::io::Error) -> ClientError {
+    let (why, hint) = trust::explain(error, host);
+    ClientError::Untrusted {
+        what: client.target.to_string(),
+        why,
+        hint,
+    }
 }
 
 fn unreachable(client: &Client, why: String) -> ClientError {

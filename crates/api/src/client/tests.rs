@@ -13,22 +13,35 @@ fn a_name_stays_one_segment_of_a_path() {
 }
 
 #[test]
-fn only_plain_http_addresses_are_taken() {
+fn only_addresses_of_a_gateway_are_taken() {
     for url in [
-        "https://gw:8443",
+        "ftp://gw:8443",
         "gw:80",
         "http://gw/api",
         "http://gw/?x",
         "",
     ] {
-        assert!(Client::http(url, None).is_err(), "{url}");
+        assert!(Client::remote(url, None, None).is_err(), "{url}");
     }
-    let Target::Tcp { host, port, .. } = Client::http("http://[::1]:8080/", None).unwrap().target
+    let Target::Tcp { host, port, .. } = Client::remote("http://[::1]:8080/", None, None)
+        .unwrap()
+        .target
     else {
         panic!("not TCP")
     };
     assert_eq!((host.as_str(), port), ("::1", 8080));
-    assert!(Client::http("http://gw", Some("a\nb")).is_err());
+    assert!(Client::remote("http://[::1]", Some("a\nb"), None).is_err());
+    for (url, is_safe) in [
+        ("http://localhost:80", true),
+        ("http://127.0.0.1", true),
+        ("http://[::1]:1", true),
+        ("http://gw", false),
+        ("http://localhost.example", false),
+        ("http://203.0.113.2:80", false),
+    ] {
+        let client = Client::remote(url, Some("adit_x"), None);
+        assert_eq!(client.is_ok(), is_safe, "a token in clear: {url}");
+    }
 }
 
 #[tokio::test]
@@ -44,7 +57,7 @@ async fn an_answer_of_something_else_is_no_refusal() {
             .unwrap();
         String::from_utf8_lossy(&head[..length]).into_owned()
     });
-    let client = Client::http(&url, Some("adit_x")).unwrap();
+    let client = Client::remote(&url, Some("adit_x"), None).unwrap();
     let error = client.status().await.unwrap_err();
     assert!(matches!(error, ClientError::Protocol { .. }), "{error:?}");
     let head = server.join().unwrap().to_lowercase();

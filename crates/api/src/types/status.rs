@@ -1,6 +1,7 @@
 //! The state of the whole gateway, in one answer.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use adit_model::key::PublicKey;
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,21 @@ pub struct Status {
     pub mtu: Mtu,
     /// The interfaces that face the Internet.
     pub uplinks: Vec<Uplink>,
+    /// The API over TCP, if it is served.
+    #[serde(default)]
+    pub api: Option<Api>,
+}
+
+/// The API over TCP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Api {
+    /// Where it listens.
+    #[schema(value_type = String)]
+    pub address: SocketAddr,
+    /// Whether it is encrypted.
+    pub tls: bool,
+    /// SHA-256 of its certificate.
+    pub fingerprint: Option<String>,
 }
 
 /// Something that is wrong.

@@ -19,6 +19,9 @@ pub struct Token {
     pub name: String,
     /// What it allows.
     pub scopes: BTreeSet<Scope>,
+    /// The only device whose things it allows that for; none: for everything.
+    #[serde(default)]
+    pub device: Option<String>,
     /// When it becomes void.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub expires: Option<Timestamp>,
@@ -44,6 +47,9 @@ pub struct AddToken {
     /// What it allows; `read` unless said.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub scopes: BTreeSet<Scope>,
+    /// The only device whose things it is for, by id or name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
     /// When it becomes void.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]

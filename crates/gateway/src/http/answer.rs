@@ -16,6 +16,7 @@ use utoipa::openapi::{
 use utoipa::{IntoResponses, ToSchema as _};
 
 use super::condition::tag;
+use super::guard::not_allowed;
 use crate::control::{ChangeError, Committed};
 
 /// The code of a change that is stored, and not in force yet.
@@ -130,6 +131,7 @@ impl From<ChangeError> for Failure {
     fn from(error: ChangeError) -> Self {
         let problem = match error {
             ChangeError::Refused(refusal) => Problem::from(&refusal),
+            ChangeError::Forbidden => return not_allowed(),
             ChangeError::Store { message } => Problem::new(
                 503,
                 "store",
@@ -210,7 +212,8 @@ pub(super) fn removed(committed: &Committed, own: impl Fn(Key) -> bool) -> Remov
             Key::Forward(_) => removed.forwards += 1,
             Key::Pinhole(_) => removed.pinholes += 1,
             Key::Delegation(_) => removed.delegations += 1,
-            Key::Uplink(_) | Key::Subnet(_) | Key::Token(_) | Key::Settings | Key::Sequence => {}
+            Key::Token(_) => removed.tokens += 1,
+            Key::Uplink(_) | Key::Subnet(_) | Key::Settings | Key::Sequence => {}
         }
     }
     Removed { removed }

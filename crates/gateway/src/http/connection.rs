@@ -6,7 +6,6 @@ use std::time::Duration;
 use adit_api::problem::Problem;
 use axum::Router;
 use axum::extract::Request;
-use axum::extract::connect_info::ConnectInfo;
 use axum::middleware::Next;
 use axum::response::Response;
 use hyper::server::conn::http1;
@@ -60,7 +59,7 @@ pub(crate) async fn serve(listener: UnixListener, router: Router, mut stop: watc
         let caller = caller(&stream);
         let service = router.clone().map_request(move |mut request: Request<_>| {
             let extensions = request.extensions_mut();
-            extensions.insert(ConnectInfo(caller.clone()));
+            extensions.insert(caller.clone());
             request
         });
         let connection = http1::Builder::new()

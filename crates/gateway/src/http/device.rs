@@ -21,6 +21,7 @@ use axum::response::Response;
 
 use super::answer::{Answer, Failure, NOT_APPLIED, vanished};
 use super::configuration::{self, check_format, check_key_file, key_source};
+use super::guard::not_allowed;
 use super::kind::{self, Audience, Kind, Page};
 use super::request::{Body, Query, Reference, Terms};
 use super::view;
@@ -65,11 +66,16 @@ impl Kind for state::Device {
 )]
 pub(super) async fn list(
     State(control): State<Arc<Control>>,
+    caller: Caller,
     Query(query): Query<DevicePageQuery>,
 ) -> Result<Json<Devices>, Failure> {
     let snapshot = control.refreshed().await;
     let state = &snapshot.state;
     let subnet = query.subnet.as_deref();
+    // Which subnets there are is not for everybody to know.
+    if subnet.is_some() && caller.device().is_some() {
+        return Err(not_allowed());
+    }
     let owner = subnet.map(|subnet| state.subnet(subnet)).transpose()?;
     let page = Page {
         limit: query.limit,
@@ -77,7 +83,7 @@ pub(super) async fn list(
         filter: subnet.map(|subnet| ("subnet", subnet)),
     };
     let (devices, next) = page.cut(state, |device: &state::Device| {
-        owner.is_none_or(|owner| device.subnet == owner.id)
+        caller.sees(device.id) && owner.is_none_or(|owner| device.subnet == owner.id)
     })?;
     let devices = view::devices(&snapshot, &devices);
     Ok(Json(Devices { devices, next }))

@@ -17,6 +17,7 @@ use super::answer::{Answer, Failure};
 use super::kind::{self, Kind, Page};
 use super::request::{Body, Query, Reference, Terms};
 use super::view;
+use crate::caller::Caller;
 use crate::control::{Control, Snapshot};
 
 impl Kind for state::Forward {
@@ -60,19 +61,21 @@ impl Kind for state::Forward {
 )]
 pub(super) async fn list(
     State(control): State<Arc<Control>>,
+    caller: Caller,
     Query(query): Query<PortPageQuery>,
 ) -> Result<Json<Forwards>, Failure> {
     let snapshot = control.snapshot();
     let state = &snapshot.state;
     let device = query.device.as_deref();
-    let owner = device.map(|device| state.device(device)).transpose()?;
+    let owner = device.map(|device| kind::visible_device(state, &caller, device));
+    let owner = owner.transpose()?;
     let page = Page {
         limit: query.limit,
         after: query.after,
         filter: device.map(|device| ("device", device)),
     };
     let (forwards, next) = page.cut(state, |forward: &state::Forward| {
-        owner.is_none_or(|owner| forward.device == owner.id)
+        caller.sees(forward.device) && owner.is_none_or(|owner| forward.device == owner.id)
     })?;
     let views = forwards.into_iter().map(|forward| forward.view(&snapshot));
     Ok(Json(Forwards {

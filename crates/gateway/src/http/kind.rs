@@ -6,12 +6,14 @@ use adit_api::types::page::LARGEST;
 use adit_model::change::Change;
 use adit_model::edit::{Edit, Key};
 use adit_model::refusal::Refusal;
-use adit_model::state::State;
+use adit_model::state::{Device, State};
 use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 
 use super::answer::{Answer, Failure, removed, vanished};
+use super::guard::not_allowed;
 use super::request::{Terms, invalid};
+use crate::caller::Caller;
 use crate::control::{Committed, Control, Snapshot};
 
 /// A kind of object that is listed and has ids.
@@ -91,6 +93,23 @@ impl Page<'_> {
         });
         Ok((objects, next))
     }
+}
+
+/// The device that a caller names, where it is the caller's to see.
+pub(super) fn visible_device<'a>(
+    state: &'a State,
+    caller: &Caller,
+    reference: &str,
+) -> Result<&'a Device, Failure> {
+    let device = state.device(reference);
+    if caller.device().is_none() {
+        return Ok(device?);
+    }
+    // What is not there is refused as what is another's.
+    device
+        .ok()
+        .filter(|device| caller.sees(device.id))
+        .ok_or_else(not_allowed)
 }
 
 /// Shows one object, or says that the caller has it already.

@@ -17,6 +17,7 @@ use super::answer::{Answer, Failure};
 use super::kind::{self, Kind, Page};
 use super::request::{Body, Query, Reference, Terms};
 use super::view;
+use crate::caller::Caller;
 use crate::control::{Control, Snapshot};
 
 impl Kind for state::Pinhole {
@@ -57,19 +58,21 @@ impl Kind for state::Pinhole {
 )]
 pub(super) async fn list(
     State(control): State<Arc<Control>>,
+    caller: Caller,
     Query(query): Query<PortPageQuery>,
 ) -> Result<Json<Pinholes>, Failure> {
     let snapshot = control.snapshot();
     let state = &snapshot.state;
     let device = query.device.as_deref();
-    let owner = device.map(|device| state.device(device)).transpose()?;
+    let owner = device.map(|device| kind::visible_device(state, &caller, device));
+    let owner = owner.transpose()?;
     let page = Page {
         limit: query.limit,
         after: query.after,
         filter: device.map(|device| ("device", device)),
     };
     let (pinholes, next) = page.cut(state, |pinhole: &state::Pinhole| {
-        owner.is_none_or(|owner| pinhole.device == owner.id)
+        caller.sees(pinhole.device) && owner.is_none_or(|owner| pinhole.device == owner.id)
     })?;
     let views = pinholes.into_iter().map(|pinhole| pinhole.view(&snapshot));
     Ok(Json(Pinholes {

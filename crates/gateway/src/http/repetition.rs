@@ -1,10 +1,9 @@
 //! `Idempotency-Key`: a request that its caller repeats is answered as it was the first time, and not done twice.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use adit_api::problem::Problem;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{HeaderName, HeaderValue};
 use axum::http::{Method, Response};
@@ -14,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::answer::{Answer, Failure};
+use super::authority::hexadecimal;
 use super::request::{invalid, read_body};
 use crate::answers::Repeatable;
 use crate::caller::Caller;
@@ -169,10 +169,5 @@ fn digest(parts: &[&[u8]]) -> String {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
-    let bytes: Bytes = hash.finalize().to_vec().into();
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a text cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hexadecimal(&hash.finalize())
 }

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use adit_api::problem::Problem;
 use axum::body::Bytes;
-use axum::extract::connect_info::ConnectInfo;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -99,7 +98,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
-        let caller = parts.extensions.get::<ConnectInfo<Self>>();
+        let caller = parts.extensions.get::<Self>();
         // A listener that does not say who asks lets nobody do anything.
         let unknown = || {
             let problem = Problem::new(
@@ -110,7 +109,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
             );
             Failure::from(problem).into_response()
         };
-        Ok(caller.ok_or_else(unknown)?.0.clone())
+        caller.cloned().ok_or_else(unknown)
     }
 }
 

@@ -7,7 +7,6 @@ use adit_model::facts::Facts;
 use adit_model::key::PrivateKey;
 use adit_model::state::State;
 use axum::body::{Body, to_bytes};
-use axum::extract::ConnectInfo;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{Method, Request};
 use serde_json::Value;
@@ -37,6 +36,7 @@ fn stopped() -> Arc<Control> {
         interface: "adit0".to_owned(),
         gateway_key: PrivateKey::from_random([7; 32]).public_key(),
         answers: Answers::default(),
+        api: watch::channel(None).1,
     })
 }
 
@@ -45,7 +45,7 @@ async fn ask(method: &str, path: &str, body: impl Into<Body>) -> (u16, String, V
         .method(Method::from_bytes(method.as_bytes()).unwrap())
         .uri(path)
         .header(CONTENT_TYPE, "application/json")
-        .extension(ConnectInfo(Caller::User { uid: Some(0) }))
+        .extension(Caller::User { uid: Some(0) })
         .body(body.into())
         .unwrap();
     let response = router(stopped()).oneshot(request).await.unwrap();
@@ -282,3 +282,5 @@ async fn what_is_wrong_with_a_request_is_a_problem_that_names_the_field() {
         assert!(answer["detail"].as_str().unwrap().contains(part), "{place}");
     }
 }
+
+mod access;

@@ -1,6 +1,5 @@
 //! API tokens.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use adit_api::problem::Problem;
@@ -14,9 +13,9 @@ use adit_model::state;
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
-use sha2::{Digest, Sha256};
 
 use super::answer::{Answer, Failure};
+use super::authority::{self, hexadecimal};
 use super::kind::{self, Audience, Kind, Page};
 use super::request::{Body, Query, Reference, Terms};
 use super::view;
@@ -45,7 +44,7 @@ impl Kind for state::Token {
     }
 
     fn others(&self, _: &state::State) -> Vec<Key> {
-        Vec::new()
+        self.device.map(Key::Device).into_iter().collect()
     }
 }
 
@@ -113,8 +112,9 @@ pub(super) async fn add(
     let secret = format!("adit_{}", hexadecimal(&random));
     let change = Change::AddToken(change::AddToken {
         name: request.name,
-        hash: hexadecimal(&Sha256::digest(&secret)),
+        hash: authority::hash(&secret),
         scopes: request.scopes,
+        device: request.device,
         expires: request.expires.map(|time| time.0),
     });
     let base = control.snapshot();
@@ -158,12 +158,4 @@ pub(super) async fn remove(
 ) -> Result<Answer, Failure> {
     let change = Change::RemoveToken(reference.clone());
     kind::remove::<state::Token>(&control, terms, &reference, change).await
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a text cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

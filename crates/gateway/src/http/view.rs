@@ -9,7 +9,7 @@ use adit_api::types::device::{Device, DeviceDetail};
 use adit_api::types::forward::Forward;
 use adit_api::types::pinhole::Pinhole;
 use adit_api::types::settings::{Settings, SettingsMtu};
-use adit_api::types::status::{Counts, Mtu, Status, StatusProblem};
+use adit_api::types::status::{Api, Counts, Mtu, Status, StatusProblem};
 use adit_api::types::subnet::{EffectiveDelivery, Subnet};
 use adit_api::types::token::Token;
 use adit_api::types::uplink::Uplink;
@@ -198,6 +198,7 @@ pub(super) fn token(snapshot: &Snapshot, token: &state::Token) -> Token {
         version: version(snapshot, Key::Token(token.id)),
         name: token.name.clone(),
         scopes: token.scopes.clone(),
+        device: token.device.map(|device| name_of(snapshot, device)),
         expires: token.expires.map(Timestamp),
     }
 }
@@ -265,6 +266,11 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
             .iter()
             .map(|shown| uplink(snapshot, shown))
             .collect(),
+        api: snapshot.api.as_ref().map(|api| Api {
+            address: api.address,
+            tls: api.fingerprint.is_some(),
+            fingerprint: api.fingerprint.clone(),
+        }),
     }
 }
 

@@ -150,8 +150,14 @@ pub(super) fn remove_with_dependents(draft: &mut Draft<'_>, ids: &BTreeSet<Devic
         .values()
         .filter(|delegation| ids.contains(&delegation.device))
         .map(|delegation| Key::Delegation(delegation.id));
+    let tokens = state
+        .tokens
+        .values()
+        .filter(|token| token.device.is_some_and(|device| ids.contains(&device)))
+        .map(|token| Key::Token(token.id));
     let devices = ids.iter().map(|id| Key::Device(*id));
-    for key in forwards.chain(pinholes).chain(delegations).chain(devices) {
+    let dependents = forwards.chain(pinholes).chain(delegations).chain(tokens);
+    for key in dependents.chain(devices) {
         draft.remove(key);
     }
 }

@@ -28,12 +28,17 @@ pub(super) fn add(draft: &mut Draft<'_>, wish: AddToken) -> Result<(), Refusal> 
     } else {
         wish.scopes
     };
+    let device = match &wish.device {
+        Some(reference) => Some(draft.state.device(reference)?.id),
+        None => None,
+    };
     let id = TokenId(draft.next_id());
     draft.set(Object::Token(Token {
         id,
         name: wish.name,
         hash: wish.hash,
         scopes,
+        device,
         expires: wish.expires,
     }));
     Ok(())

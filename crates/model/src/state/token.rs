@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::TokenId;
+use super::{DeviceId, TokenId};
 
 /// One token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +17,9 @@ pub struct Token {
     pub hash: String,
     /// What it allows.
     pub scopes: BTreeSet<Scope>,
+    /// The only device whose things it allows that for; none: for everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceId>,
     /// Seconds since 1970 after which it is void.
     #[serde(default)]
     pub expires: Option<u64>,
@@ -34,4 +37,25 @@ pub enum Scope {
     Write,
     /// See preshared keys in device configurations.
     Secrets,
+}
+
+impl Token {
+    /// Whether it is void at a time in seconds since 1970.
+    pub fn is_void(&self, now: u64) -> bool {
+        self.expires.is_some_and(|expires| expires <= now)
+    }
+}
+
+impl Scope {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Read, Self::Write, Self::Secrets];
+
+    /// Its name, as it is written everywhere.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Secrets => "secrets",
+        }
+    }
 }

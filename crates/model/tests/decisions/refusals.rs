@@ -312,6 +312,7 @@ fn cases(world: &World) -> Vec<(Change, &'static str, &'static str)> {
                 name: "x".into(),
                 hash: String::new(),
                 scopes: BTreeSet::new(),
+                device: None,
                 expires: past,
             }),
             "expiry-passed",

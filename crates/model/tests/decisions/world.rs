@@ -347,6 +347,7 @@ pub(crate) fn add_token(name: &str) -> Change {
         name: name.to_owned(),
         hash: "00".repeat(32),
         scopes: [].into(),
+        device: None,
         expires: None,
     })
 }
