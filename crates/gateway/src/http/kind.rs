@@ -71,6 +71,9 @@ impl Page<'_> {
             }
         };
         let after = self.after;
+        if after.is_some_and(|after| i64::try_from(after).is_err()) {
+            return Err(invalid("`after`: no id is that great").into());
+        }
         let mut rest = K::all(state)
             .filter(|object| after.is_none_or(|after| object.key().id() > after))
             .filter(|object| keep(object));
