@@ -89,6 +89,12 @@ pub struct Devices {
 #[serde(deny_unknown_fields)]
 pub struct AddDevice {
     /// Unique name.
+    #[schema(
+        min_length = 1,
+        max_length = 63,
+        pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        example = "nas"
+    )]
     pub name: String,
     /// Id or name of its subnet; may be left out while there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

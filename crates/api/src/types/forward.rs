@@ -66,9 +66,11 @@ pub struct AddForward {
     #[schema(value_type = Option<String>)]
     pub address: Option<Text<IpAddr>>,
     /// First public port.
+    #[schema(minimum = 1, example = 443)]
     pub port: u16,
     /// Last public port; the first unless said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
     pub port_end: Option<u16>,
     /// Protocols; all unless said.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
@@ -84,6 +86,7 @@ pub struct AddForward {
     pub hostname: Option<String>,
     /// Free text.
     #[serde(default)]
+    #[schema(max_length = 200)]
     pub label: String,
 }
 

@@ -56,9 +56,11 @@ pub struct AddPinhole {
     /// Id or name of the device.
     pub device: String,
     /// First port.
+    #[schema(minimum = 1, example = 443)]
     pub port: u16,
     /// Last port; the first unless said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
     pub port_end: Option<u16>,
     /// Protocols; all unless said.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
@@ -66,6 +68,7 @@ pub struct AddPinhole {
     pub protocols: BTreeSet<Protocol>,
     /// Free text.
     #[serde(default)]
+    #[schema(max_length = 200)]
     pub label: String,
 }
 

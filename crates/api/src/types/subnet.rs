@@ -73,6 +73,12 @@ pub struct Subnets {
 #[serde(deny_unknown_fields)]
 pub struct AddSubnet {
     /// Unique name.
+    #[schema(
+        min_length = 1,
+        max_length = 63,
+        pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        example = "home"
+    )]
     pub name: String,
     /// Its IPv4 network.
     #[schema(value_type = String, example = "10.59.0.0/24")]

@@ -43,6 +43,12 @@ pub struct Tokens {
 #[serde(deny_unknown_fields)]
 pub struct AddToken {
     /// Unique name.
+    #[schema(
+        min_length = 1,
+        max_length = 63,
+        pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        example = "dashboard"
+    )]
     pub name: String,
     /// What it allows; `read` unless said.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]

@@ -80,7 +80,7 @@ pub(super) async fn list(
     let page = Page {
         limit: query.limit,
         after: query.after,
-        filter: subnet.map(|subnet| ("subnet", subnet)),
+        filter: owner.map(|owner| ("subnet", owner.id.0)),
     };
     let (devices, next) = page.cut(state, |device: &state::Device| {
         caller.sees(device.id) && owner.is_none_or(|owner| device.subnet == owner.id)

@@ -40,7 +40,9 @@ pub(super) fn head() -> OpenApi {
         "The administration of a gateway. Changes are answered when they are durable and in force."
             .to_owned(),
     );
-    info.license = Some(License::new("MIT OR Apache-2.0"));
+    let mut license = License::new("MIT OR Apache-2.0");
+    license.identifier = Some("MIT OR Apache-2.0".to_owned());
+    info.license = Some(license);
     let problem = ComponentsBuilder::new()
         .schema(Problem::name(), Problem::schema())
         .build();
@@ -137,7 +139,7 @@ fn condition(method: &str, operation: &mut Value) {
 fn header_parameter(operation: &mut Value, name: &str, description: &str, example: &str) {
     let parameter = json!({
         "name": name, "in": "header", "description": description, "required": false,
-        "schema": {"type": "string"}, "example": example,
+        "schema": {"type": "string", "minLength": 1, "maxLength": 255}, "example": example,
     });
     match operation["parameters"].as_array_mut() {
         Some(parameters) => parameters.push(parameter),

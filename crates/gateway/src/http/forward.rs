@@ -72,7 +72,7 @@ pub(super) async fn list(
     let page = Page {
         limit: query.limit,
         after: query.after,
-        filter: device.map(|device| ("device", device)),
+        filter: owner.map(|owner| ("device", owner.id.0)),
     };
     let (forwards, next) = page.cut(state, |forward: &state::Forward| {
         caller.sees(forward.device) && owner.is_none_or(|owner| forward.device == owner.id)

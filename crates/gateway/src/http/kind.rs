@@ -50,14 +50,14 @@ pub(super) enum Audience {
 
 /// The part of a list that was asked for.
 #[derive(Debug)]
-pub(super) struct Page<'a> {
+pub(super) struct Page {
     pub(super) limit: Option<u16>,
     pub(super) after: Option<u64>,
-    /// The name and value of a further parameter.
-    pub(super) filter: Option<(&'static str, &'a str)>,
+    /// A further parameter, and the id that it names.
+    pub(super) filter: Option<(&'static str, u64)>,
 }
 
-impl Page<'_> {
+impl Page {
     /// Takes the part out of the list, and the path of what follows.
     pub(super) fn cut<'a, K: Kind>(
         &self,
@@ -73,6 +73,9 @@ impl Page<'_> {
             }
         };
         let after = self.after;
+        if after.is_some_and(|after| i64::try_from(after).is_err()) {
+            return Err(invalid("`after`: no id is that great").into());
+        }
         let mut rest = K::all(state)
             .filter(|object| after.is_none_or(|after| object.key().id() > after))
             .filter(|object| keep(object));
@@ -85,9 +88,8 @@ impl Page<'_> {
                 K::PATH,
                 last.key().id()
             );
-            if let Some((name, value)) = self.filter {
-                // It is an id or a name, and those need no escape.
-                path = format!("{path}&{name}={value}");
+            if let Some((name, id)) = self.filter {
+                path = format!("{path}&{name}={id}");
             }
             path
         });

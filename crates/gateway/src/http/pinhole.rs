@@ -69,7 +69,7 @@ pub(super) async fn list(
     let page = Page {
         limit: query.limit,
         after: query.after,
-        filter: device.map(|device| ("device", device)),
+        filter: owner.map(|owner| ("device", owner.id.0)),
     };
     let (pinholes, next) = page.cut(state, |pinhole: &state::Pinhole| {
         caller.sees(pinhole.device) && owner.is_none_or(|owner| pinhole.device == owner.id)

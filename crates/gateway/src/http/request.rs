@@ -148,6 +148,10 @@ pub(super) fn invalid(detail: impl Into<String>) -> Problem {
 }
 
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
+    // Fields in a list, by their order, would be read as well.
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        return Err(invalid("the body: it takes a JSON object, and this is a list").into());
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();

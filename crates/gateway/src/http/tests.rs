@@ -227,6 +227,22 @@ async fn what_is_wrong_with_a_request_is_a_problem_that_names_the_field() {
             "4096",
         ),
         (
+            "PATCH",
+            "/api/v1/settings",
+            "[51820]",
+            400,
+            "invalid-request",
+            "a list",
+        ),
+        (
+            "GET",
+            "/api/v1/devices?after=9223372036854775808",
+            "",
+            400,
+            "invalid-request",
+            "`after`",
+        ),
+        (
             "GET",
             "/api/v1/devices?limit=0",
             "",
