@@ -266,7 +266,7 @@ impl Load {
             after.log - self.log
         );
         ensure!(
-            after.kernel_log < self.kernel_log + 50,
+            after.kernel_log < self.kernel_log + 10,
             "the kernel logged {} lines",
             after.kernel_log - self.kernel_log
         );
