@@ -10,6 +10,7 @@ mod forward;
 mod healing;
 mod hostile;
 mod hostile_connections;
+mod hostile_packets;
 mod isolation;
 mod lifecycle;
 mod loss;

@@ -24,7 +24,7 @@ pub(crate) use socket::{
     Conversation, accept, at, connect, converse, exchange, listen, receive, send, udp,
 };
 pub(crate) use stream::Stream;
-pub(crate) use traffic::{Dialogue, Transfer};
+pub(crate) use traffic::{Account, Dialogue, Transfer};
 pub(crate) use world::{
     Device, INTERNET4, INTERNET6, PUBLIC4, PUBLIC6, STRANGER4, STRANGER6, World, binary,
 };

@@ -41,9 +41,7 @@ fn begin(sockets: &[UdpSocket], to: &str, receiver: &UdpSocket) -> BTreeSet<u16>
     for (number, socket) in (0_u16..).zip(sockets) {
         socket.send_to(&number.to_be_bytes(), to).unwrap();
     }
-    receiver
-        .set_read_timeout(Some(Duration::from_millis(400)))
-        .unwrap();
+    receiver.set_read_timeout(Some(SOON)).unwrap();
     let mut arrived = BTreeSet::new();
     let mut buffer = [0; 64];
     while let Ok((_, source)) = receiver.recv_from(&mut buffer) {

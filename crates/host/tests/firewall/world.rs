@@ -30,7 +30,7 @@ impl World {
             "gateway",
             "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.default.send_redirects=0
              for setting in /proc/sys/net/bridge/bridge-nf-call-ip*tables; do test ! -e $setting || echo 0 > $setting; done
-             ip link add adit0 type bridge
+             ip link add adit0 address 02:00:00:00:00:01 type bridge
              ip link set adit0 up
              ip address add 10.59.0.1/24 dev adit0
              ip address add 10.60.0.1/24 dev adit0
@@ -65,6 +65,20 @@ impl World {
                     v4 = 58 + subnet,
                 ),
             );
+            // A tunnel has no neighbours, and the firewall lets nobody claim to be one; a bridge needs them.
+            for (at, interface, whose, far, address) in [
+                ("gateway", "adit0", device, "eth0", host),
+                (device, "eth0", "gateway", "adit0", 1),
+            ] {
+                let link = world.shell(whose, &format!("cat /sys/class/net/{far}/address"));
+                world.shell(
+                    at,
+                    &format!(
+                        "ip -6 neigh replace 2001:db8:0:{subnet}::{address} lladdr {} dev {interface} nud permanent",
+                        link.trim()
+                    ),
+                );
+            }
         }
         world
     }

@@ -247,7 +247,10 @@ fn small_table_reads_well() {
 
         chain to_gateway {
             ct state established,related accept
-            meta l4proto { icmp, icmpv6 } goto admit
+            meta nfproto ipv6 icmpv6 type { mld-listener-query, mld-listener-report, mld-listener-done, nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect, mld2-listener-report } drop comment "a tunnel has no neighbours"
+            meta nfproto ipv4 icmp type redirect drop
+            meta nfproto ipv4 icmp type echo-request goto admit
+            meta nfproto ipv6 icmpv6 type echo-request goto admit
             meta l4proto { tcp, udp } meta l4proto . th dport @services goto admit comment "the gateway's own services"
             meta nfproto ipv4 ip saddr @host_networks4 goto admit comment "subnets with host access"
             meta nfproto ipv6 ip6 saddr @host_networks6 goto admit

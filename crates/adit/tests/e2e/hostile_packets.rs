@@ -1,0 +1,357 @@
+//! A device floods, scans and sends everything that no program should send: the others do not notice, and neither does the
+//! host.
+
+use std::fs;
+use std::net::IpAddr;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use adit_lab::Process;
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::support::{
+    Account, Capture, Device, Dialogue, Findings, INTERNET4, INTERNET6, PUBLIC4, PUBLIC6, Snapshot,
+    World, at, connect, is_soak, listen, probe, udp,
+};
+
+const PROGRAM: &str = include_str!("hostile/packets.py");
+const PACE: Duration = Duration::from_millis(5);
+const STREAM: u16 = 8080;
+
+/// Every kind of packet several times over, and half of what the userspace WireGuard carries on two cores that it shares with both
+/// ends of the tunnels.
+const STEADY: u32 = 5_000;
+
+/// As many as the sender can.
+const LINE_RATE: u32 = 0;
+
+#[test]
+fn a_hostile_device_troubles_nobody() -> Result<()> {
+    let mut world = World::with_subnet("routed", "e2e-flood")?;
+    let hostile = world.join("box", "--kind server")?;
+    let laptop = world.join("laptop", "")?;
+    let vps = world.host("vps")?;
+    let _services = [
+        listen(&vps, "[::]:22".parse()?)?,
+        listen(&vps, "[::]:8443".parse()?)?,
+    ];
+    let _datagrams = udp(&vps, "[::]:53".parse()?)?;
+    world.adit(&format!("forward add {STREAM} laptop"))?;
+    world.adit(&format!("pinhole add laptop {STREAM}"))?;
+    let mut findings = Findings::default();
+
+    let before = Load::of(&mut world)?;
+    let kernel = Snapshot::of_all(&vps)?;
+    let leaks = Capture::start_incoming(&world.host("edge")?, "vps", LEAKS)?;
+    let seconds = if is_soak() { 60 } else { 6 };
+    let accounts = flood(&world, &hostile, &laptop, STEADY, seconds)?;
+    findings.check("others", few_lost(&accounts));
+    findings.check("what leaves by the uplink", no_packets(&leaks));
+    findings.check(
+        "the host's kernel",
+        kernel.ensure_same(&Snapshot::of_all(&vps)?),
+    );
+    findings.check("services of the host", all_closed(&world, &hostile));
+
+    let gateway = flood(&world, &hostile, &laptop, LINE_RATE, seconds)?;
+    findings.check("memory and logs", before.compare(&Load::of(&mut world)?));
+    findings.check("afterwards", afterwards(&world, &laptop));
+    world.gateway.kill()?;
+    replace_by_plain_rules(&world, &laptop)?;
+    let control = flood(&world, &hostile, &laptop, LINE_RATE, seconds)?;
+    let (with, without) = (lost(&gateway), lost(&control));
+    Findings::note(&format!(
+        "figure: at {STEADY}/s of hostile packets others lose {:.2} %; at line rate {with:.1} %, and {without:.1} % without \
+         Adit",
+        lost(&accounts)
+    ));
+    findings.conclude()
+}
+
+/// What must not leave: to where nothing is routed, or with a source that is not ours.
+const LEAKS: &str = "(ip and (dst net 127.0.0.0/8 or dst net 169.254.0.0/16 or dst net 224.0.0.0/4 or dst net 0.0.0.0/8 \
+    or not src host 203.0.113.2)) or (ip6 and not src net 2001:db8:100:1::/64 and not src host 2001:db8:1::2 and not src \
+    net fe80::/10)";
+
+/// Streams of another device run while the hostile one sends; first they run alone.
+fn flood(
+    world: &World,
+    hostile: &Device,
+    laptop: &Device,
+    rate: u32,
+    seconds: u32,
+) -> Result<Vec<Account>> {
+    let internet = world.host("internet")?;
+    let dialogues = [
+        Dialogue::start(
+            "in, IPv4",
+            udp(&internet, at(INTERNET4, 0))?,
+            at(PUBLIC4, STREAM),
+            udp(&laptop.host, at(laptop.ipv4, STREAM))?,
+            PACE,
+        )?,
+        Dialogue::start(
+            "out, IPv4",
+            udp(&laptop.host, at(laptop.ipv4, 0))?,
+            at(INTERNET4, 7002),
+            udp(&internet, at(INTERNET4, 7002))?,
+            PACE,
+        )?,
+    ];
+    thread::sleep(Duration::from_millis(300));
+    let sent = send(hostile, laptop, rate, seconds)?;
+    Findings::note(&format!(
+        "{} packets of {} kinds, {} different, in {:.1} s",
+        sent["sent"],
+        sent["kinds"].as_object().map_or(0, serde_json::Map::len),
+        sent["different"],
+        sent["seconds"].as_f64().unwrap_or_default()
+    ));
+    ensure!(
+        sent["sent"].as_u64() > sent["different"].as_u64(),
+        "some kinds were not sent: {sent}"
+    );
+    thread::sleep(Duration::from_millis(300));
+    dialogues.iter().for_each(Dialogue::end);
+    let accounts = dialogues
+        .into_iter()
+        .map(Dialogue::stop)
+        .collect::<Result<Vec<Account>>>()?;
+    for account in &accounts {
+        Findings::note(&format!(
+            "another device, {}: {} sent, {} lost there, {} lost back; the sender was up to {:.0?} late",
+            account.name,
+            account.sent,
+            account.lost_there.len(),
+            account.lost_back.len(),
+            account.latest
+        ));
+    }
+    Ok(accounts)
+}
+
+fn send(hostile: &Device, laptop: &Device, rate: u32, seconds: u32) -> Result<Value> {
+    let targets = [
+        "10.59.0.1".to_owned(),
+        PUBLIC4.to_string(),
+        laptop.ipv4.to_string(),
+        INTERNET4.to_string(),
+        "10.59.0.77".to_owned(),
+        "2001:db8:100:1::a3b:1".to_owned(),
+        PUBLIC6.to_string(),
+        laptop.ipv6()?.to_string(),
+        INTERNET6.to_string(),
+        "2001:db8:100:1::77".to_owned(),
+    ];
+    let mut command = vec![
+        "python3".to_owned(),
+        "-c".to_owned(),
+        PROGRAM.to_owned(),
+        hostile.interface.clone(),
+        seconds.to_string(),
+        rate.to_string(),
+        hostile.ipv4.to_string(),
+        hostile.ipv6()?.to_string(),
+    ];
+    command.extend(targets);
+    let mut process: Process = hostile.host.spawn(&command)?;
+    let limit = Duration::from_secs(u64::from(seconds) + 30);
+    let status = process.wait(limit)?;
+    ensure!(status.success(), "{}", process.stderr()?);
+    Ok(serde_json::from_str(&process.stdout()?)?)
+}
+
+/// In percent, of what was sent there and back.
+fn lost(accounts: &[Account]) -> f64 {
+    let sent: u32 = accounts.iter().map(|account| account.sent).sum();
+    let lost: usize = accounts.iter().map(Account::lost).sum();
+    100.0 * lost as f64 / f64::from(sent.max(1))
+}
+
+fn few_lost(accounts: &[Account]) -> Result<()> {
+    for account in accounts {
+        ensure!(
+            account.sent > 500 && account.lost() * 100 < account.sent as usize,
+            "{}: of {} packets {} were lost",
+            account.name,
+            account.sent,
+            account.lost()
+        );
+    }
+    Ok(())
+}
+
+fn no_packets(capture: &Capture) -> Result<()> {
+    thread::sleep(Duration::from_millis(500));
+    let text = capture.text()?;
+    let first: Vec<&str> = text.lines().take(20).collect();
+    ensure!(first.is_empty(), "the uplink's end sees {first:#?}");
+    Ok(())
+}
+
+/// All ports, from inside, of all addresses of the gateway.
+fn all_closed(world: &World, hostile: &Device) -> Result<()> {
+    let ports = if is_soak() { 1..=65535 } else { 1..=9000 };
+    let subnet = world.find("subnet", &json!({"name": "lan"}))?;
+    let gateway6 = subnet["gateway_ipv6"].as_str().context("gateway_ipv6")?;
+    let gateway6: IpAddr = gateway6.parse()?;
+    let targets = [
+        "10.59.0.1".parse()?,
+        IpAddr::V4(PUBLIC4),
+        gateway6,
+        IpAddr::V6(PUBLIC6),
+    ];
+    let own = (hostile.ipv4, hostile.ipv6()?);
+    let answers = probe(&hostile.host, own, &ports, 8_000, &targets)?;
+    for target in targets {
+        let entry = &answers[target.to_string()];
+        ensure!(
+            entry["sent"].as_u64() > Some(u64::from(*ports.end())),
+            "the probes were not sent: {entry}"
+        );
+        // Port 8080 of the public address leads to another device, as it does for everybody.
+        let is_forward = target == IpAddr::V4(PUBLIC4);
+        let silent = entry["tcp"] == json!({}) && entry["udp"] == json!({});
+        let refused = json!({"rst": 1});
+        ensure!(
+            silent || is_forward && entry["tcp"] == refused && entry["open"]["tcp"] == json!([]),
+            "{target} answers {entry}"
+        );
+    }
+    Ok(())
+}
+
+/// What a flood could make grow.
+struct Load {
+    daemon: u64,
+    dataplane: u64,
+    log: usize,
+    kernel_log: usize,
+}
+
+impl Load {
+    fn of(world: &mut World) -> Result<Self> {
+        let daemon = world.gateway.process_id()?.context("the daemon runs")?;
+        let interface = world.gateway.interface();
+        Ok(Self {
+            daemon: resident(daemon)?,
+            dataplane: resident(dataplane(interface)?)?,
+            log: world.gateway.log()?.lines().count(),
+            kernel_log: kernel_log()?,
+        })
+    }
+
+    fn compare(&self, after: &Self) -> Result<()> {
+        Findings::note(&format!(
+            "resident memory before and after: daemon {} and {} KiB, wireguard-go {} and {} KiB; {} new lines in the log of \
+             the daemon, {} in the kernel's",
+            self.daemon,
+            after.daemon,
+            self.dataplane,
+            after.dataplane,
+            after.log - self.log,
+            after.kernel_log.saturating_sub(self.kernel_log)
+        ));
+        ensure!(
+            after.daemon < self.daemon + 16 * 1024,
+            "the daemon grew from {} to {} KiB",
+            self.daemon,
+            after.daemon
+        );
+        ensure!(
+            after.log < self.log + 20,
+            "{} lines were logged",
+            after.log - self.log
+        );
+        ensure!(
+            after.kernel_log < self.kernel_log + 10,
+            "the kernel logged {} lines",
+            after.kernel_log - self.kernel_log
+        );
+        Ok(())
+    }
+}
+
+fn resident(process: i32) -> Result<u64> {
+    let path = format!("/proc/{process}/status");
+    let status = fs::read_to_string(&path).context(path)?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let words = line.context("VmRSS")?.split_whitespace();
+    Ok(words.take(1).collect::<String>().parse()?)
+}
+
+fn dataplane(interface: &str) -> Result<i32> {
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Some(process) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command);
+        if command
+            .trim_end_matches('\0')
+            .split('\0')
+            .eq(["wireguard-go", interface])
+        {
+            return Ok(process);
+        }
+    }
+    anyhow::bail!("no wireguard-go serves {interface}")
+}
+
+/// Lines about packets and connections; interfaces come and go beside.
+fn kernel_log() -> Result<usize> {
+    let output = Command::new("dmesg").output()?;
+    ensure!(output.status.success(), "dmesg: {}", output.status);
+    let text = String::from_utf8_lossy(&output.stdout);
+    let about = [
+        "nf_conntrack",
+        "martian",
+        "net_ratelimit",
+        "ICMP",
+        "TCP",
+        "IPv4",
+        "IPv6",
+    ];
+    Ok(text
+        .lines()
+        .filter(|line| about.iter().any(|word| line.contains(word)))
+        .count())
+}
+
+fn afterwards(world: &World, laptop: &Device) -> Result<()> {
+    let status = world.adit("status")?;
+    ensure!(status["applied"] == true, "{status}");
+    ensure!(status["problems"] == json!([]), "{status}");
+    let internet = world.host("internet")?;
+    let far = listen(&internet, at(INTERNET4, 7001))?;
+    crate::support::converse(&laptop.host, None, at(INTERNET4, 7001), &far)?;
+    let web = listen(&laptop.host, at(laptop.ipv4, STREAM))?;
+    crate::support::converse(&internet, None, at(PUBLIC4, STREAM), &web)?;
+    let vps = world.host("vps")?;
+    connect(&internet, None, at(PUBLIC4, 22), Duration::from_secs(4))
+        .with_context(|| format!("SSH on {}", vps.name()))?;
+    Ok(())
+}
+
+/// The same tunnel with the least that forwards a port, in place of Adit.
+fn replace_by_plain_rules(world: &World, laptop: &Device) -> Result<()> {
+    let vps = world.host("vps")?;
+    let rules = format!(
+        "delete table inet adit
+table ip plain {{
+  chain in {{ type nat hook prerouting priority dstnat; ip daddr {PUBLIC4} udp dport {STREAM} dnat to {}; }}
+  chain out {{ type nat hook postrouting priority srcnat; oifname eth0 masquerade; }}
+}}
+",
+        laptop.ipv4
+    );
+    vps.exec_with_input(["nft", "-f", "-"], &rules)?;
+    vps.exec(["conntrack", "-F"])?;
+    Ok(())
+}
