@@ -20,6 +20,9 @@ use crate::migration;
 /// Of the lines, not of the objects in them.
 const FORMAT: u32 = 1;
 
+/// In bytes.
+const PROBE: usize = 64 << 10;
+
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Header {
@@ -104,6 +107,20 @@ impl Snapshots {
     /// The newest snapshot that can be used.
     pub fn newest(&self) -> Result<Snapshot, StoreError> {
         self.newest_with_path().map(|(_, content)| content)
+    }
+
+    /// Whether the disk takes as much as a change needs.
+    pub fn probe(&self) -> Result<(), StoreError> {
+        let database = &self.files.database;
+        OpenOptions::new()
+            .write(true)
+            .open(database)
+            .map_err(|error| StoreError::from_io(error, "open", database))?;
+        let path = self.files.directory.join("adit.probe");
+        let filled = fill(&path, &[0; PROBE]);
+        let removed = files::remove(&path);
+        filled.map_err(|error| StoreError::from_io(error, "write", &path))?;
+        removed
     }
 
     pub(crate) fn newest_with_path(&self) -> Result<(PathBuf, Snapshot), StoreError> {
