@@ -75,6 +75,9 @@ pub enum StoreError {
         left: Left,
     },
 
+    #[error("the state that was in {} is away. Mount its disk again", directory.display())]
+    Away { directory: PathBuf },
+
     #[error("the snapshot {} cannot be used: {source}", path.display())]
     Snapshot {
         path: PathBuf,

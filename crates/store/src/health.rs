@@ -37,6 +37,7 @@ impl Health {
             error,
             StoreError::Full { .. }
                 | StoreError::ReadOnly { .. }
+                | StoreError::Away { .. }
                 | StoreError::Io { .. }
                 | StoreError::Database { .. }
         );

@@ -117,7 +117,14 @@ impl Store {
     /// Makes all of `writes` and the revision durable, or nothing. After an error the store holds what it held
     /// before, and takes the next commit. Answers alone leave the revision as it is.
     pub fn commit(&mut self, revision: u64, writes: &[Write]) -> Result<(), StoreError> {
-        let result = self.write(revision, writes);
+        let result = match self.write(revision, writes) {
+            // To SQLite a file system that went read-only is an I/O error like any other.
+            Err(error @ StoreError::Database { .. }) => match Snapshots::of(&self.files).probe() {
+                Err(cause @ (StoreError::ReadOnly { .. } | StoreError::Full { .. })) => Err(cause),
+                Ok(()) | Err(_) => Err(error),
+            },
+            result => result,
+        };
         match &result {
             Ok(()) => self.health.clear(),
             Err(error @ StoreError::Full { .. }) => {
@@ -208,6 +215,7 @@ impl Open {
 
     /// Opens what was closed, if it still ends at `revision`.
     fn again(files: &Files, revision: u64) -> Result<Self, StoreError> {
+        opening::check_presence(files)?;
         let (open, loaded) = Self::new(files, Start::Again)?;
         if loaded.revision == revision {
             return Ok(open);

@@ -65,7 +65,7 @@ pub(crate) fn open(files: &Files, start: Start) -> Result<(Connection, Loaded), 
             database::create(files)?;
             return open_whole(files);
         }
-        Found::Nothing => "it is empty".to_owned(),
+        Found::Nothing => return Err(away(files)),
         Found::Whole(connection, loaded) => {
             let known = known(files).max(newest_revision(files));
             match known.filter(|known| *known > loaded.revision) {
@@ -87,6 +87,15 @@ pub(crate) fn open(files: &Files, start: Start) -> Result<(Connection, Loaded), 
     );
     restore(files, &content, &message)?;
     open_whole(files)
+}
+
+/// Whether a state is where one was a moment ago, before anything is made there.
+pub(crate) fn check_presence(files: &Files) -> Result<(), StoreError> {
+    if files.has_database()? || files.witness()?.is_some() {
+        Ok(())
+    } else {
+        Err(away(files))
+    }
 }
 
 /// The state as it is on a disk that takes no writes; nothing stays open.
@@ -280,6 +289,12 @@ fn proven(files: &Files, detail: String) -> Result<(PathBuf, Snapshot), StoreErr
             let reason = error.to_string();
             Err(lost(files, detail, known, Left::Nothing { reason }))
         }
+    }
+}
+
+fn away(files: &Files) -> StoreError {
+    StoreError::Away {
+        directory: files.directory.clone(),
     }
 }
 

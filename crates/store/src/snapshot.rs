@@ -78,6 +78,9 @@ impl Snapshots {
     /// Replaces the snapshot, and keeps the one before. Durable, and read back, when this returns; after an error the
     /// one that was there still is.
     pub fn write(&self, content: &Snapshot) -> Result<(), StoreError> {
+        // Without a database this is not the state's directory now: its disk may be away.
+        fs::metadata(&self.files.database)
+            .map_err(|error| StoreError::from_io(error, "find", &self.files.database))?;
         let path = &self.files.snapshot;
         let unfinished = files::sibling(path, ".new");
         let text = render(content)

@@ -40,6 +40,9 @@ impl Disk {
         let disk = Self {
             path: path.to_owned(),
         };
+        // The daemon has a mount namespace of its own, which follows what happens on a shared mount.
+        mount(["--bind", path.to_str().context("a path")?], path)?;
+        mount(["--make-shared"], path)?;
         disk.mount_image(image, "rw")?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
         Ok(disk)
@@ -60,10 +63,10 @@ impl Disk {
     }
 
     /// As a failing disk does it to its file system.
-    fn fail(&self) -> Result<()> {
-        let source = Command::new("findmnt")
-            .args(["--noheadings", "--output", "SOURCE"])
-            .arg(&self.path)
+    fn fail(image: &Path) -> Result<()> {
+        let source = Command::new("losetup")
+            .args(["--noheadings", "--output", "NAME", "--associated"])
+            .arg(image)
             .output()?
             .stdout;
         let source = String::from_utf8(source)?;
@@ -89,7 +92,13 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         // Lazily: the daemon, which the lab ends, still has files there.
-        let _ = Command::new("umount").arg("-l").arg(&self.path).status();
+        let unmount = || {
+            Command::new("umount")
+                .args(["-q", "-l"])
+                .arg(&self.path)
+                .status()
+        };
+        while unmount().is_ok_and(|status| status.success()) {}
     }
 }
 
@@ -244,7 +253,7 @@ fn a_disk_that_takes_no_writes_refuses_changes_and_stops_no_packet() -> Result<(
     let (_server, mut conversation) = reached(world)?;
     let before = world.revision()?;
 
-    disk.fail()?;
+    Disk::fail(&image)?;
     let refused = world.refused("pinhole add box 81")?;
     ensure!(
         refused.code == "store" && refused.message.contains("read-only"),
@@ -281,6 +290,12 @@ fn a_disk_that_takes_no_writes_refuses_changes_and_stops_no_packet() -> Result<(
     await_problem(world, "state-not-writable", true)?;
     conversation.talk().context("packets after a start on it")?;
     disk.remount("rw")?;
+    let daemon = world.gateway.process_id()?.context("a daemon")?;
+    // The daemon's mount namespace has a flag of its own for each mount.
+    run(Command::new("nsenter")
+        .args(["--mount", "--target", &daemon.to_string()])
+        .args(["mount", "-o", "remount,rw"])
+        .arg(world.gateway.state_dir()))?;
     await_problem(world, "state-not-writable", false)?;
     world.adit("pinhole add box 85")?;
     conversation.talk()?;

@@ -84,6 +84,8 @@ fn the_one_before_is_kept_and_takes_the_place_of_a_damaged_one() {
     let directory = tempfile::tempdir().unwrap();
     let snapshots = Snapshots::new(directory.path());
     assert!(snapshots.newest().is_err());
+    assert!(snapshots.write(&state(1)).is_err(), "no state is here");
+    fs::write(directory.path().join("adit.db"), "").unwrap();
     for revision in 1..4 {
         snapshots.write(&state(revision)).unwrap();
         assert_eq!(snapshots.newest().unwrap(), state(revision));
@@ -93,7 +95,7 @@ fn the_one_before_is_kept_and_takes_the_place_of_a_damaged_one() {
         fs::metadata(&path).unwrap().permissions().mode() & 0o777,
         0o600
     );
-    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 3);
     fs::write(&path, "damaged").unwrap();
     assert_eq!(snapshots.newest().unwrap(), state(2));
     // A damaged one does not push the good one before it out.
