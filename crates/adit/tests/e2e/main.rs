@@ -1,6 +1,7 @@
 //! The gateway from outside: the real binary in a lab, real `wg-quick` on the devices, and packets that arrive or do not.
 
 mod access;
+mod clock;
 mod concurrency;
 mod contract;
 mod crash;
