@@ -143,6 +143,11 @@ fn start_log(verbose: u8) {
         _ => "trace",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    // It writes out whole messages at `trace`, and the kernel's WireGuard is told its keys in some.
+    let filter = match "netlink_proto::codecs=off".parse() {
+        Ok(silent) => filter.add_directive(silent),
+        Err(_) => EnvFilter::new("info"),
+    };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

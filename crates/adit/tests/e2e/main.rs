@@ -18,6 +18,7 @@ mod mtu;
 mod reach;
 mod refusals;
 mod routing;
+mod secrets;
 mod silence;
 mod state;
 mod support;
