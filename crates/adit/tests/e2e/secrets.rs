@@ -381,7 +381,7 @@ fn crash(world: &mut World, canaries: &Canaries) -> Result<()> {
         !cores_in(&folder)?.is_empty(),
         "no process leaves a core file here"
     );
-    kill(Pid::from_raw(daemon), Signal::SIGSEGV)?;
+    kill(Pid::from_raw(daemon), Signal::SIGABRT)?;
     wait_until("the daemon's end", Duration::from_secs(10), || {
         ensure!(!world.gateway.is_running()?, "it still runs");
         Ok(true)
