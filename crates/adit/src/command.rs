@@ -166,7 +166,7 @@ fn dispatch(arguments: Arguments, output: Output) -> Result<ExitCode, Failure> {
     let Arguments { global, command } = arguments;
     match command {
         Command::Gateway(command) => {
-            gateway::run(command, global.runtime_dir, global.verbose)?;
+            gateway::run(command, output, global.runtime_dir, global.verbose)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Lab(command) => Ok(lab::run(command, output.is_json())?),

@@ -143,6 +143,8 @@ pub struct Control {
     pub(crate) state: watch::Receiver<Arc<State>>,
     pub(crate) facts: watch::Receiver<Arc<Facts>>,
     pub(crate) progress: watch::Receiver<Progress>,
+    /// What is wrong with the disk of the state.
+    pub(crate) storage: watch::Receiver<Vec<Problem>>,
     pub(crate) interface: String,
     pub(crate) gateway_key: PublicKey,
     pub(crate) answers: Answers,
@@ -236,6 +238,7 @@ impl Control {
         let (mtu, mtu_reason) = derive::mtu(&state, &facts);
         let applied = progress.revision == Some(state.revision) && progress.problems.is_empty();
         let mut problems = progress.problems;
+        problems.extend(self.storage.borrow().iter().cloned());
         problems.extend(problem::of_state(&state, &facts, seconds_since_1970()));
         problems.extend(api.as_ref().and_then(ApiListener::problem));
         Snapshot {

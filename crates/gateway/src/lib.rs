@@ -10,13 +10,15 @@ mod certificate;
 mod claim;
 mod control;
 mod http;
+mod keeper;
 mod key;
 mod options;
 mod run;
 mod writer;
 
+pub use adit_store::{Recovered, Recovery};
 pub use caller::{Bearer, Caller};
 pub use control::{ApiListener, ChangeError, Committed, Control, PeerStatus, Snapshot};
 pub use http::document;
 pub use options::RunOptions;
-pub use run::{run, teardown};
+pub use run::{recover, run, teardown};

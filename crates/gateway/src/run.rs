@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use adit_host::reconcile::{self, ReconcileError, Reconciler};
 use adit_model::facts::Facts;
-use adit_store::Store;
+use adit_store::{Recovered, Recovery, Store};
 use anyhow::{Context, anyhow, bail};
 use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::{Resource, setrlimit};
@@ -24,6 +25,7 @@ use crate::bridge::Bridge;
 use crate::claim::Claim;
 use crate::control::{Control, Progress};
 use crate::http;
+use crate::keeper::Keeper;
 use crate::key;
 use crate::options::{RunOptions, Settled, check_interface};
 use crate::writer::{Writer, restore};
@@ -31,7 +33,8 @@ use crate::writer::{Writer, restore};
 /// Name of the socket in the runtime directory.
 const SOCKET: &str = "adit.sock";
 
-/// Name of the record of changed settings in the state directory.
+/// Name of the record of changed settings in the state directory, and in the runtime directory while the first cannot
+/// be written.
 const SYSCTL_RECORD: &str = "sysctls.json";
 
 /// Name of the record of the tunnel interface's name in the state directory.
@@ -52,6 +55,13 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     let _claim = Claim::take().await?;
     forbid_core_dumps()?;
     let (store, mut loaded) = Store::open(&options.state_dir).context("cannot open the state")?;
+    if let Some(trouble) = store.health().trouble() {
+        tracing::error!("{trouble}. Changes are refused until it can be written; packets flow");
+    }
+    for restoration in adit_store::restorations(&options.state_dir) {
+        let kept = restoration.kept.display();
+        tracing::error!("{}; the damaged files are {kept}*", restoration.message);
+    }
     let private_key = key::load_or_create(&options.state_dir, loaded.revision == 0)?;
     let answers = Answers::new(std::mem::take(&mut loaded.answers));
     let state = restore(loaded).with_context(|| {
@@ -62,7 +72,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     })?;
     let listener = listen(&options.runtime_dir)?;
     withdraw_renamed(&options).await?;
-    let reconciler = reconciler(&options.interface, &options.state_dir)?;
+    let reconciler = reconciler(&options.interface, &options.state_dir, &options.runtime_dir)?;
     let handle = reconcile::start(reconciler)
         .await
         .context("cannot observe this host")?;
@@ -95,6 +105,14 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     let (awaits_sender, awaits_receiver) = mpsc::channel(1024);
     let (peers_sender, peers_receiver) = mpsc::channel(64);
 
+    let (storage_sender, storage_receiver) = watch::channel(Vec::new());
+    let keeper = Keeper {
+        directory: options.state_dir.clone(),
+        health: store.health(),
+        state: state_receiver.clone(),
+        problems: storage_sender,
+    };
+    let keeper = tokio::spawn(keeper.run());
     let writer = Writer {
         store,
         state,
@@ -125,6 +143,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         state: state_receiver,
         facts: facts_receiver,
         progress: progress_receiver,
+        storage: storage_receiver,
         interface: options.interface.clone(),
         gateway_key: private_key.public_key(),
         answers,
@@ -160,6 +179,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         }
         // The last listener is gone, so the writer has nothing more to take and ends after what it has.
         let _ = tokio::task::spawn_blocking(move || writer.join()).await;
+        let _ = keeper.await;
         let _ = bridge.await;
     };
     if tokio::time::timeout(GRACE, finish).await.is_err() {
@@ -195,12 +215,24 @@ pub async fn teardown(options: RunOptions) -> anyhow::Result<()> {
     }
     let recorded = recorded_interface(&state_dir)?;
     if let Some(other) = recorded.filter(|recorded| *recorded != interface) {
-        withdraw(&other, &state_dir).await?;
+        withdraw(&other, &state_dir, &runtime_dir).await?;
     }
-    withdraw(&interface, &state_dir).await?;
+    withdraw(&interface, &state_dir, &runtime_dir).await?;
     remove_if_there(&state_dir.join(INTERFACE_RECORD))?;
     remove_socket(&runtime_dir);
     Ok(())
+}
+
+/// Puts the best copy there is, or nothing at all, in the place of a state that cannot be trusted; none when nothing is
+/// wrong with it. Works with the daemon stopped.
+///
+/// # Errors
+///
+/// When the daemon runs, when there is nothing to take, or when the disk refuses.
+pub fn recover(options: RunOptions, recovery: Recovery) -> anyhow::Result<Option<Recovered>> {
+    let directory = options.settle()?.state_dir;
+    adit_store::recover(&directory, recovery)
+        .with_context(|| format!("cannot recover the state in {}", directory.display()))
 }
 
 /// An interface bears no mark but its name: under a new one the daemon would not find what it left under the old one.
@@ -215,14 +247,19 @@ async fn withdraw_renamed(options: &Settled) -> anyhow::Result<()> {
             to = options.interface,
             "the tunnel interface has another name now"
         );
-        withdraw(&other, &options.state_dir).await?;
+        withdraw(&other, &options.state_dir, &options.runtime_dir).await?;
     }
     let path = options.state_dir.join(INTERFACE_RECORD);
     adit_fault::passing("interface/record");
     match fs::write(&path, format!("{}\n", options.interface)) {
         Ok(()) => Ok(()),
-        // A full disk keeps no packet from flowing; the next start writes it.
-        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+        // A disk that takes nothing keeps no packet from flowing; the next start writes it.
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::ReadOnlyFilesystem
+            ) =>
+        {
             tracing::warn!(%error, path = %path.display(), "the interface's name is not on record");
             Ok(())
         }
@@ -235,13 +272,14 @@ fn recorded_interface(state_dir: &Path) -> anyhow::Result<Option<String>> {
     match fs::read_to_string(&path) {
         // A name that a crash cut short names no interface that we made.
         Ok(text) => Ok(Some(text.trim().to_owned()).filter(|name| check_interface(name).is_ok())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
 }
 
-async fn withdraw(interface: &str, state_dir: &Path) -> anyhow::Result<()> {
-    let report = reconciler(interface, state_dir)?.teardown().await;
+async fn withdraw(interface: &str, state_dir: &Path, runtime_dir: &Path) -> anyhow::Result<()> {
+    let reconciler = reconciler(interface, state_dir, runtime_dir);
+    let report = reconciler?.teardown().await;
     for kept in &report.kept {
         tracing::warn!(setting = kept.path, "left as it is: {}", kept.reason);
     }
@@ -257,16 +295,18 @@ async fn withdraw(interface: &str, state_dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn reconciler(interface: &str, state_dir: &Path) -> anyhow::Result<Reconciler> {
-    Reconciler::open(interface, &state_dir.join(SYSCTL_RECORD)).map_err(|error| match error {
-        ReconcileError::Sysctl(error) => anyhow!(
-            "{error}. It remembers the settings that Adit changed. Move it away to go on: they stay as they are then, \
-             also when everything is withdrawn"
-        ),
-        error @ (ReconcileError::Netlink(_)
-        | ReconcileError::Firewall(_)
-        | ReconcileError::Facts(_)) => error.into(),
-    })
+fn reconciler(interface: &str, state_dir: &Path, runtime_dir: &Path) -> anyhow::Result<Reconciler> {
+    Reconciler::open(interface, &state_dir.join(SYSCTL_RECORD))
+        .and_then(|reconciler| reconciler.with_spare_record(&runtime_dir.join(SYSCTL_RECORD)))
+        .map_err(|error| match error {
+            ReconcileError::Sysctl(error) => anyhow!(
+                "{error}. It remembers the settings that Adit changed. Move it away to go on: they stay as they are \
+                 then, also when everything is withdrawn"
+            ),
+            error @ (ReconcileError::Netlink(_)
+            | ReconcileError::Firewall(_)
+            | ReconcileError::Facts(_)) => error.into(),
+        })
 }
 
 /// Keys and tokens are in the memory of this process: no crash writes them to a disk, and no other user looks at them.
@@ -306,7 +346,7 @@ fn listen(directory: &Path) -> anyhow::Result<UnixListener> {
 fn remove_socket(directory: &Path) {
     let path = directory.join(SOCKET);
     if let Err(error) = fs::remove_file(&path)
-        && error.kind() != std::io::ErrorKind::NotFound
+        && error.kind() != ErrorKind::NotFound
     {
         tracing::warn!(path = %path.display(), %error, "cannot remove the socket");
     }
@@ -314,7 +354,7 @@ fn remove_socket(directory: &Path) {
 
 fn remove_if_there(path: &Path) -> anyhow::Result<()> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", path.display()))
         }
         Ok(()) | Err(_) => Ok(()),

@@ -353,7 +353,6 @@ mod tests {
             let (answer, receive) = oneshot::channel();
             batch.push(Request {
                 change: subnet(name, third),
-                caller: Caller::User { uid: Some(0) },
                 expected: None,
                 repeatable: None,
                 answer,

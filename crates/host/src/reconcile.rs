@@ -137,6 +137,12 @@ impl Reconciler {
         })
     }
 
+    /// Keeps the prior values of settings in the file `spare` while their own cannot be written.
+    pub fn with_spare_record(self, spare: &Path) -> Result<Self, ReconcileError> {
+        let recorder = self.recorder.with_spare(spare)?;
+        Ok(Self { recorder, ..self })
+    }
+
     /// Observes everything and leads it to what is desired.
     pub async fn reconcile(&mut self, desired: &Arc<Desired>) -> Report {
         self.latest = Some(Arc::clone(desired));

@@ -52,6 +52,8 @@ pub fn read(path: &str) -> Result<Option<String>, SysctlError> {
 #[derive(Debug)]
 pub struct Recorder {
     file: PathBuf,
+    /// Where the record is kept while the disk of the first takes nothing; the newer of the two when it is there.
+    spare: Option<PathBuf>,
     record: Record,
 }
 
@@ -62,8 +64,21 @@ impl Recorder {
         let record = Record::load(file).map_err(failure("read", &object))?;
         Ok(Self {
             file: file.to_owned(),
+            spare: None,
             record,
         })
+    }
+
+    /// Keeps the record in another file while the first cannot be written, so that a full disk leaves no host without
+    /// its settings. A record is worth nothing after a boot, so a file in memory is as good.
+    pub fn with_spare(mut self, file: &Path) -> Result<Self, SysctlError> {
+        let object = file.display().to_string();
+        let record = Record::load(file).map_err(failure("read", &object))?;
+        if !record.settings.is_empty() {
+            self.record = record;
+        }
+        self.spare = Some(file.to_owned());
+        Ok(self)
     }
 
     /// Gives a setting a value; false if it had it. Before the first change what was there is on the disk, along
@@ -150,10 +165,31 @@ impl Recorder {
 
     fn store(&self) -> Result<(), SysctlError> {
         let object = self.file.display().to_string();
-        self.record
-            .store(&self.file)
-            .map_err(failure("write", &object))
+        match (self.record.store(&self.file), &self.spare) {
+            (Ok(()), Some(spare)) => match fs::remove_file(spare) {
+                Err(error) if !is_gone(&error) => {
+                    Err(failure("remove", &spare.display().to_string())(error))
+                }
+                Ok(()) | Err(_) => Ok(()),
+            },
+            (Err(error), Some(spare)) if takes_nothing(&error) => {
+                // What keeps the record from the disk is told, not that there is no other place either.
+                self.record
+                    .store(spare)
+                    .map_err(|_| failure("write", &object)(error))
+            }
+            (result, _) => result.map_err(failure("write", &object)),
+        }
     }
+}
+
+fn takes_nothing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::ReadOnlyFilesystem
+    )
 }
 
 /// One directory for every link, besides `all` and `default`.

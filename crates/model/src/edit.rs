@@ -179,6 +179,23 @@ impl State {
         }
     }
 
+    /// Every object with the revision of its last write; where none is known, that of the state.
+    pub fn objects(&self) -> impl Iterator<Item = (u64, Object)> {
+        let keys = [Key::Settings, Key::Sequence]
+            .into_iter()
+            .chain(self.uplinks.keys().copied().map(Key::Uplink))
+            .chain(self.subnets.keys().copied().map(Key::Subnet))
+            .chain(self.devices.keys().copied().map(Key::Device))
+            .chain(self.delegations.keys().copied().map(Key::Delegation))
+            .chain(self.forwards.keys().copied().map(Key::Forward))
+            .chain(self.pinholes.keys().copied().map(Key::Pinhole))
+            .chain(self.tokens.keys().copied().map(Key::Token));
+        keys.filter_map(|key| {
+            let version = self.version(key).unwrap_or(self.revision);
+            Some((version, self.object(key)?))
+        })
+    }
+
     /// The revision of an object's last write; none for what is not there. That of a device moves with its delegations.
     pub fn version(&self, key: Key) -> Option<u64> {
         match key {

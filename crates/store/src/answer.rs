@@ -4,8 +4,9 @@ use std::path::Path;
 
 use rusqlite::{Connection, Row, Transaction, params};
 
+use crate::digest::short_digest;
 use crate::error::StoreError;
-use crate::rows::{digest, unreadable};
+use crate::rows::unreadable;
 
 /// How many answers are kept.
 pub const KEPT: usize = 10_000;
@@ -93,7 +94,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<(Answer, i64)> {
 }
 
 fn digest_of(answer: &Answer) -> i64 {
-    digest(&[
+    short_digest(&[
         answer.key.as_bytes(),
         answer.request.as_bytes(),
         &answer.time.to_be_bytes(),

@@ -6,14 +6,94 @@ use std::path::{Path, PathBuf};
 use rusqlite::ErrorCode;
 use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 
+use crate::snapshot::SnapshotError;
+
+/// What could take the place of a state that cannot be trusted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// This file, as of this revision.
+    Copy { path: PathBuf, revision: u64 },
+    /// Nothing, since the snapshot cannot be read either.
+    Nothing { reason: String },
+}
+
+impl Left {
+    fn describe(&self, known: Option<u64>) -> String {
+        match (self, known) {
+            (Self::Copy { path, revision }, Some(known)) if *revision < known => {
+                let lost = match known - revision {
+                    1 => format!("revision {known}"),
+                    _ => format!("revisions {} to {known}", revision + 1),
+                };
+                format!(
+                    "Changes up to revision {known} were made, and the best copy left, {}, ends at revision \
+                     {revision}: {lost} would be lost",
+                    path.display()
+                )
+            }
+            (Self::Copy { path, revision }, _) => format!(
+                "The best copy left, {}, ends at revision {revision}, and nothing tells whether changes were made after it",
+                path.display()
+            ),
+            (Self::Nothing { reason }, Some(known)) => format!(
+                "Changes up to revision {known} were made, and there is no copy: {reason}. All of them would be lost"
+            ),
+            (Self::Nothing { reason }, None) => {
+                format!("There is no copy: {reason}. All changes would be lost")
+            }
+        }
+    }
+
+    fn way_out(&self, directory: &Path) -> String {
+        let directory = directory.display();
+        match self {
+            Self::Copy { .. } => {
+                format!("accept that loss: `adit gateway recover --state-dir {directory}`")
+            }
+            Self::Nothing { .. } => format!(
+                "begin with nothing: `adit gateway recover --empty --state-dir {directory}`"
+            ),
+        }
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error(
-        "the database {} is damaged: {detail}. Nothing was changed. Move adit.db, adit.db-wal and adit.db-shm out of \
-         the directory and put a good copy in their place, or, to start with nothing, move adit.created out as well",
-        path.display()
-    )]
+    #[error("{} is damaged: {detail}", path.display())]
     Corrupt { path: PathBuf, detail: String },
+
+    #[error(
+        "the state in {} cannot be trusted: {detail}. {}. Nothing was changed. Put the whole directory back from a \
+         backup, or {}",
+        directory.display(), left.describe(*known), left.way_out(directory)
+    )]
+    Lost {
+        directory: PathBuf,
+        detail: String,
+        /// The newest revision that was acknowledged; none when that is not known.
+        known: Option<u64>,
+        left: Left,
+    },
+
+    #[error("the state that was in {} is away. Mount its disk again", directory.display())]
+    Away { directory: PathBuf },
+
+    #[error("the snapshot {} cannot be used: {source}", path.display())]
+    Snapshot {
+        path: PathBuf,
+        source: SnapshotError,
+    },
+
+    #[error(
+        "the database in {} holds revision {found}, which was not acknowledged, after a disk error at revision \
+         {expected}. Try again in some seconds, when there is a new snapshot to go back to",
+        directory.display()
+    )]
+    Ahead {
+        directory: PathBuf,
+        expected: u64,
+        found: u64,
+    },
 
     #[error(
         "the database {} has schema {found}, and this version of Adit knows schemas up to {known}. Install the \

@@ -7,14 +7,20 @@ use std::path::{Path, PathBuf};
 
 use crate::error::StoreError;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Files {
-    directory: PathBuf,
+    pub(crate) directory: PathBuf,
     pub(crate) database: PathBuf,
     pub(crate) lock: PathBuf,
+    pub(crate) record: PathBuf,
+    pub(crate) snapshot: PathBuf,
+    pub(crate) previous_snapshot: PathBuf,
     /// There from the first start on: without a database beside it, something was lost.
     created: PathBuf,
 }
+
+/// What the daemon keeps beside the database, and makes after it.
+const NEIGHBORS: [&str; 2] = ["private.key", "interface"];
 
 impl Files {
     pub(crate) fn new(directory: &Path) -> Self {
@@ -22,6 +28,9 @@ impl Files {
             directory: directory.to_owned(),
             database: directory.join("adit.db"),
             lock: directory.join("adit.lock"),
+            record: directory.join("adit.revision"),
+            snapshot: directory.join("adit.snapshot"),
+            previous_snapshot: directory.join("adit.snapshot.1"),
             created: directory.join("adit.created"),
         }
     }
@@ -44,29 +53,30 @@ impl Files {
         Ok(())
     }
 
-    /// Whether there never was a database here. What was there and is gone, or emptied, is an error.
-    pub(crate) fn is_first_start(&self) -> Result<bool, StoreError> {
-        if length(&self.database)?.is_some_and(|length| length > 0) {
-            return Ok(false);
-        }
+    /// Whether there is a database with anything in it.
+    pub(crate) fn has_database(&self) -> Result<bool, StoreError> {
+        Ok(length(&self.database)?.is_some_and(|length| length > 0))
+    }
+
+    /// A file that shows that there was a database here.
+    pub(crate) fn witness(&self) -> Result<Option<PathBuf>, StoreError> {
         let log = sibling(&self.database, "-wal");
-        let lost = if length(&self.created)?.is_some() {
-            Some(&self.created)
-        } else if length(&log)?.is_some_and(|length| length > 0) {
-            Some(&log)
-        } else {
-            None
-        };
-        match lost {
-            None => Ok(true),
-            Some(witness) => Err(StoreError::Corrupt {
-                path: self.database.clone(),
-                detail: format!(
-                    "it is missing or empty, but {} shows that there was one",
-                    witness.display()
-                ),
-            }),
+        if length(&log)?.is_some_and(|length| length > 0) {
+            return Ok(Some(log));
         }
+        let witnesses = [
+            &self.created,
+            &self.record,
+            &self.snapshot,
+            &self.previous_snapshot,
+        ];
+        let neighbors = NEIGHBORS.map(|name| self.directory.join(name));
+        for path in witnesses.into_iter().chain(&neighbors) {
+            if length(path)?.is_some() {
+                return Ok(Some(path.clone()));
+            }
+        }
+        Ok(None)
     }
 
     pub(crate) fn mark_created(&self) -> Result<(), StoreError> {
@@ -118,13 +128,18 @@ pub(crate) fn remove_unfinished(database: &Path) -> Result<(), StoreError> {
         sibling(database, "-shm"),
         sibling(database, "-journal"),
     ] {
-        match fs::remove_file(&path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(StoreError::from_io(error, "remove", &path)),
-        }
+        remove(&path)?;
     }
     Ok(())
+}
+
+pub(crate) fn remove(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(StoreError::from_io(error, "remove", path))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 pub(crate) fn sibling(path: &Path, ending: &str) -> PathBuf {

@@ -2,27 +2,48 @@
 
 pub mod answer;
 mod database;
+mod digest;
 mod error;
 mod files;
+mod health;
 mod lock;
 mod migration;
+mod opening;
+mod record;
 mod rows;
+pub mod snapshot;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rusqlite::{Connection, TransactionBehavior};
+use serde::{Deserialize, Serialize};
 
 use crate::answer::Answer;
-pub use crate::error::StoreError;
+pub use crate::error::{Left, StoreError};
 use crate::files::Files;
+pub use crate::health::Health;
 use crate::lock::Lock;
+use crate::opening::Start;
+pub use crate::opening::{Recovered, Recovery, Restoration};
+use crate::record::Record;
+pub use crate::snapshot::Snapshots;
 
-/// The database of one daemon, which is the only process that has it open.
+/// The state of one daemon, which is the only process that has it open.
 #[derive(Debug)]
 pub struct Store {
+    files: Files,
+    /// None while the disk refuses: then nothing there is kept open, and each commit tries anew.
+    open: Option<Open>,
+    /// The last that was acknowledged.
+    revision: u64,
+    health: Health,
+}
+
+#[derive(Debug)]
+struct Open {
     // Closed before the lock is given up: fields are dropped in this order.
     connection: Connection,
-    database: PathBuf,
+    record: Record,
     _lock: Lock,
 }
 
@@ -35,7 +56,8 @@ pub struct Loaded {
     pub answers: Vec<Answer>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct StoredObject {
     pub kind: String,
     pub id: u64,
@@ -62,25 +84,31 @@ pub enum Write {
 }
 
 impl Store {
-    /// Opens the database in `directory`, and creates both when there never was one.
+    /// Opens the state in `directory`, and begins one when there never was any. What is damaged is restored from the
+    /// snapshot when that is known to lack nothing; what cannot be written is read, and refuses commits.
     pub fn open(directory: &Path) -> Result<(Self, Loaded), StoreError> {
         database::check_library()?;
         let files = Files::new(directory);
         files.create_directory()?;
-        let lock = Lock::take(&files.lock)?;
-        if files.is_first_start()? {
-            database::create(&files)?;
-        }
-        let mut connection = database::open(&files.database)?;
-        migration::run(&mut connection, &files, migration::SCHEMAS)?;
-        let loaded = rows::load(&mut connection, &files.database)?;
-        database::keep_tidy(&connection, &files.database)?;
-        files.mark_created()?;
+        let health = Health::default();
+        let (open, loaded) = match Open::new(&files, Start::Any) {
+            Ok((open, loaded)) => (Some(open), loaded),
+            Err(error @ StoreError::ReadOnly { .. }) => match opening::read_only(&files) {
+                Ok(loaded) => {
+                    health.set(&error);
+                    (None, loaded)
+                }
+                Err(lost @ StoreError::Lost { .. }) => return Err(lost),
+                Err(_) => return Err(error),
+            },
+            Err(error) => return Err(error),
+        };
         Ok((
             Self {
-                connection,
-                database: files.database,
-                _lock: lock,
+                files,
+                open,
+                revision: loaded.revision,
+                health,
             },
             loaded,
         ))
@@ -89,37 +117,126 @@ impl Store {
     /// Makes all of `writes` and the revision durable, or nothing. After an error the store holds what it held
     /// before, and takes the next commit. Answers alone leave the revision as it is.
     pub fn commit(&mut self, revision: u64, writes: &[Write]) -> Result<(), StoreError> {
-        let result = self.write(revision, writes);
-        if matches!(
-            result,
-            Err(StoreError::Full { .. } | StoreError::Database { .. })
-        ) {
-            database::forget_unacknowledged(&self.connection);
+        let result = match self.write(revision, writes) {
+            // To SQLite a file system that went read-only is an I/O error like any other.
+            Err(error @ StoreError::Database { .. }) => match Snapshots::of(&self.files).probe() {
+                Err(cause @ (StoreError::ReadOnly { .. } | StoreError::Full { .. })) => Err(cause),
+                Ok(()) | Err(_) => Err(error),
+            },
+            result => result,
+        };
+        match &result {
+            Ok(()) => self.health.clear(),
+            Err(error @ StoreError::Full { .. }) => {
+                if let Some(open) = &self.open {
+                    database::forget_unacknowledged(&open.connection);
+                }
+                self.health.set(error);
+            }
+            Err(StoreError::Stale { .. } | StoreError::Unstorable { .. }) => {}
+            Err(error) => {
+                // What is closed here can be checked, mounted anew or replaced, and is looked at whole again.
+                if let Some(open) = self.open.take() {
+                    database::forget_unacknowledged(&open.connection);
+                }
+                self.health.set(error);
+            }
         }
         result
     }
 
+    /// How the disk does, as the last commit found it.
+    pub fn health(&self) -> Health {
+        self.health.clone()
+    }
+
     fn write(&mut self, revision: u64, writes: &[Write]) -> Result<(), StoreError> {
-        let path = &self.database;
+        let path = &self.files.database;
         let failed = |operation: &str, error| StoreError::from_sqlite(error, operation, path);
-        let transaction = self
+        let open = match &mut self.open {
+            Some(open) => open,
+            none => none.insert(Open::again(&self.files, self.revision)?),
+        };
+        let transaction = open
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(|error| failed("begin a commit", error))?;
         let fault = |error| StoreError::from_io(error, "commit to", path);
         adit_fault::point("store/begin").map_err(fault)?;
         let is_answer = |write: &Write| matches!(write, Write::Answer(_));
-        if writes.is_empty() || !writes.iter().all(is_answer) {
-            rows::advance(&transaction, path, revision)?;
-        }
+        let mut head = if writes.is_empty() || !writes.iter().all(is_answer) {
+            rows::advance(&transaction, path, revision)?
+        } else {
+            rows::head(&transaction, path)?
+        };
         for write in writes {
-            rows::apply(&transaction, path, write)?;
+            rows::apply(&transaction, path, write, &mut head)?;
         }
+        rows::set_head(&transaction, path, head)?;
         adit_fault::point("store/commit").map_err(fault)?;
         transaction
             .commit()
             .map_err(|error| failed("commit", error))?;
         adit_fault::passing("store/committed");
+        if head.revision > self.revision {
+            open.record.write(head.revision);
+        }
+        self.revision = head.revision;
         Ok(())
+    }
+}
+
+/// What was put in the place of damaged states in `directory`, and not cleared away yet.
+pub fn restorations(directory: &Path) -> Vec<Restoration> {
+    opening::restorations(&Files::new(directory))
+}
+
+/// Puts the best there is, or nothing at all, in the place of a state that cannot be trusted, whatever is lost by that;
+/// the files that are there are kept under other names. None when nothing is wrong.
+pub fn recover(directory: &Path, recovery: Recovery) -> Result<Option<Recovered>, StoreError> {
+    database::check_library()?;
+    opening::recover(&Files::new(directory), recovery)
+}
+
+impl Open {
+    fn new(files: &Files, start: Start) -> Result<(Self, Loaded), StoreError> {
+        let lock = Lock::take(&files.lock)?;
+        let (connection, loaded) = opening::open(files, start)?;
+        database::keep_tidy(&connection, &files.database)?;
+        let record = Record::begin(&files.record, loaded.revision);
+        files.mark_created()?;
+        let open = Self {
+            connection,
+            record,
+            _lock: lock,
+        };
+        Ok((open, loaded))
+    }
+
+    /// Opens what was closed, if it still ends at `revision`.
+    fn again(files: &Files, revision: u64) -> Result<Self, StoreError> {
+        opening::check_presence(files)?;
+        let (open, loaded) = Self::new(files, Start::Again)?;
+        if loaded.revision == revision {
+            return Ok(open);
+        }
+        drop(open);
+        let found = loaded.revision;
+        let ahead = StoreError::Ahead {
+            directory: files.directory.clone(),
+            expected: revision,
+            found,
+        };
+        let content = Snapshots::of(files).newest()?;
+        if content.revision != revision {
+            return Err(ahead);
+        }
+        let message = format!(
+            "the database held revision {found}, which failed and was not acknowledged; it was put back to revision {revision}"
+        );
+        let lock = Lock::take(&files.lock)?;
+        opening::restore(files, &content, &message)?;
+        drop(lock);
+        Self::new(files, Start::Again).map(|(open, _)| open)
     }
 }

@@ -9,17 +9,30 @@ use crate::error::StoreError;
 
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
     pub(crate) fn take(path: &Path) -> Result<Self, StoreError> {
-        let mut file = OpenOptions::new()
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let mut lock = Self::take_with(path, &mut options)?;
+        // The pid is only a hint for whoever is refused: a full disk must not keep the daemon from starting.
+        let _ = lock
+            .file
+            .set_len(0)
+            .and_then(|()| writeln!(lock.file, "{}", std::process::id()));
+        Ok(lock)
+    }
+
+    /// Where nothing can be written.
+    pub(crate) fn take_read_only(path: &Path) -> Result<Self, StoreError> {
+        Self::take_with(path, &mut OpenOptions::new())
+    }
+
+    fn take_with(path: &Path, options: &mut OpenOptions) -> Result<Self, StoreError> {
+        let mut file = options
             .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
             .open(path)
             .map_err(|error| StoreError::from_io(error, "open", path))?;
         match file.try_lock() {
@@ -34,11 +47,7 @@ impl Lock {
                 return Err(StoreError::from_io(error, "lock", path));
             }
         }
-        // The pid is only a hint for whoever is refused: a full disk must not keep the daemon from starting.
-        let _ = file
-            .set_len(0)
-            .and_then(|()| writeln!(file, "{}", std::process::id()));
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
 

@@ -34,7 +34,7 @@ pub(crate) fn create(connection: &mut Connection, path: &Path) -> Result<(), Sto
     transaction
         .pragma_update(None, "user_version", newest(SCHEMAS))
         .map_err(failed)?;
-    rows::set_revision(&transaction, path, 0)?;
+    rows::set_head(&transaction, path, rows::Head::new(0))?;
     transaction.commit().map_err(failed)
 }
 

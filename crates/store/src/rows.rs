@@ -1,12 +1,23 @@
-//! Objects and the revision as rows, each with a digest of its own.
+//! Objects and the revision as rows, each with a digest of its own; the row of the revision also sums the others up.
 
 use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
-use sha2::{Digest, Sha256};
 
+use crate::digest::short_digest;
 use crate::error::StoreError;
 use crate::{Loaded, StoredObject, Write, answer};
+
+/// What the row of the revision says about the whole: a row that is missing, or an older one in its place, has a digest
+/// that is as good as any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub(crate) revision: u64,
+    /// How many objects there are.
+    count: u64,
+    /// Their digests, added up.
+    sum: i64,
+}
 
 /// Reads everything, and refuses all of it when one row is not what was written.
 pub(crate) fn load(connection: &mut Connection, path: &Path) -> Result<Loaded, StoreError> {
@@ -14,7 +25,8 @@ pub(crate) fn load(connection: &mut Connection, path: &Path) -> Result<Loaded, S
     let transaction = connection
         .transaction()
         .map_err(|error| unreadable(error, path))?;
-    let revision = revision(&transaction, path)?;
+    let head = head(&transaction, path)?;
+    let mut found = Head::new(head.revision);
     let mut objects = Vec::new();
     let mut statement = transaction
         .prepare("SELECT kind, id, version, body, digest FROM object ORDER BY kind, id")
@@ -23,42 +35,50 @@ pub(crate) fn load(connection: &mut Connection, path: &Path) -> Result<Loaded, S
         .query_map([], ObjectRow::read)
         .map_err(|error| unreadable(error, path))?;
     for row in rows {
-        objects.push(
-            row.map_err(|error| unreadable(error, path))?
-                .verified(path)?,
-        );
+        let row = row.map_err(|error| unreadable(error, path))?;
+        found.add(row.digest);
+        objects.push(row.verified(path)?);
+    }
+    if found != head {
+        return Err(StoreError::Corrupt {
+            path: path.to_owned(),
+            detail: format!(
+                "it holds {} objects where revision {} has {}, or others than it had",
+                found.count, head.revision, head.count
+            ),
+        });
     }
     let answers = answer::load(&transaction, path)?;
     Ok(Loaded {
-        revision,
+        revision: head.revision,
         objects,
         answers,
     })
 }
 
-/// Moves the revision forward.
+/// The head to which a commit of `revision` adds its writes.
 pub(crate) fn advance(
     transaction: &Transaction<'_>,
     path: &Path,
-    to: u64,
-) -> Result<(), StoreError> {
-    let found = revision(transaction, path)?;
-    if to <= found {
+    revision: u64,
+) -> Result<Head, StoreError> {
+    let head = head(transaction, path)?;
+    if revision <= head.revision {
         return Err(StoreError::Stale {
             path: path.to_owned(),
-            revision: to,
-            found,
+            revision,
+            found: head.revision,
         });
     }
-    set_revision(transaction, path, to)
+    Ok(Head { revision, ..head })
 }
 
-pub(crate) fn set_revision(
+pub(crate) fn set_head(
     transaction: &Transaction<'_>,
     path: &Path,
-    revision: u64,
+    head: Head,
 ) -> Result<(), StoreError> {
-    let value = revision.to_string();
+    let value = format!("{} {} {}", head.revision, head.count, head.sum);
     transaction
         .prepare_cached("INSERT OR REPLACE INTO meta (key, value, digest) VALUES (?1, ?2, ?3)")
         .and_then(|mut statement| {
@@ -72,6 +92,7 @@ pub(crate) fn apply(
     transaction: &Transaction<'_>,
     path: &Path,
     write: &Write,
+    head: &mut Head,
 ) -> Result<(), StoreError> {
     match write {
         Write::Answer(answer) => answer::add(transaction, path, answer),
@@ -93,29 +114,73 @@ pub(crate) fn apply(
             let row = i64::try_from(*id).map_err(|_| unstorable("its id is above 2^63"))?;
             let version =
                 i64::try_from(*version).map_err(|_| unstorable("its version is above 2^63"))?;
+            let digest = object_digest(kind, row, version, body);
+            let failed =
+                |error| StoreError::from_sqlite(error, &format!("write {kind} {id}"), path);
+            head.remove(take(transaction, kind, row).map_err(failed)?);
             transaction
                 .prepare_cached(
-                    "INSERT OR REPLACE INTO object (kind, id, version, body, digest) VALUES (?1, ?2, ?3, ?4, ?5)",
+                    "INSERT INTO object (kind, id, version, body, digest) VALUES (?1, ?2, ?3, ?4, ?5)",
                 )
                 .and_then(|mut statement| {
-                    statement.execute(params![kind, row, version, body, object_digest(kind, row, version, body)])
+                    statement.execute(params![kind, row, version, body, digest])
                 })
-                .map(drop)
-                .map_err(|error| StoreError::from_sqlite(error, &format!("write {kind} {id}"), path))
+                .map_err(failed)?;
+            head.add(digest);
+            Ok(())
         }
         Write::Remove { kind, id } => {
             // An id that cannot be stored is not there.
             let Ok(row) = i64::try_from(*id) else {
                 return Ok(());
             };
-            transaction
-                .prepare_cached("DELETE FROM object WHERE kind = ?1 AND id = ?2")
-                .and_then(|mut statement| statement.execute(params![kind, row]))
-                .map(drop)
-                .map_err(|error| {
-                    StoreError::from_sqlite(error, &format!("remove {kind} {id}"), path)
-                })
+            let taken = take(transaction, kind, row).map_err(|error| {
+                StoreError::from_sqlite(error, &format!("remove {kind} {id}"), path)
+            })?;
+            head.remove(taken);
+            Ok(())
         }
+    }
+}
+
+/// Removes a row; its digest, if it was there.
+fn take(transaction: &Transaction<'_>, kind: &str, id: i64) -> rusqlite::Result<Option<i64>> {
+    transaction
+        .prepare_cached("DELETE FROM object WHERE kind = ?1 AND id = ?2 RETURNING digest")?
+        .query_row(params![kind, id], |row| row.get(0))
+        .optional()
+}
+
+impl Head {
+    /// Of a database without objects.
+    pub(crate) const fn new(revision: u64) -> Self {
+        Self {
+            revision,
+            count: 0,
+            sum: 0,
+        }
+    }
+
+    const fn add(&mut self, digest: i64) {
+        self.count = self.count.wrapping_add(1);
+        self.sum = self.sum.wrapping_add(digest);
+    }
+
+    const fn remove(&mut self, digest: Option<i64>) {
+        if let Some(digest) = digest {
+            self.count = self.count.wrapping_sub(1);
+            self.sum = self.sum.wrapping_sub(digest);
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split(' ');
+        let head = Self {
+            revision: words.next()?.parse().ok()?,
+            count: words.next()?.parse().ok()?,
+            sum: words.next()?.parse().ok()?,
+        };
+        words.next().is_none().then_some(head)
     }
 }
 
@@ -161,7 +226,7 @@ impl ObjectRow {
     }
 }
 
-fn revision(connection: &Connection, path: &Path) -> Result<u64, StoreError> {
+pub(crate) fn head(connection: &Connection, path: &Path) -> Result<Head, StoreError> {
     let corrupt = |detail: &str| StoreError::Corrupt {
         path: path.to_owned(),
         detail: detail.to_owned(),
@@ -180,9 +245,7 @@ fn revision(connection: &Connection, path: &Path) -> Result<u64, StoreError> {
             "there is a wrong digest in the row of the revision",
         ));
     }
-    value
-        .parse()
-        .map_err(|_| corrupt("its revision is not a number"))
+    Head::parse(&value).ok_or_else(|| corrupt("its revision is not a number"))
 }
 
 /// A database whose identity and integrity were found good, and which still does not answer, is damaged: only
@@ -202,7 +265,7 @@ pub(crate) fn unreadable(error: rusqlite::Error, path: &Path) -> StoreError {
 }
 
 fn object_digest(kind: &str, id: i64, version: i64, body: &str) -> i64 {
-    digest(&[
+    short_digest(&[
         kind.as_bytes(),
         &id.to_be_bytes(),
         &version.to_be_bytes(),
@@ -211,19 +274,5 @@ fn object_digest(kind: &str, id: i64, version: i64, body: &str) -> i64 {
 }
 
 fn meta_digest(key: &str, value: &str) -> i64 {
-    digest(&[key.as_bytes(), value.as_bytes()])
-}
-
-/// The first eight bytes of a SHA-256 over the parts, each after its length.
-pub(crate) fn digest(parts: &[&[u8]]) -> i64 {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part);
-    }
-    hash.finalize()
-        .first_chunk()
-        .copied()
-        .map(i64::from_be_bytes)
-        .unwrap_or_default()
+    short_digest(&[key.as_bytes(), value.as_bytes()])
 }

@@ -4,11 +4,13 @@ use std::io::{self, IsTerminal as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use adit_gateway::RunOptions;
-use anyhow::{Context as _, Result};
+use adit_gateway::{Recovered, Recovery, RunOptions};
+use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use tokio::runtime::Builder;
 use tracing_subscriber::EnvFilter;
+
+use crate::output::{Failure, Output};
 
 /// What `adit gateway` can do.
 #[derive(Debug, Subcommand)]
@@ -17,6 +19,18 @@ pub(crate) enum GatewayCommand {
     Run(RunArguments),
     /// Withdraw everything from this host and restore what was; works with the daemon stopped
     Teardown(Options),
+    /// Go on with the best copy of a state that was damaged, whatever it lacks; works with the daemon stopped
+    Recover(RecoverArguments),
+}
+
+/// Arguments of `adit gateway recover`.
+#[derive(Debug, Args)]
+pub(crate) struct RecoverArguments {
+    #[command(flatten)]
+    options: Options,
+    /// Take nothing of it: begin with an empty state, and the same private key
+    #[arg(long)]
+    empty: bool,
 }
 
 /// Options of the daemon; what they leave out comes from the configuration file.
@@ -45,9 +59,10 @@ pub(crate) struct RunArguments {
 
 pub(super) fn run(
     command: GatewayCommand,
+    output: Output,
     runtime_dir: Option<PathBuf>,
     verbose: u8,
-) -> Result<()> {
+) -> Result<(), Failure> {
     start_log(verbose);
     let runtime = Builder::new_multi_thread()
         .enable_all()
@@ -57,13 +72,57 @@ pub(super) fn run(
         match command {
             GatewayCommand::Run(RunArguments { options, listen }) => {
                 let options = run_options(options, runtime_dir);
-                adit_gateway::run(RunOptions { listen, ..options }).await
+                adit_gateway::run(RunOptions { listen, ..options }).await?;
+                Ok(())
             }
             GatewayCommand::Teardown(options) => {
-                adit_gateway::teardown(run_options(options, runtime_dir)).await
+                adit_gateway::teardown(run_options(options, runtime_dir)).await?;
+                Ok(())
+            }
+            GatewayCommand::Recover(RecoverArguments { options, empty }) => {
+                let recovery = if empty {
+                    Recovery::Empty
+                } else {
+                    Recovery::Best
+                };
+                let recovered = adit_gateway::recover(run_options(options, runtime_dir), recovery)?;
+                tell(output, recovered)
             }
         }
     })
+}
+
+fn tell(output: Output, recovered: Option<Recovered>) -> Result<(), Failure> {
+    let Some(recovered) = recovered else {
+        if output.is_json() {
+            output.document(&serde_json::json!({"recovered": false}))?;
+        } else {
+            output.result("Nothing is wrong with the state; it is as it was.");
+        }
+        return Ok(());
+    };
+    let Recovered {
+        from,
+        revision,
+        objects,
+        kept,
+    } = recovered;
+    if output.is_json() {
+        output.document(&serde_json::json!({
+            "recovered": true,
+            "from": from,
+            "revision": revision,
+            "objects": objects,
+            "kept": kept,
+        }))?;
+    } else {
+        let from = from.map_or("nothing".to_owned(), |path| path.display().to_string());
+        output.result(&format!(
+            "The state is made of {from}, and has revision {revision} and {objects} objects. What was there is kept as {}*.",
+            kept.display()
+        ));
+    }
+    Ok(())
 }
 
 fn run_options(options: Options, runtime_dir: Option<PathBuf>) -> RunOptions {
@@ -84,6 +143,11 @@ fn start_log(verbose: u8) {
         _ => "trace",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    // It writes out whole messages at `trace`, and the kernel's WireGuard is told its keys in some.
+    let filter = match "netlink_proto::codecs=off".parse() {
+        Ok(silent) => filter.add_directive(silent),
+        Err(_) => EnvFilter::new("info"),
+    };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

@@ -1,6 +1,7 @@
 //! The gateway from outside: the real binary in a lab, real `wg-quick` on the devices, and packets that arrive or do not.
 
 mod access;
+mod clock;
 mod concurrency;
 mod contract;
 mod crash;
@@ -18,6 +19,7 @@ mod mtu;
 mod reach;
 mod refusals;
 mod routing;
+mod secrets;
 mod silence;
 mod state;
 mod support;

@@ -33,6 +33,7 @@ fn stopped() -> Arc<Control> {
         state: watch::channel(Arc::new(State::default())).1,
         facts: watch::channel(Arc::new(Facts::default())).1,
         progress: watch::channel(progress).1,
+        storage: watch::channel(Vec::new()).1,
         interface: "adit0".to_owned(),
         gateway_key: PrivateKey::from_random([7; 32]).public_key(),
         answers: Answers::default(),
