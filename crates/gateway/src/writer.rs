@@ -353,6 +353,7 @@ mod tests {
             let (answer, receive) = oneshot::channel();
             batch.push(Request {
                 change: subnet(name, third),
+                caller: Caller::User { uid: Some(0) },
                 expected: None,
                 repeatable: None,
                 answer,

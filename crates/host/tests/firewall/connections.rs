@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::net::UdpSocket;
-use std::time::Duration;
 
 use adit_host::firewall::Table;
 use adit_model::desired::firewall::{Connections, Firewall};
