@@ -89,7 +89,7 @@ fn of_two_that_edit_at_once_none_is_lost_and_others_do_not_notice() -> Result<()
     ensure!(conflicts > 0, "64 clients never met: this showed nothing");
     let rate = (2 * total) as u128 * 1000 / took.as_millis().max(1);
     Findings::note(&format!(
-        "{} edits, {conflicts} conflicts, {rate} acknowledged edits a second",
+        "figure: {} edits by {CLIENTS} clients, {conflicts} conflicts, {rate} acknowledged edits a second",
         2 * total
     ));
     Ok(())
