@@ -20,3 +20,4 @@ mod routing;
 mod silence;
 mod state;
 mod support;
+mod uplink_changes;
