@@ -209,7 +209,7 @@ impl Reconciler {
         };
         neighbor::observe(&self.netlink)
             .await
-            .is_ok_and(|neighbors| neighbors != known.neighbors)
+            .is_ok_and(|neighbors| !neighbors.iter().eq(known.neighbors.iter()))
     }
 
     async fn pass(&mut self, desired: &Arc<Desired>, parts: &BTreeSet<Part>) -> Report {
