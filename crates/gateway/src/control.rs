@@ -61,7 +61,7 @@ pub struct Snapshot {
     pub dataplane: &'static str,
     /// Whether the kernel has what the last revision wants.
     pub applied: bool,
-    /// What is wrong.
+    /// What the kernel did not take; see [`Snapshot::all_problems`].
     pub problems: Vec<Problem>,
     /// Objects put back after someone else removed or changed them, by kind.
     pub healed: BTreeMap<&'static str, u64>,
@@ -136,6 +136,15 @@ impl Snapshot {
     }
 }
 
+impl Snapshot {
+    /// All that is wrong: what the kernel did not take, and what is wrong with the state on this host. The latter is
+    /// looked for among all objects.
+    pub fn all_problems(&self) -> Vec<Problem> {
+        let of_state = problem::of_state(&self.state, &self.facts, seconds_since_1970());
+        self.problems.iter().cloned().chain(of_state).collect()
+    }
+}
+
 impl Control {
     /// Decides, commits, and waits until this host's kernel has it. Where the caller expects a version of an object, that
     /// is checked in the same moment.
@@ -205,15 +214,13 @@ impl Control {
         let progress = self.progress.borrow().clone();
         let (mtu, mtu_reason) = derive::mtu(&state, &facts);
         let applied = progress.revision == Some(state.revision) && progress.problems.is_empty();
-        let mut problems = progress.problems;
-        problems.extend(problem::of_state(&state, &facts, seconds_since_1970()));
         Snapshot {
             uplinks: uplink::list(&state, &facts),
             peers: BTreeMap::new(),
             interface: self.interface.clone(),
             dataplane: progress.dataplane,
             applied,
-            problems,
+            problems: progress.problems,
             healed: progress.healed,
             mtu,
             mtu_reason,
