@@ -83,18 +83,23 @@ impl Occupied {
 
     /// The lowest free prefix of a length in a prefix.
     pub fn lowest_free(&self, within: Ipv6Net, length: u8) -> Option<Ipv6Net> {
+        let end = u128::from(within.broadcast());
+        let mut spans = self.spans.range(..=end).peekable();
+        // From above every span is seen once.
         lowest_free_prefix(within, length, |first, last| {
-            self.overlap(first, last).map(|(_, end, _)| end)
+            while spans.next_if(|(_, (stop, _))| *stop < first).is_some() {}
+            let (_, (stop, _)) = spans.next_if(|(start, _)| **start <= last)?;
+            Some(*stop)
         })
     }
 }
 
-/// The lowest free prefix of a length in a prefix. `taken` tells of a span whether anything in it is taken, and how far
-/// nothing is free from there.
+/// The lowest free prefix of a length in a prefix. `taken` tells of spans that follow each other whether anything in them is
+/// taken, and how far nothing is free from there.
 pub(crate) fn lowest_free_prefix(
     within: Ipv6Net,
     length: u8,
-    taken: impl Fn(u128, u128) -> Option<u128>,
+    mut taken: impl FnMut(u128, u128) -> Option<u128>,
 ) -> Option<Ipv6Net> {
     if length < within.prefix_len() || length > 128 {
         return None;

@@ -257,8 +257,8 @@ fn reduced(here: &Firewall, there: &Firewall) -> Firewall {
         let policy = match other {
             Some(other) if other == policy => return None,
             Some(other) if has_same_elements(policy, other) => SubnetPolicy {
-                networks4: without(disjoint4(&policy.networks4), disjoint4(&other.networks4)),
-                networks6: without(disjoint6(&policy.networks6), disjoint6(&other.networks6)),
+                networks4: touched_networks(&policy.networks4, &other.networks4),
+                networks6: touched_networks(&policy.networks6, &other.networks6),
                 ..policy.clone()
             },
             Some(_) | None => policy.clone(),
@@ -267,14 +267,7 @@ fn reduced(here: &Firewall, there: &Firewall) -> Firewall {
     });
     Firewall {
         subnets: policies.collect(),
-        own_prefixes6: if here.own_prefixes6 == there.own_prefixes6 {
-            OrdSet::new()
-        } else {
-            without(
-                disjoint6(&here.own_prefixes6),
-                disjoint6(&there.own_prefixes6),
-            )
-        },
+        own_prefixes6: touched_networks(&here.own_prefixes6, &there.own_prefixes6),
         connections: Connections {
             limit: here.connections.limit,
             delegations4: missing_among(
@@ -306,13 +299,97 @@ fn has_same_elements(policy: &SubnetPolicy, other: &SubnetPolicy) -> bool {
     elements(policy) == elements(other)
 }
 
-/// Disjoint networks that others are not among. No two of them join, since they did not before.
-fn without<N: Ord + Clone>(networks: Vec<N>, others: Vec<N>) -> OrdSet<N> {
-    let others: BTreeSet<N> = others.into_iter().collect();
-    networks
-        .into_iter()
-        .filter(|network| !others.contains(network))
-        .collect()
+/// The networks of a set around which it and another set may differ once networks are joined.
+fn touched_networks<N: Network>(here: &OrdSet<N>, there: &OrdSet<N>) -> OrdSet<N> {
+    let mut windows = BTreeSet::new();
+    for item in there.diff(here) {
+        let (ordset::DiffItem::Add(network) | ordset::DiffItem::Remove(network)) = item;
+        let mut window = *network;
+        // Networks join to one that is covered from end to end: as long as both ends are covered, that may be.
+        while let Some(wider) = window.wider().filter(|wider| {
+            [here, there].into_iter().any(|networks| {
+                is_covered(networks, wider.first()) && is_covered(networks, wider.last())
+            })
+        }) {
+            window = wider;
+        }
+        windows.insert(window);
+    }
+    let mut touched = OrdSet::new();
+    for window in windows {
+        let inside = here.range(window.first_of_all()..=window.last());
+        touched.extend(inside.filter(|network| window.holds(network)).copied());
+    }
+    touched
+}
+
+/// Whether a network of a set holds a host.
+fn is_covered<N: Network>(networks: &OrdSet<N>, host: N) -> bool {
+    let mut around = Some(host);
+    while let Some(network) = around {
+        if networks.contains(&network) {
+            return true;
+        }
+        around = network.wider();
+    }
+    false
+}
+
+/// A network of either family; networks are ordered by their first address, then the wider one first.
+trait Network: Ord + Copy {
+    /// The network that is twice as wide.
+    fn wider(self) -> Option<Self>;
+    /// Its first address, as a network of its own.
+    fn first(self) -> Self;
+    /// Its last address, as a network of its own.
+    fn last(self) -> Self;
+    /// The first of all networks that begin at its first address.
+    fn first_of_all(self) -> Self;
+    fn holds(self, other: &Self) -> bool;
+}
+
+impl Network for Ipv4Net {
+    fn wider(self) -> Option<Self> {
+        self.supernet()
+    }
+
+    fn first(self) -> Self {
+        self.network().into()
+    }
+
+    fn last(self) -> Self {
+        self.broadcast().into()
+    }
+
+    fn first_of_all(self) -> Self {
+        Self::new_assert(self.network(), 0)
+    }
+
+    fn holds(self, other: &Self) -> bool {
+        self.contains(other)
+    }
+}
+
+impl Network for Ipv6Net {
+    fn wider(self) -> Option<Self> {
+        self.supernet()
+    }
+
+    fn first(self) -> Self {
+        self.network().into()
+    }
+
+    fn last(self) -> Self {
+        self.broadcast().into()
+    }
+
+    fn first_of_all(self) -> Self {
+        Self::new_assert(self.network(), 0)
+    }
+
+    fn holds(self, other: &Self) -> bool {
+        self.contains(other)
+    }
 }
 
 fn translations_missing<A: Ord + Copy>(
