@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_host::reconcile::Handle;
-use adit_model::desired::derive::{Inputs, derive};
+use adit_model::desired::derive::{Derivation, Inputs};
 use adit_model::facts::Facts;
 use adit_model::key::{PrivateKey, PublicKey};
 use adit_model::problem::Problem;
@@ -34,6 +34,8 @@ pub(crate) struct Bridge {
     pub(crate) peers: mpsc::Receiver<AskPeers>,
     /// What the kernel did not take, by revision: those who wait for a revision hear of its own steps only.
     pub(crate) outcomes: VecDeque<(u64, Vec<Problem>)>,
+    /// What was derived last.
+    pub(crate) derivation: Option<Derivation>,
 }
 
 impl Bridge {
@@ -85,14 +87,18 @@ impl Bridge {
     async fn apply(&mut self) {
         let state = Arc::clone(&self.state.borrow_and_update());
         let facts = Arc::clone(&self.facts.borrow());
-        let desired = derive(&Inputs {
+        let inputs = Inputs {
             state: &state,
             facts: &facts,
             interface: &self.interface,
             private_key: &self.private_key,
             now: seconds_since_1970(),
-        });
-        let Some(report) = self.handle.apply(Arc::new(desired)).await else {
+        };
+        let desired = match &mut self.derivation {
+            Some(derivation) => derivation.update(&inputs),
+            none @ None => none.insert(Derivation::new(&inputs)).desired(),
+        };
+        let Some(report) = self.handle.apply(Arc::clone(desired)).await else {
             return;
         };
         adit_fault::passing("bridge/applied");
@@ -181,13 +187,7 @@ impl Bridge {
 
     fn until_next_expiry(&self) -> Duration {
         let now = seconds_since_1970();
-        let state = self.state.borrow();
-        let next = state
-            .devices
-            .values()
-            .filter_map(|device| device.expires)
-            .filter(|expires| *expires > now)
-            .min();
+        let next = self.state.borrow().next_expiry(now);
         next.map_or(LONGEST_SLEEP, |next| Duration::from_secs(next - now))
             .min(LONGEST_SLEEP)
     }

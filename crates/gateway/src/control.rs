@@ -63,7 +63,7 @@ pub struct Snapshot {
     pub dataplane: &'static str,
     /// Whether the kernel has what the last revision wants.
     pub applied: bool,
-    /// What is wrong.
+    /// What the kernel, the disk and the listeners did not take; see [`Snapshot::all_problems`].
     pub problems: Vec<Problem>,
     /// Objects put back after someone else removed or changed them, by kind.
     pub healed: BTreeMap<&'static str, u64>,
@@ -166,6 +166,15 @@ impl Snapshot {
     }
 }
 
+impl Snapshot {
+    /// All that is wrong: what did not succeed, and what is wrong with the state on this host. The latter is
+    /// looked for among all objects.
+    pub fn all_problems(&self) -> Vec<Problem> {
+        let of_state = problem::of_state(&self.state, &self.facts, seconds_since_1970());
+        self.problems.iter().cloned().chain(of_state).collect()
+    }
+}
+
 impl Control {
     /// Decides, commits, and waits until this host's kernel has it. Where the caller expects a version of an object, that
     /// is checked in the same moment.
@@ -239,7 +248,6 @@ impl Control {
         let applied = progress.revision == Some(state.revision) && progress.problems.is_empty();
         let mut problems = progress.problems;
         problems.extend(self.storage.borrow().iter().cloned());
-        problems.extend(problem::of_state(&state, &facts, seconds_since_1970()));
         problems.extend(api.as_ref().and_then(ApiListener::problem));
         Snapshot {
             uplinks: uplink::list(&state, &facts),

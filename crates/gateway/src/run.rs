@@ -134,6 +134,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         awaits: awaits_receiver,
         peers: peers_receiver,
         outcomes: VecDeque::new(),
+        derivation: None,
     };
     let bridge = tokio::spawn(bridge.run());
     let control = Arc::new(Control {

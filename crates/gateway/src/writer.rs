@@ -236,7 +236,7 @@ impl Writer {
     }
 
     fn with_listeners(&self, facts: &Facts) -> Facts {
-        match adit_host::listener::observe() {
+        match adit_host::listener::observe(&facts.listeners) {
             Ok(listeners) => Facts {
                 listeners,
                 ..facts.clone()

@@ -79,7 +79,7 @@ pub async fn observe(netlink: &Netlink, tunnel_interface: &str) -> Result<Facts,
         links,
         addresses,
         routes,
-        listeners: tokio::task::spawn_blocking(listener::observe)
+        listeners: tokio::task::spawn_blocking(|| listener::observe(&BTreeSet::new()))
             .await
             .map_err(std::io::Error::other)
             .flatten()

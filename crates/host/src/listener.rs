@@ -13,8 +13,9 @@ use adit_model::protocol::Protocol;
 /// Listening TCP sockets and unconnected UDP sockets in the network namespace of the calling thread, those on
 /// loopback left out. A socket on `::` usually takes IPv4, too; whether it does cannot be seen here.
 ///
-/// Process names are found by looking through the descriptors of all processes, as far as we may see them.
-pub fn observe() -> io::Result<BTreeSet<Listener>> {
+/// Process names are found by looking through the descriptors of all processes, as far as we may see them. That takes
+/// long where there are many: it is not done when all sockets are among those that are `known`.
+pub fn observe(known: &BTreeSet<Listener>) -> io::Result<BTreeSet<Listener>> {
     let mut sockets = Vec::new();
     for (table, protocol, state) in TABLES {
         match fs::read_to_string(format!("/proc/thread-self/net/{table}")) {
@@ -27,6 +28,26 @@ pub fn observe() -> io::Result<BTreeSet<Listener>> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
+    }
+    let known: BTreeMap<_, _> = known
+        .iter()
+        .map(|listener| {
+            let Listener {
+                protocol,
+                address,
+                port,
+                ..
+            } = *listener;
+            ((protocol, address, port), listener)
+        })
+        .collect();
+    let recognized: Option<BTreeSet<Listener>> = sockets
+        .iter()
+        .map(|socket| known.get(&(socket.protocol, socket.address, socket.port)))
+        .map(|listener| listener.map(|listener| Listener::clone(listener)))
+        .collect();
+    if let Some(listeners) = recognized {
+        return Ok(listeners);
     }
     let inodes = sockets.iter().map(|socket| socket.inode).collect();
     let processes = processes_of(inodes);

@@ -10,12 +10,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use adit_model::desired::Desired;
+use adit_model::desired::route::{Route, RouteTarget};
 use adit_model::plan::{ActualFirewall, Step, plan, plan_change};
 use adit_model::problem::Problem;
 
 use crate::firewall::Table;
 use crate::neighbor;
 use crate::netlink::{Netlink, NetlinkError};
+use crate::route::Seen;
 use crate::sysctl::{Kept, Recorder, SysctlError};
 use crate::wireguard::{Dataplane, WireGuardError};
 
@@ -215,7 +217,41 @@ impl Reconciler {
         };
         neighbor::observe(&self.netlink)
             .await
-            .is_ok_and(|neighbors| neighbors != known.neighbors)
+            .is_ok_and(|neighbors| !neighbors.iter().eq(known.neighbors.iter()))
+    }
+
+    /// Whether a route of ours is as it was left: then the event tells of what we did ourselves.
+    fn expects(&self, seen: &Seen) -> bool {
+        let Some(known) = &self.known else {
+            return false;
+        };
+        let first = Route {
+            table: seen.table,
+            destination: seen.destination,
+            metric: seen.metric,
+            target: RouteTarget::Interface {
+                interface: String::new(),
+                gateway: None,
+            },
+        };
+        let wanted = known.routes.range(first..).next().filter(|route| {
+            (route.table, route.destination, route.metric)
+                == (seen.table, seen.destination, seen.metric)
+        });
+        let Some(wanted) = wanted else {
+            return !seen.is_there;
+        };
+        let is_same = match &wanted.target {
+            RouteTarget::Unreachable => seen.is_unreachable,
+            // Of other interfaces the index is not known here.
+            RouteTarget::Interface { interface, gateway } => {
+                *interface == self.interface
+                    && self.index.is_some()
+                    && seen.interface == self.index
+                    && seen.gateway == *gateway
+            }
+        };
+        seen.is_there && is_same
     }
 
     async fn pass(&mut self, desired: &Arc<Desired>, parts: &BTreeSet<Part>) -> Report {

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 
 use adit_model::desired::route::{PROTOCOL, Route, RouteTarget};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_core::{
+    NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NetlinkMessage, NetlinkPayload,
+};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
 };
@@ -61,6 +63,50 @@ pub async fn remove_many(netlink: &Netlink, routes: &[Route]) -> Vec<(Route, Net
             Some(failure("remove", route, cause))
         })
         .collect()
+}
+
+/// A route with our protocol number, as an event tells of it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Seen {
+    /// It is there now; else it is gone.
+    pub is_there: bool,
+    /// Routing table number.
+    pub table: u32,
+    /// Destination, host bits zero.
+    pub destination: IpNet,
+    /// Metric.
+    pub metric: u32,
+    /// Whether packets are answered as unreachable.
+    pub is_unreachable: bool,
+    /// Index of the interface, if it leads out of one.
+    pub interface: Option<u32>,
+    /// Next hop.
+    pub gateway: Option<IpAddr>,
+}
+
+/// The route of ours that a netlink message tells of; none if it is of others.
+pub(crate) fn seen(message: &[u8]) -> Option<Seen> {
+    let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message).ok()?;
+    let (is_there, message) = match message.payload {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(message)) => (true, message),
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelRoute(message)) => (false, message),
+        _ => return None,
+    };
+    if message.header.protocol != RouteProtocol::Other(PROTOCOL) {
+        return None;
+    }
+    let (interface, gateway) = next_hop_of(&message.attributes);
+    let is_unreachable = message.header.kind == RouteType::Unreachable;
+    Some(Seen {
+        is_there,
+        table: table_of(&message),
+        destination: destination_of(&message)?,
+        metric: metric_of(&message),
+        is_unreachable,
+        // The kernel puts IPv6 routes that lead nowhere on loopback.
+        interface: interface.filter(|_| !is_unreachable),
+        gateway,
+    })
 }
 
 /// Routes of one family as the kernel lists them; filtered by the kernel where a filter is not zero.
@@ -310,6 +356,15 @@ fn route_of(message: &RouteMessage, names: &BTreeMap<u32, String>) -> Option<Rou
         RouteType::Unreachable => RouteTarget::Unreachable,
         _ => return None,
     };
+    Some(Route {
+        table: table_of(message),
+        destination: destination_of(message)?,
+        metric: metric_of(message),
+        target,
+    })
+}
+
+fn table_of(message: &RouteMessage) -> u32 {
     let table = message
         .attributes
         .iter()
@@ -317,12 +372,7 @@ fn route_of(message: &RouteMessage, names: &BTreeMap<u32, String>) -> Option<Rou
             RouteAttribute::Table(table) => Some(*table),
             _ => None,
         });
-    Some(Route {
-        table: table.unwrap_or_else(|| message.header.table.into()),
-        destination: destination_of(message)?,
-        metric: metric_of(message),
-        target,
-    })
+    table.unwrap_or_else(|| message.header.table.into())
 }
 
 fn address_of(address: &RouteAddress) -> Option<IpAddr> {

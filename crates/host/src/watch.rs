@@ -9,16 +9,21 @@ use nix::errno::Errno;
 use tokio::sync::mpsc;
 
 use crate::netlink::{Cause, NetlinkError, open_socket};
+use crate::route;
 
 /// A kind of object changed. Proxy neighbours are not among them: the kernel tells nobody about those.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Event {
     /// A link came, went or changed.
     Link,
     /// An address came, went or changed.
     Address,
-    /// A route came, went or changed.
+    /// A route of others came, went or changed.
     Route,
+    /// Routes that carry our protocol number came, went or changed, in this order; mostly by ourselves.
+    OwnRoutes(Vec<route::Seen>),
+    /// Too many of them to be told one by one.
+    OwnRoutesLost,
     /// A rule came or went.
     Rule,
     /// Forwarding or another setting of an interface changed.
@@ -63,28 +68,58 @@ const DELETE_RULE: u16 = 33;
 const NEW_SETTING: u16 = 80;
 const DELETE_SETTING: u16 = 81;
 
+/// More routes of ours in one go than this are told as any route: it is cheaper to look at all of them.
+const TOLD_ONE_BY_ONE: usize = 1000;
+
+/// What was received and not told yet.
+#[derive(Default)]
+struct Pending {
+    kinds: BTreeSet<Event>,
+    own: Vec<route::Seen>,
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.kinds.is_empty() && self.own.is_empty()
+    }
+
+    fn pop(&mut self) -> Option<Event> {
+        if self.own.len() > TOLD_ONE_BY_ONE {
+            self.own.clear();
+            return Some(Event::OwnRoutesLost);
+        }
+        if !self.own.is_empty() {
+            return Some(Event::OwnRoutes(std::mem::take(&mut self.own)));
+        }
+        self.kinds.pop_first()
+    }
+}
+
 async fn forward(socket: TokioSocket, sender: mpsc::Sender<Event>) {
     let mut buffer = Vec::with_capacity(64 << 10);
+    let mut pending = Pending::default();
     loop {
-        let mut events = BTreeSet::new();
-        let first = tokio::select! {
-            received = receive(&socket, &mut buffer) => received,
+        // What comes while the receiver is busy is taken in, or it would not fit in the socket.
+        tokio::select! {
+            received = receive(&socket, &mut buffer) => {
+                if !note(&received, &buffer, &mut pending) {
+                    let _ = sender.send(Event::Lost).await;
+                    return;
+                }
+                while let Some(received) = receive(&socket, &mut buffer).now_or_never() {
+                    if !note(&received, &buffer, &mut pending) {
+                        break;
+                    }
+                }
+            }
+            permit = sender.reserve(), if !pending.is_empty() => {
+                let Ok(permit) = permit else { return };
+                if let Some(event) = pending.pop() {
+                    permit.send(event);
+                }
+            }
             () = sender.closed() => return,
         };
-        if !note(&first, &buffer, &mut events) {
-            let _ = sender.send(Event::Lost).await;
-            return;
-        }
-        while let Some(received) = receive(&socket, &mut buffer).now_or_never() {
-            if !note(&received, &buffer, &mut events) {
-                break;
-            }
-        }
-        for event in events {
-            if sender.send(event).await.is_err() {
-                return;
-            }
-        }
     }
 }
 
@@ -95,14 +130,14 @@ async fn receive(socket: &TokioSocket, buffer: &mut Vec<u8>) -> std::io::Result<
 }
 
 /// Adds what was received; false if the socket is of no more use.
-fn note(received: &std::io::Result<()>, datagram: &[u8], events: &mut BTreeSet<Event>) -> bool {
+fn note(received: &std::io::Result<()>, datagram: &[u8], pending: &mut Pending) -> bool {
     match received {
         Ok(()) => {
-            events.extend(events_in(datagram));
+            read(datagram, pending);
             true
         }
         Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => {
-            events.insert(Event::Lost);
+            pending.kinds.insert(Event::Lost);
             true
         }
         Err(error) => {
@@ -112,21 +147,28 @@ fn note(received: &std::io::Result<()>, datagram: &[u8], events: &mut BTreeSet<E
     }
 }
 
-fn events_in(mut datagram: &[u8]) -> BTreeSet<Event> {
-    let mut events = BTreeSet::new();
+fn read(mut datagram: &[u8], pending: &mut Pending) {
     while let Ok(frame) = NetlinkBuffer::new_checked(datagram) {
-        events.extend(match frame.message_type() {
+        let length = (frame.length() as usize).next_multiple_of(4);
+        let message = datagram.get(..frame.length() as usize).unwrap_or_default();
+        let kind = match frame.message_type() {
             NEW_LINK | DELETE_LINK => Some(Event::Link),
             NEW_ADDRESS | DELETE_ADDRESS => Some(Event::Address),
-            NEW_ROUTE | DELETE_ROUTE => Some(Event::Route),
+            NEW_ROUTE | DELETE_ROUTE => match route::seen(message) {
+                Some(route) => {
+                    // One more says that they are too many.
+                    if pending.own.len() <= TOLD_ONE_BY_ONE {
+                        pending.own.push(route);
+                    }
+                    None
+                }
+                None => Some(Event::Route),
+            },
             NEW_RULE | DELETE_RULE => Some(Event::Rule),
             NEW_SETTING | DELETE_SETTING => Some(Event::Setting),
             _ => None,
-        });
-        let length = frame.length() as usize;
-        datagram = datagram
-            .get(length.next_multiple_of(4)..)
-            .unwrap_or_default();
+        };
+        pending.kinds.extend(kind);
+        datagram = datagram.get(length..).unwrap_or_default();
     }
-    events
 }

@@ -61,7 +61,7 @@ impl Occupied {
     }
 
     /// The first that overlaps a span: its first address, its last and its owner.
-    fn overlap(&self, first: u128, last: u128) -> Option<(u128, u128, &str)> {
+    pub(crate) fn overlap(&self, first: u128, last: u128) -> Option<(u128, u128, &str)> {
         let around = self.spans.range(..=first).next_back();
         around
             .filter(|(_, (end, _))| *end >= first)
@@ -83,26 +83,40 @@ impl Occupied {
 
     /// The lowest free prefix of a length in a prefix.
     pub fn lowest_free(&self, within: Ipv6Net, length: u8) -> Option<Ipv6Net> {
-        if length < within.prefix_len() || length > 128 {
+        let end = u128::from(within.broadcast());
+        let mut spans = self.spans.range(..=end).peekable();
+        // From above every span is seen once.
+        lowest_free_prefix(within, length, |first, last| {
+            while spans.next_if(|(_, (stop, _))| *stop < first).is_some() {}
+            let (_, (stop, _)) = spans.next_if(|(start, _)| **start <= last)?;
+            Some(*stop)
+        })
+    }
+}
+
+/// The lowest free prefix of a length in a prefix. `taken` tells of spans that follow each other whether anything in them is
+/// taken, and how far nothing is free from there.
+pub(crate) fn lowest_free_prefix(
+    within: Ipv6Net,
+    length: u8,
+    mut taken: impl FnMut(u128, u128) -> Option<u128>,
+) -> Option<Ipv6Net> {
+    if length < within.prefix_len() || length > 128 {
+        return None;
+    }
+    let size_minus_one = u128::MAX.checked_shr(length.into()).unwrap_or(0);
+    let end = u128::from(within.broadcast());
+    // What is taken is passed over as a whole: a gap is found by walking what is taken, not the blocks.
+    let mut first = u128::from(within.network());
+    loop {
+        let last = first.checked_add(size_minus_one)?;
+        if last > end {
             return None;
         }
-        let size_minus_one = u128::MAX.checked_shr(length.into()).unwrap_or(0);
-        let end = u128::from(within.broadcast());
-        // From above every span is seen once: a gap is found by walking the spans in order, not the blocks.
-        let mut first = u128::from(within.network());
-        for (start, (stop, _)) in self.spans.range(..=end) {
-            if *stop < first {
-                continue;
-            }
-            if first.checked_add(size_minus_one)? < *start {
-                break;
-            }
-            first = align_up(stop.checked_add(1)?, size_minus_one)?;
+        match taken(first, last) {
+            Some(stop) => first = align_up(stop.checked_add(1)?, size_minus_one)?,
+            None => return Ipv6Net::new(Ipv6Addr::from(first), length).ok(),
         }
-        let last = first.checked_add(size_minus_one)?;
-        (last <= end)
-            .then(|| Ipv6Net::new(Ipv6Addr::from(first), length).ok())
-            .flatten()
     }
 }
 

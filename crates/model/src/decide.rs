@@ -3,6 +3,7 @@
 mod delegation;
 mod device;
 mod forward;
+mod occupancy;
 mod pinhole;
 mod settings;
 mod subnet;
@@ -142,11 +143,6 @@ impl Draft<'_> {
             .range(network.network()..=network.broadcast())
             .next()
             .map(|(address, owner)| (*address, owner.as_str()))
-    }
-
-    /// What is taken of a subnet's prefix, without the hosts of one device that is about to move.
-    fn occupied(&self, subnet: &Subnet, without: Option<DeviceId>) -> Occupied {
-        self.survey(subnet, without).0
     }
 
     /// Refuses a prefix in which two hosts would have one address.

@@ -12,6 +12,8 @@ pub mod wireguard;
 
 use std::collections::BTreeSet;
 
+use imbl::OrdSet;
+
 use self::address::Address;
 use self::firewall::Firewall;
 use self::link::Link;
@@ -21,7 +23,8 @@ use self::rule::Rule;
 use self::sysctl::Sysctls;
 use self::wireguard::WireGuard;
 
-/// Everything of ours that this host shall hold; the empty one withdraws it all.
+/// Everything of ours that this host shall hold; the empty one withdraws it all. What grows with the network is in
+/// persistent collections: a copy is free, and the difference of two is found without looking at what they share.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
     /// The tunnel interface.
@@ -31,11 +34,11 @@ pub struct Desired {
     /// Addresses on the tunnel interface.
     pub addresses: BTreeSet<Address>,
     /// Routes with our protocol number.
-    pub routes: BTreeSet<Route>,
+    pub routes: OrdSet<Route>,
     /// Rules with our protocol number.
-    pub rules: BTreeSet<Rule>,
+    pub rules: OrdSet<Rule>,
     /// Proxy neighbour entries with our protocol number.
-    pub neighbors: BTreeSet<ProxyNeighbor>,
+    pub neighbors: OrdSet<ProxyNeighbor>,
     /// Kernel settings.
     pub sysctls: Sysctls,
     /// Our nftables table.

@@ -156,14 +156,6 @@ impl Edit {
 }
 
 impl State {
-    /// Makes an edit part of the state; what it sets is then of the state's revision.
-    pub fn absorb(&mut self, edit: &Edit) {
-        match edit {
-            Edit::Set(object) => self.set(object.clone()),
-            Edit::Remove(key) => self.remove(*key),
-        }
-    }
-
     /// The object that a key names.
     pub fn object(&self, key: Key) -> Option<Object> {
         match key {
@@ -218,67 +210,5 @@ impl State {
     pub fn inverse(&self, edit: &Edit) -> Edit {
         let key = edit.key();
         self.object(key).map_or(Edit::Remove(key), Edit::Set)
-    }
-
-    fn set(&mut self, object: Object) {
-        match object {
-            Object::Uplink(object) => {
-                self.uplinks.insert(object.id, self.revision, object);
-            }
-            Object::Subnet(object) => {
-                self.subnets.insert(object.id, self.revision, object);
-            }
-            Object::Device(object) => {
-                self.devices.insert(object.id, self.revision, object);
-            }
-            Object::Delegation(object) => {
-                self.delegations.insert(object.id, self.revision, object);
-            }
-            Object::Forward(object) => {
-                self.forwards.insert(object.id, self.revision, object);
-            }
-            Object::Pinhole(object) => {
-                self.pinholes.insert(object.id, self.revision, object);
-            }
-            Object::Token(object) => {
-                self.tokens.insert(object.id, self.revision, object);
-            }
-            Object::Settings(settings) => {
-                self.settings = settings;
-                self.settings_version = self.revision;
-            }
-            Object::Sequence(sequence) => self.sequence = sequence,
-        }
-    }
-
-    fn remove(&mut self, key: Key) {
-        match key {
-            Key::Uplink(id) => {
-                self.uplinks.remove(&id);
-            }
-            Key::Subnet(id) => {
-                self.subnets.remove(&id);
-            }
-            Key::Device(id) => {
-                self.devices.remove(&id);
-            }
-            Key::Delegation(id) => {
-                self.delegations.remove(&id);
-            }
-            Key::Forward(id) => {
-                self.forwards.remove(&id);
-            }
-            Key::Pinhole(id) => {
-                self.pinholes.remove(&id);
-            }
-            Key::Token(id) => {
-                self.tokens.remove(&id);
-            }
-            Key::Settings => {
-                self.settings = Settings::default();
-                self.settings_version = self.revision;
-            }
-            Key::Sequence => self.sequence = 0,
-        }
     }
 }

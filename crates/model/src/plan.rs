@@ -1,8 +1,10 @@
 //! The way from what the kernel holds to what it shall hold, as steps of one kernel object each.
 
-use std::cmp::{Ordering, Reverse};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
+use imbl::ordmap::DiffItem;
+use imbl::{OrdMap, OrdSet, ordset};
 use ipnet::IpNet;
 
 use crate::desired::Desired;
@@ -32,11 +34,11 @@ pub struct Actual {
     /// Addresses on the tunnel interface.
     pub addresses: BTreeSet<Address>,
     /// Routes with our protocol number.
-    pub routes: BTreeSet<Route>,
+    pub routes: OrdSet<Route>,
     /// Rules with our protocol number.
-    pub rules: BTreeSet<Rule>,
+    pub rules: OrdSet<Rule>,
     /// Proxy neighbour entries with our protocol number.
-    pub neighbors: BTreeSet<ProxyNeighbor>,
+    pub neighbors: OrdSet<ProxyNeighbor>,
     /// The present values of the settings that are wanted, and of those that were changed by us.
     pub sysctls: Sysctls,
     /// The settings that were changed by us, whose prior values are on record.
@@ -62,7 +64,7 @@ pub struct ActualWireGuard {
     /// UDP port it listens on.
     pub listen_port: u16,
     /// Peers by public key.
-    pub peers: BTreeMap<PublicKey, Peer>,
+    pub peers: OrdMap<PublicKey, Peer>,
 }
 
 /// Our nftables table as it is.
@@ -81,12 +83,12 @@ pub enum ActualFirewall {
 
 /// The steps from what was observed to what is desired.
 pub fn plan(desired: &Desired, actual: &Actual) -> Vec<Step> {
-    steps(&View::of_actual(actual), desired)
+    steps(&View::of_actual(actual, &OrdMap::new()), desired)
 }
 
 /// The steps from one desired content to the next, where the first is known to be in place.
 pub fn plan_change(from: &Desired, to: &Desired) -> Vec<Step> {
-    steps(&View::of_desired(from), to)
+    steps(&View::of_desired(from, &OrdMap::new()), to)
 }
 
 impl Actual {
@@ -126,11 +128,11 @@ impl ActualWireGuard {
 struct View<'a> {
     link: Option<(&'a Link, bool)>,
     interface: Interface<'a>,
-    peers: &'a BTreeMap<PublicKey, Peer>,
+    peers: &'a OrdMap<PublicKey, Peer>,
     addresses: &'a BTreeSet<Address>,
-    routes: &'a BTreeSet<Route>,
-    rules: &'a BTreeSet<Rule>,
-    neighbors: &'a BTreeSet<ProxyNeighbor>,
+    routes: &'a OrdSet<Route>,
+    rules: &'a OrdSet<Rule>,
+    neighbors: &'a OrdSet<ProxyNeighbor>,
     sysctls: &'a Sysctls,
     changed_sysctls: Vec<&'a String>,
     firewall: Table<'a>,
@@ -155,10 +157,8 @@ enum Table<'a> {
     Holds(&'a Firewall),
 }
 
-static NO_PEERS: BTreeMap<PublicKey, Peer> = BTreeMap::new();
-
 impl<'a> View<'a> {
-    fn of_actual(actual: &'a Actual) -> Self {
+    fn of_actual(actual: &'a Actual, no_peers: &'a OrdMap<PublicKey, Peer>) -> Self {
         let wireguard = actual.wireguard.as_ref();
         Self {
             link: actual.link.as_ref().map(|actual| (&actual.link, actual.up)),
@@ -166,7 +166,7 @@ impl<'a> View<'a> {
                 public_key: wireguard.public_key,
                 listen_port: wireguard.listen_port,
             }),
-            peers: wireguard.map_or(&NO_PEERS, |wireguard| &wireguard.peers),
+            peers: wireguard.map_or(no_peers, |wireguard| &wireguard.peers),
             addresses: &actual.addresses,
             routes: &actual.routes,
             rules: &actual.rules,
@@ -182,7 +182,7 @@ impl<'a> View<'a> {
         }
     }
 
-    fn of_desired(desired: &'a Desired) -> Self {
+    fn of_desired(desired: &'a Desired, no_peers: &'a OrdMap<PublicKey, Peer>) -> Self {
         let wireguard = desired.wireguard.as_ref();
         Self {
             link: desired.link.as_ref().map(|link| (link, true)),
@@ -190,7 +190,7 @@ impl<'a> View<'a> {
                 private_key: &wireguard.private_key,
                 listen_port: wireguard.listen_port,
             }),
-            peers: wireguard.map_or(&NO_PEERS, |wireguard| &wireguard.peers),
+            peers: wireguard.map_or(no_peers, |wireguard| &wireguard.peers),
             addresses: &desired.addresses,
             routes: &desired.routes,
             rules: &desired.rules,
@@ -212,12 +212,15 @@ fn steps(view: &View<'_>, desired: &Desired) -> Vec<Step> {
     let neighbors = differences(view.neighbors, &desired.neighbors);
     let rules = differences(view.rules, &desired.rules);
     let routes = differences(view.routes, &desired.routes);
-    let addresses = differences(view.addresses, &desired.addresses);
+    let addresses = Differences {
+        obsolete: view.addresses.difference(&desired.addresses).collect(),
+        missing: desired.addresses.difference(view.addresses).collect(),
+    };
     steps.extend(neighbors.obsolete(Step::RemoveNeighbor));
     steps.extend(rules.obsolete(Step::RemoveRule));
     steps.extend(routes.obsolete(Step::RemoveRoute));
     steps.extend(addresses.obsolete(Step::RemoveAddress));
-    let none = BTreeMap::new();
+    let none = OrdMap::new();
     let wanted = desired.wireguard.as_ref();
     let wanted = wanted.map_or(&none, |wireguard| &wireguard.peers);
     let stays =
@@ -293,31 +296,19 @@ struct Differences<'a, T> {
     missing: Vec<&'a T>,
 }
 
-/// One pass over both: ten thousand objects that are as they shall be cost next to nothing.
-fn differences<'a, T: Ord>(
-    present: &'a BTreeSet<T>,
-    wanted: &'a BTreeSet<T>,
-) -> Differences<'a, T> {
+/// What both share is not looked at; where they share nothing it is one pass over both.
+fn differences<'a, T: Ord>(present: &'a OrdSet<T>, wanted: &'a OrdSet<T>) -> Differences<'a, T> {
     let mut differences = Differences {
         obsolete: Vec::new(),
         missing: Vec::new(),
     };
-    let mut present = present.iter().peekable();
-    let mut wanted = wanted.iter().peekable();
-    loop {
-        let order = match (present.peek(), wanted.peek()) {
-            (Some(here), Some(there)) => here.cmp(there),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (None, None) => return differences,
-        };
-        let here = if order.is_le() { present.next() } else { None };
-        let there = if order.is_ge() { wanted.next() } else { None };
-        if order.is_ne() {
-            differences.obsolete.extend(here);
-            differences.missing.extend(there);
+    for item in present.diff(wanted) {
+        match item {
+            ordset::DiffItem::Add(object) => differences.missing.push(object),
+            ordset::DiffItem::Remove(object) => differences.obsolete.push(object),
         }
     }
+    differences
 }
 
 impl<T: Clone> Differences<'_, T> {
@@ -343,31 +334,30 @@ struct PeerDifference<'a> {
 }
 
 fn compare<'a>(
-    present: &'a BTreeMap<PublicKey, Peer>,
-    wanted: &'a BTreeMap<PublicKey, Peer>,
+    present: &'a OrdMap<PublicKey, Peer>,
+    wanted: &'a OrdMap<PublicKey, Peer>,
 ) -> Vec<PeerDifference<'a>> {
-    let mut differences = Vec::new();
-    let mut present = present.iter().peekable();
-    let mut wanted = wanted.iter().peekable();
-    while let Some(key) = present
-        .peek()
-        .map(|(key, _)| **key)
-        .into_iter()
-        .chain(wanted.peek().map(|(key, _)| **key))
-        .min()
-    {
-        let here = present.next_if(|(other, _)| **other == key);
-        let there = wanted.next_if(|(other, _)| **other == key);
-        let difference = PeerDifference {
-            key,
-            present: here.map(|(_, peer)| peer),
-            wanted: there.map(|(_, peer)| peer),
-        };
-        if difference.present != difference.wanted {
-            differences.push(difference);
-        }
-    }
-    differences
+    let differences = present.diff(wanted).map(|item| match item {
+        DiffItem::Add(key, wanted) => PeerDifference {
+            key: *key,
+            present: None,
+            wanted: Some(wanted),
+        },
+        DiffItem::Update {
+            old: (key, present),
+            new: (_, wanted),
+        } => PeerDifference {
+            key: *key,
+            present: Some(present),
+            wanted: Some(wanted),
+        },
+        DiffItem::Remove(key, present) => PeerDifference {
+            key: *key,
+            present: Some(present),
+            wanted: None,
+        },
+    });
+    differences.collect()
 }
 
 impl PeerDifference<'_> {
@@ -519,10 +509,10 @@ fn without_way_in(firewall: &Firewall) -> Firewall {
         clamp: firewall.clamp,
         connections: firewall.connections.clone(),
         subnets: BTreeMap::new(),
-        own_prefixes6: BTreeSet::new(),
+        own_prefixes6: OrdSet::new(),
         services: BTreeSet::new(),
         translations4: Translations::default(),
         translations6: Translations::default(),
-        pinholes: BTreeSet::new(),
+        pinholes: OrdSet::new(),
     }
 }

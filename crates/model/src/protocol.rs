@@ -68,6 +68,15 @@ impl PortRange {
         last: 65535,
     };
 
+    /// The first of all ranges in their order.
+    pub(crate) const FIRST: Self = Self { first: 1, last: 1 };
+
+    /// The last of all ranges in their order.
+    pub(crate) const LAST: Self = Self {
+        first: u16::MAX,
+        last: u16::MAX,
+    };
+
     /// A range, unless it is empty or starts at 0.
     pub const fn new(first: u16, last: u16) -> Option<Self> {
         if first == 0 || last < first {

@@ -3,6 +3,7 @@
 pub mod delegation;
 pub mod device;
 pub mod forward;
+mod index;
 pub mod objects;
 pub mod pinhole;
 pub mod settings;
@@ -11,6 +12,8 @@ pub mod token;
 pub mod uplink;
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +27,10 @@ pub use subnet::{Delivery, Egress, Subnet};
 pub use token::{Scope, Token};
 pub use uplink::Uplink;
 
+use self::index::Index;
+use crate::edit::{Edit, Key, Object};
+use crate::key::PublicKey;
+use crate::protocol::PortRange;
 use crate::refusal::Refusal;
 
 macro_rules! id {
@@ -106,6 +113,7 @@ pub struct State {
     pub settings: Settings,
     /// The revision of the settings' last write.
     pub(crate) settings_version: u64,
+    index: Index,
 }
 
 /// Objects are compared, not when they were written.
@@ -140,35 +148,26 @@ impl State {
 
     /// Finds a device by id or name.
     pub fn device(&self, reference: &str) -> Result<&Device, Refusal> {
-        find(
-            self.devices.values(),
-            reference,
-            |device| device.id.0,
-            |device| Some(&device.name),
-        )
-        .ok_or_else(|| not_found("device", reference))
+        let id = match reference.parse() {
+            Ok(number) => Some(DeviceId(number)),
+            Err(_) => self.index.device_named(reference),
+        };
+        id.and_then(|id| self.devices.get(&id))
+            .ok_or_else(|| not_found("device", reference))
     }
 
     /// Finds a forward by id.
     pub fn forward(&self, reference: &str) -> Result<&Forward, Refusal> {
-        find(
-            self.forwards.values(),
-            reference,
-            |forward| forward.id.0,
-            |_| None,
-        )
-        .ok_or_else(|| not_found("forward", reference))
+        let id = reference.parse().ok().map(ForwardId);
+        id.and_then(|id| self.forwards.get(&id))
+            .ok_or_else(|| not_found("forward", reference))
     }
 
     /// Finds a pinhole by id.
     pub fn pinhole(&self, reference: &str) -> Result<&Pinhole, Refusal> {
-        find(
-            self.pinholes.values(),
-            reference,
-            |pinhole| pinhole.id.0,
-            |_| None,
-        )
-        .ok_or_else(|| not_found("pinhole", reference))
+        let id = reference.parse().ok().map(PinholeId);
+        id.and_then(|id| self.pinholes.get(&id))
+            .ok_or_else(|| not_found("pinhole", reference))
     }
 
     /// Finds a token by id or name.
@@ -188,28 +187,206 @@ impl State {
     }
 
     /// The devices of a subnet.
-    pub fn devices_of(&self, subnet: SubnetId) -> impl Iterator<Item = &Device> {
-        self.devices
-            .values()
-            .filter(move |device| device.subnet == subnet)
+    pub fn devices_of(&self, subnet: SubnetId) -> impl DoubleEndedIterator<Item = &Device> {
+        let ids = self.index.devices_of(subnet);
+        ids.filter_map(|id| self.devices.get(&id))
+    }
+
+    /// The device with a public key.
+    pub fn device_with_key(&self, key: PublicKey) -> Option<&Device> {
+        self.devices_with_key(key).next()
     }
 
     /// The prefixes delegated to a device.
-    pub fn delegations_of(&self, device: DeviceId) -> impl Iterator<Item = &Delegation> {
-        self.delegations
-            .values()
-            .filter(move |delegation| delegation.device == device)
+    pub fn delegations_of(&self, device: DeviceId) -> impl DoubleEndedIterator<Item = &Delegation> {
+        let ids = self.index.delegations_of(device);
+        ids.filter_map(|id| self.delegations.get(&id))
+    }
+
+    /// The forwards that lead to a device.
+    pub fn forwards_of(&self, device: DeviceId) -> impl DoubleEndedIterator<Item = &Forward> {
+        let ids = self.index.forwards_of(device);
+        ids.filter_map(|id| self.forwards.get(&id))
+    }
+
+    /// The pinholes of a device.
+    pub fn pinholes_of(&self, device: DeviceId) -> impl DoubleEndedIterator<Item = &Pinhole> {
+        let ids = self.index.pinholes_of(device);
+        ids.filter_map(|id| self.pinholes.get(&id))
     }
 
     /// The device with an IPv6 or IPv4 address inside the tunnel.
-    pub fn device_at(&self, address: std::net::IpAddr) -> Option<&Device> {
-        self.devices.values().find(|device| {
-            let ipv6 = self
-                .subnets
-                .get(&device.subnet)
-                .and_then(|subnet| subnet.ipv6_of(device.ipv4));
-            address == device.ipv4 || ipv6.is_some_and(|ipv6| address == ipv6)
+    pub fn device_at(&self, address: IpAddr) -> Option<&Device> {
+        let candidates = |subnet: &Subnet| -> Vec<&Device> {
+            match (address, subnet.embeds()) {
+                (IpAddr::V4(address), _) => self.devices_in(subnet.id, address..=address).collect(),
+                (IpAddr::V6(address), true) => match subnet.ipv4_of(address) {
+                    Some(ipv4) => self.devices_in(subnet.id, ipv4..=ipv4).collect(),
+                    None => Vec::new(),
+                },
+                (IpAddr::V6(_), false) => self.devices_of(subnet.id).collect(),
+            }
+        };
+        self.subnets.values().find_map(|subnet| {
+            candidates(subnet).into_iter().find(|device| {
+                let ipv6 = subnet.ipv6_of(device.ipv4);
+                address == device.ipv4 || ipv6.is_some_and(|ipv6| address == ipv6)
+            })
         })
+    }
+
+    /// The first time after this at which a device expires.
+    pub fn next_expiry(&self, after: u64) -> Option<u64> {
+        self.index.next_expiry(after)
+    }
+}
+
+impl State {
+    /// Makes an edit part of the state; what it sets is then of the state's revision.
+    pub fn absorb(&mut self, edit: &Edit) {
+        match edit {
+            Edit::Set(object) => self.set(object.clone()),
+            Edit::Remove(key) => self.remove(*key),
+        }
+    }
+
+    fn set(&mut self, object: Object) {
+        let version = self.revision;
+        match object {
+            Object::Uplink(object) => {
+                self.uplinks.insert(object.id, version, object);
+            }
+            Object::Subnet(object) => {
+                self.subnets.insert(object.id, version, object);
+            }
+            Object::Device(object) => {
+                self.remove(Key::Device(object.id));
+                self.index.add_device(&object);
+                self.devices.insert(object.id, version, object);
+            }
+            Object::Delegation(object) => {
+                self.remove(Key::Delegation(object.id));
+                self.index.add_delegation(&object);
+                self.delegations.insert(object.id, version, object);
+            }
+            Object::Forward(object) => {
+                self.remove(Key::Forward(object.id));
+                self.index.add_forward(&object);
+                self.forwards.insert(object.id, version, object);
+            }
+            Object::Pinhole(object) => {
+                self.remove(Key::Pinhole(object.id));
+                self.index.add_pinhole(&object);
+                self.pinholes.insert(object.id, version, object);
+            }
+            Object::Token(object) => {
+                self.tokens.insert(object.id, version, object);
+            }
+            Object::Settings(settings) => {
+                self.settings = settings;
+                self.settings_version = version;
+            }
+            Object::Sequence(sequence) => self.sequence = sequence,
+        }
+    }
+
+    fn remove(&mut self, key: Key) {
+        match key {
+            Key::Uplink(id) => {
+                self.uplinks.remove(&id);
+            }
+            Key::Subnet(id) => {
+                self.subnets.remove(&id);
+            }
+            Key::Device(id) => {
+                if let Some(device) = self.devices.remove(&id) {
+                    self.index.remove_device(&device);
+                }
+            }
+            Key::Delegation(id) => {
+                if let Some(delegation) = self.delegations.remove(&id) {
+                    self.index.remove_delegation(&delegation);
+                }
+            }
+            Key::Forward(id) => {
+                if let Some(forward) = self.forwards.remove(&id) {
+                    self.index.remove_forward(&forward);
+                }
+            }
+            Key::Pinhole(id) => {
+                if let Some(pinhole) = self.pinholes.remove(&id) {
+                    self.index.remove_pinhole(&pinhole);
+                }
+            }
+            Key::Token(id) => {
+                self.tokens.remove(&id);
+            }
+            Key::Settings => {
+                self.settings = Settings::default();
+                self.settings_version = self.revision;
+            }
+            Key::Sequence => self.sequence = 0,
+        }
+    }
+}
+
+/// What decisions and derivations look up without going through everything.
+impl State {
+    /// The devices with a public key: one, but for states that no decision made.
+    pub(crate) fn devices_with_key(&self, key: PublicKey) -> impl Iterator<Item = &Device> {
+        let ids = self.index.devices_with_key(key);
+        ids.filter_map(|id| self.devices.get(&id))
+    }
+
+    /// The devices of a subnet whose IPv4 addresses lie in a span, in the order of the addresses.
+    pub(crate) fn devices_in(
+        &self,
+        subnet: SubnetId,
+        addresses: RangeInclusive<Ipv4Addr>,
+    ) -> impl Iterator<Item = &Device> {
+        let pairs = self.index.devices_in(subnet, addresses);
+        pairs.filter_map(|(_, id)| self.devices.get(&id))
+    }
+
+    /// The last of the IPv4 addresses of devices that follow one another from this one on; none if it is free.
+    pub(crate) fn end_of_devices(&self, subnet: SubnetId, ipv4: Ipv4Addr) -> Option<Ipv4Addr> {
+        self.index.end_of_devices(subnet, ipv4)
+    }
+
+    /// The devices that expire after one time and not after another.
+    pub(crate) fn expiring(&self, after: u64, until: u64) -> impl Iterator<Item = DeviceId> {
+        self.index.expiring(after, until)
+    }
+
+    /// The delegations that meet a span of addresses of one family, in the order of their prefixes.
+    pub(crate) fn delegations_between(
+        &self,
+        first: IpAddr,
+        last: IpAddr,
+    ) -> impl Iterator<Item = &Delegation> {
+        let ids = self.index.delegations_in(first, last);
+        ids.filter_map(|id| self.delegations.get(&id))
+    }
+
+    /// Whether a device has a name.
+    pub(crate) fn has_device_named(&self, name: &str) -> bool {
+        self.index.device_named(name).is_some()
+    }
+
+    /// The last address of the delegated IPv6 prefixes that follow one another from this address on.
+    pub(crate) fn end_of_delegations(&self, address: Ipv6Addr) -> Option<Ipv6Addr> {
+        let end = self.index.end_of_delegations(address.into())?;
+        Some(end.into())
+    }
+
+    /// The forwards with a public port in a range, by id.
+    pub(crate) fn forwards_on(&self, ports: PortRange) -> Vec<&Forward> {
+        let mut ids: Vec<ForwardId> = self.index.forwards_near(ports).collect();
+        ids.sort_unstable();
+        ids.iter()
+            .filter_map(|id| self.forwards.get(id))
+            .filter(|forward| forward.ports().is_some_and(|it| it.overlaps(ports)))
+            .collect()
     }
 }
 

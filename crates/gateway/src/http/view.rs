@@ -236,13 +236,13 @@ pub(super) fn status(snapshot: &Snapshot) -> Status {
         listen_port: state.settings.listen_port,
         public_key: snapshot.gateway_key,
         problems: snapshot
-            .problems
-            .iter()
+            .all_problems()
+            .into_iter()
             .map(|problem| StatusProblem {
-                code: problem.code.clone(),
-                object: problem.object.clone(),
-                message: problem.message.clone(),
-                fix: problem.fix.clone(),
+                code: problem.code,
+                object: problem.object,
+                message: problem.message,
+                fix: problem.fix,
             })
             .collect(),
         healed: snapshot

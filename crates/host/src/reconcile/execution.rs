@@ -6,6 +6,7 @@ use std::sync::Arc;
 use adit_model::desired::Desired;
 use adit_model::desired::firewall::Firewall;
 use adit_model::desired::link::Link;
+use adit_model::desired::neighbor::ProxyNeighbor;
 use adit_model::desired::route::Route;
 use adit_model::plan::Step;
 use adit_model::problem::Problem;
@@ -116,12 +117,22 @@ impl Reconciler {
         }
         match steps.first() {
             Some(Step::AddRoute(_)) => {
-                let failures = route::add_many(&self.netlink, &routes_of(&steps)).await;
-                route_outcomes(steps, failures)
+                let failures = route::add_many(&self.netlink, &objects(&steps, route_of)).await;
+                outcomes(steps, failures, route_of)
             }
             Some(Step::RemoveRoute(_)) => {
-                let failures = route::remove_many(&self.netlink, &routes_of(&steps)).await;
-                route_outcomes(steps, failures)
+                let failures = route::remove_many(&self.netlink, &objects(&steps, route_of)).await;
+                outcomes(steps, failures, route_of)
+            }
+            Some(Step::AddNeighbor(_)) => {
+                let failures =
+                    neighbor::add_many(&self.netlink, &objects(&steps, neighbor_of)).await;
+                outcomes(steps, failures, neighbor_of)
+            }
+            Some(Step::RemoveNeighbor(_)) => {
+                let failures =
+                    neighbor::remove_many(&self.netlink, &objects(&steps, neighbor_of)).await;
+                outcomes(steps, failures, neighbor_of)
             }
             Some(Step::RemovePeer(_) | Step::ShrinkPeer(..) | Step::SetPeer(..)) => {
                 self.change_peers(steps).await
@@ -317,12 +328,11 @@ fn are_alike(first: &Step, second: &Step) -> bool {
     };
     matches!(
         (first, second),
-        (Step::AddRoute(_), Step::AddRoute(_)) | (Step::RemoveRoute(_), Step::RemoveRoute(_))
+        (Step::AddRoute(_), Step::AddRoute(_))
+            | (Step::RemoveRoute(_), Step::RemoveRoute(_))
+            | (Step::AddNeighbor(_), Step::AddNeighbor(_))
+            | (Step::RemoveNeighbor(_), Step::RemoveNeighbor(_))
     ) || is_peer(first) && is_peer(second)
-}
-
-fn routes_of(steps: &[Step]) -> Vec<Route> {
-    steps.iter().filter_map(route_of).cloned().collect()
 }
 
 fn route_of(step: &Step) -> Option<&Route> {
@@ -333,15 +343,28 @@ fn route_of(step: &Step) -> Option<&Route> {
     }
 }
 
-fn route_outcomes(
+fn neighbor_of(step: &Step) -> Option<&ProxyNeighbor> {
+    if let Step::AddNeighbor(neighbor) | Step::RemoveNeighbor(neighbor) = step {
+        Some(neighbor)
+    } else {
+        None
+    }
+}
+
+fn objects<T: Clone>(steps: &[Step], object_of: fn(&Step) -> Option<&T>) -> Vec<T> {
+    steps.iter().filter_map(object_of).cloned().collect()
+}
+
+fn outcomes<T: Ord>(
     steps: Vec<Step>,
-    failures: Vec<(Route, NetlinkError)>,
+    failures: Vec<(T, NetlinkError)>,
+    object_of: fn(&Step) -> Option<&T>,
 ) -> Vec<(Step, Result<(), Problem>)> {
-    let failures: BTreeMap<Route, NetlinkError> = failures.into_iter().collect();
+    let failures: BTreeMap<T, NetlinkError> = failures.into_iter().collect();
     steps
         .into_iter()
         .map(|step| {
-            let error = route_of(&step).and_then(|route| failures.get(route));
+            let error = object_of(&step).and_then(|object| failures.get(object));
             let outcome = error.map_or(Ok(()), |error| Err(netlink_problem(&step, error)));
             (step, outcome)
         })

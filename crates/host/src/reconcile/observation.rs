@@ -5,8 +5,6 @@ use std::sync::Arc;
 
 use adit_model::desired::Desired;
 use adit_model::desired::firewall::Elements;
-use adit_model::desired::wireguard::Peer;
-use adit_model::key::PublicKey;
 use adit_model::plan::{Actual, ActualFirewall, ActualLink, ActualWireGuard, Sweep};
 use adit_model::problem::Problem;
 
@@ -102,11 +100,8 @@ impl Reconciler {
                 };
                 let observed = dataplane.observe().await;
                 let observed = observed.map_err(|error| problem_of(&self.interface, &error))?;
-                let peers: BTreeMap<PublicKey, Peer> = observed
-                    .peers
-                    .into_iter()
-                    .map(|(key, observed)| (key, observed.peer))
-                    .collect();
+                let peers = observed.peers.into_iter();
+                let peers = peers.map(|(key, observed)| (key, observed.peer)).collect();
                 actual.wireguard = Some(ActualWireGuard {
                     public_key: observed.public_key,
                     listen_port: observed.listen_port,
@@ -119,16 +114,21 @@ impl Reconciler {
             }
             Part::Routes => {
                 let observed = route::observe(netlink).await;
-                actual.routes = observed.map_err(|error| unreadable("routes", &error))?;
+                actual.routes = observed
+                    .map_err(|error| unreadable("routes", &error))?
+                    .into();
             }
             Part::Rules => {
                 let observed = rule::observe(netlink).await;
-                actual.rules = observed.map_err(|error| unreadable("rules", &error))?;
+                actual.rules = observed
+                    .map_err(|error| unreadable("rules", &error))?
+                    .into();
             }
             Part::Neighbors => {
                 let observed = neighbor::observe(netlink).await;
-                actual.neighbors =
-                    observed.map_err(|error| unreadable("proxy neighbours", &error))?;
+                actual.neighbors = observed
+                    .map_err(|error| unreadable("proxy neighbours", &error))?
+                    .into();
             }
             Part::Sysctls => {
                 let changed: BTreeSet<String> =

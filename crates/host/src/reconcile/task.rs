@@ -59,6 +59,10 @@ pub struct Status {
     pub problems: BTreeSet<Problem>,
     /// How many objects were put right because others had changed them, by kind.
     pub healed: BTreeMap<&'static str, u64>,
+    /// How long the last look at everything took; telling of it wakes nobody.
+    pub last_look: Duration,
+    /// How long the last change took; telling of it wakes nobody.
+    pub last_apply: Duration,
 }
 
 #[derive(Debug)]
@@ -131,6 +135,7 @@ pub async fn start(reconciler: Reconciler) -> Result<Handle, ReconcileError> {
         looked: (Instant::now(), Duration::ZERO),
         asking: JoinSet::new(),
         is_silent: false,
+        last_apply: Duration::ZERO,
     };
     tokio::spawn(task.run());
     Ok(Handle {
@@ -158,6 +163,7 @@ struct Task {
     /// Each tells whether there was an answer.
     asking: JoinSet<bool>,
     is_silent: bool,
+    last_apply: Duration,
 }
 
 /// Observes this host whenever it is asked to, beside the reconciling: looking through all processes for listeners may take
@@ -219,7 +225,7 @@ impl Task {
                     self.heal(&[Part::Firewall].into()).await;
                 }
                 event = next(&mut self.events) => match event {
-                    Some(event) => self.touched.note(event),
+                    Some(event) => self.note(event),
                     None => self.events = None,
                 },
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
@@ -267,13 +273,23 @@ impl Task {
         let Some(desired) = latest else {
             return;
         };
+        let began = Instant::now();
         let report = self.reconciler.change(&desired).await;
+        self.last_apply = began.elapsed();
         // The change may have removed the cause of a problem: that is to be seen soon.
         self.retry = None;
         self.pause = FIRST_RETRY;
         self.tell();
         for answer in answers {
             let _ = answer.send(report.clone());
+        }
+    }
+
+    fn note(&mut self, event: Event) {
+        match event {
+            Event::OwnRoutes(routes)
+                if routes.iter().all(|route| self.reconciler.expects(route)) => {}
+            event => self.touched.note(event),
         }
     }
 
@@ -333,6 +349,7 @@ impl Task {
             self.reconciler.reconcile(&known).await;
         }
         self.looked = (Instant::now(), began.elapsed());
+        tracing::debug!(took = ?self.looked.1, "looked at everything");
         self.tell();
         self.look_for_facts.notify_one();
     }
@@ -360,9 +377,16 @@ impl Task {
             dataplane: self.reconciler.dataplane(),
             problems: self.reconciler.problems.clone(),
             healed: self.reconciler.healed.clone(),
+            last_look: self.looked.1,
+            last_apply: self.last_apply,
         };
         self.status.send_if_modified(|known| {
-            let is_news = *known != status;
+            let timed = Status {
+                last_look: known.last_look,
+                last_apply: known.last_apply,
+                ..status.clone()
+            };
+            let is_news = *known != timed;
             *known = status;
             is_news
         });
@@ -394,6 +418,8 @@ impl Touched {
                 self.parts.extend([Part::Routes]);
                 self.facts = true;
             }
+            // Facts leave them out.
+            Event::OwnRoutes(_) | Event::OwnRoutesLost => self.parts.extend([Part::Routes]),
             Event::Rule => self.parts.extend([Part::Rules]),
             Event::Setting => {
                 self.parts.extend([Part::Sysctls]);

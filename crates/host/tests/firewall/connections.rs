@@ -5,6 +5,7 @@ use std::net::UdpSocket;
 
 use adit_host::firewall::Table;
 use adit_model::desired::firewall::{Connections, Firewall};
+use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::firewall;
 use crate::packets::{SOON, delivered};
@@ -19,11 +20,13 @@ fn limited() -> Firewall {
         limit: LIMIT,
         // The longest too: their masks are all ones.
         delegations4: ["192.168.7.0/24", "192.168.9.1/32"]
-            .map(|network| network.parse().unwrap())
-            .into(),
+            .map(|network| network.parse::<Ipv4Net>().unwrap())
+            .into_iter()
+            .collect(),
         delegations6: ["2001:db8:0:3::/64", "2001:db8:0:4::1/128"]
-            .map(|network| network.parse().unwrap())
-            .into(),
+            .map(|network| network.parse::<Ipv6Net>().unwrap())
+            .into_iter()
+            .collect(),
     };
     let policy = wanted.subnets.get_mut(&1).unwrap();
     policy

@@ -89,7 +89,7 @@ fn sweep_ends_what_changed_and_nothing_else() {
             .forwards
             .insert(udp(PUBLIC, 80), ("10.59.0.3".parse().unwrap(), 8080));
         to.translations4.keeps.clear();
-        to.pinholes.pop_first();
+        to.pinholes.remove_min();
         table.update(&from, &to).await.unwrap();
         assert!(arrives(&outside, "192.0.2.1:80", &web), "still tracked");
         assert!(

@@ -15,6 +15,7 @@ use adit_model::desired::firewall::{
     Clamp, Connections, Endpoint, Firewall, Keep, Port, SourceAddress, SubnetPolicy, Translations,
 };
 use adit_model::protocol::{PortRange, Protocol};
+use ipnet::Ipv6Net;
 
 const PUBLIC: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const DEVICE: Ipv4Addr = Ipv4Addr::new(10, 59, 0, 2);
@@ -43,8 +44,8 @@ fn keep(port: u16) -> Keep<Port<Ipv4Addr>> {
 /// Devices of the first subnet reach each other and the host; those of the second do not.
 fn firewall() -> Firewall {
     let subnet = |number: u64, open: bool| SubnetPolicy {
-        networks4: BTreeSet::from([format!("10.{}.0.0/24", 58 + number).parse().unwrap()]),
-        networks6: BTreeSet::from([format!("2001:db8:0:{number}::/64").parse().unwrap()]),
+        networks4: vec![format!("10.{}.0.0/24", 58 + number).parse().unwrap()].into(),
+        networks6: vec![format!("2001:db8:0:{number}::/64").parse().unwrap()].into(),
         peers_allowed: open,
         host_access: open,
         snat4: Some(SourceAddress {
@@ -74,24 +75,29 @@ fn firewall() -> Firewall {
         },
         connections: Connections::default(),
         subnets: BTreeMap::from([(1, subnet(1, true)), (2, subnet(2, false))]),
-        own_prefixes6: BTreeSet::from(
-            ["2001:db8:0:1::/64", "2001:db8:0:2::/64"].map(|prefix| prefix.parse().unwrap()),
-        ),
+        own_prefixes6: ["2001:db8:0:1::/64", "2001:db8:0:2::/64"]
+            .iter()
+            .map(|prefix| prefix.parse::<Ipv6Net>().unwrap())
+            .collect(),
         services: BTreeSet::from([(Protocol::Udp, 5351)]),
         translations4: Translations {
-            forwards: BTreeMap::from([(udp(PUBLIC, 80), (DEVICE, 8080))]),
-            forward_ranges: BTreeMap::from([(media(PUBLIC), DEVICE)]),
-            keeps: BTreeMap::from([(keep(8080), (PUBLIC, 80))]),
-            keep_ranges: BTreeMap::from([(
+            forwards: vec![(udp(PUBLIC, 80), (DEVICE, 8080))].into(),
+            forward_ranges: vec![(media(PUBLIC), DEVICE)].into(),
+            keeps: vec![(keep(8080), (PUBLIC, 80))].into(),
+            keep_ranges: vec![(
                 Keep {
                     uplink: UPLINK.to_owned(),
                     device: media(DEVICE),
                 },
                 PUBLIC,
-            )]),
-            hairpins: BTreeMap::from([(DEVICE, "10.59.0.1".parse().unwrap())]),
+            )]
+            .into(),
+            hairpins: vec![(DEVICE, Ipv4Addr::new(10, 59, 0, 1))].into(),
         },
         translations6: Translations::default(),
-        pinholes: [range(7000, 7000), range(7100, 7200)].map(pinhole).into(),
+        pinholes: [range(7000, 7000), range(7100, 7200)]
+            .map(pinhole)
+            .into_iter()
+            .collect(),
     }
 }

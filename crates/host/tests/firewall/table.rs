@@ -1,9 +1,11 @@
 //! Loading, comparing, watching and healing the table, and how long that takes.
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use adit_host::firewall::Table;
-use adit_model::desired::firewall::{Firewall, Keep};
+use adit_model::desired::firewall::{Endpoint, Firewall, Keep};
+use ipnet::Ipv4Net;
 use tokio::time::timeout;
 
 use crate::world::World;
@@ -66,19 +68,16 @@ fn changes() -> [fn(&mut Firewall); 7] {
             *target = (DEVICE, 8081);
         },
         |next| {
-            let (mut media, target) = next.translations4.forward_ranges.pop_first().unwrap();
+            let (mut media, target) = first_range(next);
+            next.translations4.forward_ranges.remove(&media);
             media.ports = range(5005, 5020);
             next.translations4.forward_ranges.insert(media, target);
             next.translations4.keep_ranges.clear();
         },
         |next| {
-            let (_, target) = next.translations4.forward_ranges.pop_first().unwrap();
-            let mut media = *firewall()
-                .translations4
-                .forward_ranges
-                .first_key_value()
-                .unwrap()
-                .0;
+            let (removed, target) = first_range(next);
+            next.translations4.forward_ranges.remove(&removed);
+            let (mut media, _) = first_range(&firewall());
             for first in [1, 100, 200] {
                 media.ports = range(first, first + 49);
                 next.translations4.forward_ranges.insert(media, target);
@@ -88,8 +87,9 @@ fn changes() -> [fn(&mut Firewall); 7] {
             let policy = next.subnets.get_mut(&2).unwrap();
             policy.peers_allowed = true;
             policy.networks4 = ["10.60.0.0/25", "10.60.0.128/26", "10.61.0.1/32"]
-                .map(|network| network.parse().unwrap())
-                .into();
+                .iter()
+                .map(|network| network.parse::<Ipv4Net>().unwrap())
+                .collect();
             policy
                 .networks6
                 .insert("2001:db8:0:3::/64".parse().unwrap());
@@ -97,18 +97,23 @@ fn changes() -> [fn(&mut Firewall); 7] {
         |next| {
             let policy = next.subnets.get_mut(&2).unwrap();
             policy.networks4 = ["10.60.0.0/24", "10.61.0.0/24"]
-                .map(|network| network.parse().unwrap())
-                .into();
+                .iter()
+                .map(|network| network.parse::<Ipv4Net>().unwrap())
+                .collect();
             policy.host_access = true;
-            next.own_prefixes6.pop_first();
+            next.own_prefixes6.remove_min();
         },
         |next| {
             next.uplinks.insert("wan-2.7".to_owned());
             next.services.clear();
-            next.pinholes.pop_first();
+            next.pinholes.remove_min();
         },
         |next| *next = firewall(),
     ]
+}
+
+fn first_range(firewall: &Firewall) -> (Endpoint<Ipv4Addr>, Ipv4Addr) {
+    *firewall.translations4.forward_ranges.get_min().unwrap()
 }
 
 #[test]

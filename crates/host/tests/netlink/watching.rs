@@ -32,6 +32,15 @@ fn changes_of_others_are_told_by_kind() {
         told(&mut events).await;
 
         namespace.ip("route del 198.51.100.0/24 dev v0");
+        let told_of_ours = told(&mut events).await;
+        let [Event::OwnRoutes(routes)] = told_of_ours.as_slice() else {
+            panic!("{told_of_ours:?}");
+        };
+        let [route] = routes.as_slice() else {
+            panic!("{routes:?}");
+        };
+        assert!(!route.is_there && route.destination.to_string() == "198.51.100.0/24");
+        namespace.ip("route add 198.51.101.0/24 dev v0 proto 174");
         assert_eq!(told(&mut events).await, [Event::Route]);
         namespace.ip("rule add from 192.0.2.1 lookup 4200");
         assert_eq!(told(&mut events).await, [Event::Rule]);

@@ -81,7 +81,7 @@ pub(crate) fn gateway(interface: &str, devices: std::ops::Range<u32>) -> Desired
         wireguard: Some(WireGuard {
             private_key: PrivateKey::from_random([6; 32]),
             listen_port: 51820,
-            peers,
+            peers: peers.into(),
         }),
         addresses: addresses
             .map(|address| Address {
@@ -90,7 +90,7 @@ pub(crate) fn gateway(interface: &str, devices: std::ops::Range<u32>) -> Desired
             })
             .into(),
         routes,
-        rules: [Rule {
+        rules: vec![Rule {
             priority: 4210,
             source: "2001:db8:1::/64".parse().unwrap(),
             input_interface: Some(interface.to_owned()),
@@ -130,11 +130,11 @@ fn firewall(interface: &str) -> Firewall {
         },
         connections: Connections::default(),
         subnets: BTreeMap::new(),
-        own_prefixes6: ["2001:db8:1::/64".parse().unwrap()].into(),
+        own_prefixes6: vec!["2001:db8:1::/64".parse().unwrap()].into(),
         services: [].into(),
         translations4: Translations::default(),
         translations6: Translations::default(),
-        pinholes: [Endpoint {
+        pinholes: vec![Endpoint {
             address: "2001:db8:1::1".parse().unwrap(),
             protocol: Protocol::Tcp,
             ports: PortRange::new(22, 22).unwrap(),

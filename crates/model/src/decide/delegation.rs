@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::occupancy::Occupancy;
 use super::{Draft, subnet as subnets};
-use crate::address::{self, Occupied};
+use crate::address;
 use crate::change::DelegationWish;
 use crate::edit::{Key, Object};
 use crate::refusal::Refusal;
@@ -16,7 +17,7 @@ pub(super) fn add(
     draft: &mut Draft<'_>,
     subnet: &Subnet,
     device: &Device,
-    occupied: &mut Occupied,
+    occupied: &mut Occupancy<'_>,
     wishes: &[DelegationWish],
 ) -> Result<(), Refusal> {
     let mut taken: Vec<IpNet> = Vec::new();
@@ -74,7 +75,7 @@ pub(super) fn revoke(
     Ok(())
 }
 
-fn choose(subnet: &Subnet, occupied: &Occupied, length: u8) -> Result<IpNet, Refusal> {
+fn choose(subnet: &Subnet, occupied: &Occupancy<'_>, length: u8) -> Result<IpNet, Refusal> {
     let Some(prefix) = subnet.ipv6 else {
         return Err(Refusal::DelegationInvalid {
             prefix: format!("/{length}"),
@@ -106,7 +107,7 @@ fn choose(subnet: &Subnet, occupied: &Occupied, length: u8) -> Result<IpNet, Ref
 fn check(
     draft: &Draft<'_>,
     subnet: &Subnet,
-    occupied: &Occupied,
+    occupied: &Occupancy<'_>,
     prefix: IpNet,
 ) -> Result<IpNet, Refusal> {
     let refuse = |reason: String| {
@@ -146,7 +147,7 @@ fn check(
             return Err(Refusal::DelegationCoversHost {
                 prefix,
                 address: IpAddr::V6(host),
-                owner: owner.to_owned(),
+                owner,
             });
         }
         return Ok(prefix);

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
+use super::occupancy::Occupancy;
 use super::{Draft, delegation};
-use crate::address::{self, Occupied};
+use crate::address;
 use crate::change::{AddDevice, Patch, SetDevice};
 use crate::configuration::Routing;
 use crate::edit::{Key, Object};
@@ -19,7 +20,7 @@ pub(super) fn add(draft: &mut Draft<'_>, wish: AddDevice) -> Result<(), Refusal>
     let subnet = resolve_subnet(draft, wish.subnet.as_deref())?;
     check_key(draft, &wish.public_key, None)?;
     check_expiry(draft, &wish.name, wish.expires)?;
-    let mut occupied = draft.occupied(&subnet, None);
+    let mut occupied = Occupancy::of(draft, &subnet, None);
     let ipv4 = match wish.ipv4 {
         Some(ipv4) => check_ipv4(draft, &subnet, &occupied, ipv4, None)?,
         None => lowest_free(draft, &subnet, &occupied)?,
@@ -75,12 +76,8 @@ pub(super) fn set(draft: &mut Draft<'_>, reference: &str, patch: SetDevice) -> R
     }
     device.kind = kind.unwrap_or(device.kind);
     if let Some(routing) = routing {
-        let forwarded = draft
-            .state
-            .forwards
-            .values()
-            .any(|forward| forward.device == device.id);
-        if routing == Routing::Split && forwarded {
+        let is_forwarded = draft.state.forwards_of(device.id).next().is_some();
+        if routing == Routing::Split && is_forwarded {
             return Err(Refusal::SplitTunnel {
                 device: device.name,
             });
@@ -100,7 +97,7 @@ pub(super) fn set(draft: &mut Draft<'_>, reference: &str, patch: SetDevice) -> R
         draft.set(Object::Device(device));
         return Ok(());
     }
-    let mut occupied = draft.occupied(&subnet, Some(device.id));
+    let mut occupied = Occupancy::of(draft, &subnet, Some(device.id));
     if let Some(ipv4) = ipv4 {
         device.ipv4 = check_ipv4(draft, &subnet, &occupied, ipv4, Some(device.id))?;
     }
@@ -135,28 +132,28 @@ pub(super) fn remove(draft: &mut Draft<'_>, reference: &str) -> Result<(), Refus
 /// Removes devices and what exists only for them.
 pub(super) fn remove_with_dependents(draft: &mut Draft<'_>, ids: &BTreeSet<DeviceId>) {
     let state = draft.state;
-    let forwards = state
-        .forwards
-        .values()
-        .filter(|forward| ids.contains(&forward.device))
-        .map(|forward| Key::Forward(forward.id));
-    let pinholes = state
-        .pinholes
-        .values()
-        .filter(|pinhole| ids.contains(&pinhole.device))
-        .map(|pinhole| Key::Pinhole(pinhole.id));
-    let delegations = state
-        .delegations
-        .values()
-        .filter(|delegation| ids.contains(&delegation.device))
-        .map(|delegation| Key::Delegation(delegation.id));
+    let forwards: BTreeSet<_> = ids
+        .iter()
+        .flat_map(|id| state.forwards_of(*id))
+        .map(|forward| Key::Forward(forward.id))
+        .collect();
+    let pinholes: BTreeSet<_> = ids
+        .iter()
+        .flat_map(|id| state.pinholes_of(*id))
+        .map(|pinhole| Key::Pinhole(pinhole.id))
+        .collect();
+    let delegations: BTreeSet<_> = ids
+        .iter()
+        .flat_map(|id| state.delegations_of(*id))
+        .map(|delegation| Key::Delegation(delegation.id))
+        .collect();
     let tokens = state
         .tokens
         .values()
         .filter(|token| token.device.is_some_and(|device| ids.contains(&device)))
         .map(|token| Key::Token(token.id));
     let devices = ids.iter().map(|id| Key::Device(*id));
-    let dependents = forwards.chain(pinholes).chain(delegations).chain(tokens);
+    let dependents = (forwards.into_iter().chain(pinholes).chain(delegations)).chain(tokens);
     for key in dependents.chain(devices) {
         draft.remove(key);
     }
@@ -188,12 +185,7 @@ fn subnet_of(draft: &Draft<'_>, device: &Device) -> Result<Subnet, Refusal> {
 }
 
 fn check_name_free(draft: &Draft<'_>, name: &str) -> Result<(), Refusal> {
-    if draft
-        .state
-        .devices
-        .values()
-        .any(|device| device.name == name)
-    {
+    if draft.state.has_device_named(name) {
         return Err(Refusal::NameTaken {
             kind: "device",
             name: name.to_owned(),
@@ -215,9 +207,8 @@ fn check_key(draft: &Draft<'_>, key: &PublicKey, own: Option<DeviceId>) -> Resul
     }
     let other = draft
         .state
-        .devices
-        .values()
-        .find(|device| device.public_key == *key && Some(device.id) != own);
+        .devices_with_key(*key)
+        .find(|device| Some(device.id) != own);
     match other {
         Some(device) => Err(Refusal::KeyTaken {
             device: device.name.clone(),
@@ -240,7 +231,7 @@ fn check_expiry(draft: &Draft<'_>, name: &str, expires: Option<u64>) -> Result<(
 fn check_ipv4(
     draft: &Draft<'_>,
     subnet: &Subnet,
-    occupied: &Occupied,
+    occupied: &Occupancy<'_>,
     address: Ipv4Addr,
     own: Option<DeviceId>,
 ) -> Result<Ipv4Addr, Refusal> {
@@ -257,8 +248,8 @@ fn check_ipv4(
     } else {
         draft
             .state
-            .devices_of(subnet.id)
-            .find(|device| device.ipv4 == address && Some(device.id) != own)
+            .devices_in(subnet.id, address..=address)
+            .find(|device| Some(device.id) != own)
             .map(|device| format!("device `{}`", device.name))
     };
     if let Some(other) = other {
@@ -269,7 +260,7 @@ fn check_ipv4(
         Some((ipv6, owner)) => Err(Refusal::AddressCollision {
             address,
             ipv6,
-            other: owner.to_owned(),
+            other: owner,
         }),
         None => Ok(address),
     }
@@ -278,28 +269,17 @@ fn check_ipv4(
 fn lowest_free(
     draft: &Draft<'_>,
     subnet: &Subnet,
-    occupied: &Occupied,
+    occupied: &Occupancy<'_>,
 ) -> Result<Ipv4Addr, Refusal> {
-    let taken: BTreeSet<Ipv4Addr> = draft
-        .state
-        .devices_of(subnet.id)
-        .map(|device| device.ipv4)
-        .chain([subnet.gateway_ipv4()])
-        .collect();
-    let free = address::lowest_free_ipv4(subnet.ipv4, subnet.ipv6, |address| {
-        let ipv6_free = || {
-            subnet
-                .ipv6_of(address)
-                .is_none_or(|ipv6| occupied.owner(ipv6).is_none())
-        };
-        !taken.contains(&address)
-            && !draft.reserved.contains_key(&IpAddr::V4(address))
-            && ipv6_free()
+    let free = occupied.lowest_free_host(draft.state, subnet, |address| {
+        draft.reserved.contains_key(&IpAddr::V4(address))
     });
     free.ok_or_else(|| {
-        let full = taken.len() >= subnet.ipv4.hosts().count();
+        // All host addresses but the gateway's.
+        let room = (1_usize << (32 - subnet.ipv4.prefix_len())).saturating_sub(3);
+        let is_full = draft.state.devices_of(subnet.id).count() >= room;
         let network = match subnet.ipv6 {
-            Some(prefix) if !full => prefix.into(),
+            Some(prefix) if !is_full => prefix.into(),
             Some(_) | None => subnet.ipv4.into(),
         };
         Refusal::AddressesExhausted {

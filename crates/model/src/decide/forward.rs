@@ -238,7 +238,7 @@ fn check_forwards(
     range: PortRange,
     protocol: Protocol,
 ) -> Result<(), Refusal> {
-    for other in draft.state.forwards.values() {
+    for other in draft.state.forwards_on(range) {
         if other.id == forward.id || !other.protocols.contains(&protocol) {
             continue;
         }

@@ -22,12 +22,7 @@ pub(super) fn add(draft: &mut Draft<'_>, wish: AddPinhole) -> Result<(), Refusal
         });
     }
     let protocols = or_all(wish.protocols);
-    for other in draft
-        .state
-        .pinholes
-        .values()
-        .filter(|other| other.device == device.id)
-    {
+    for other in draft.state.pinholes_of(device.id) {
         let Some(ports) = other.ports().filter(|ports| ports.overlaps(range)) else {
             continue;
         };

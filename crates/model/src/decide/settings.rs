@@ -73,10 +73,9 @@ fn check_listen_port(draft: &Draft<'_>, port: u16) -> Result<(), Refusal> {
     if port == 0 {
         return refuse("listen-port", "0 is no port".to_owned());
     }
-    let forward = draft.state.forwards.values().find(|forward| {
-        forward.protocols.contains(&Protocol::Udp)
-            && forward.ports().is_some_and(|ports| ports.contains(port))
-    });
+    let forwards = PortRange::new(port, port).map(|range| draft.state.forwards_on(range));
+    let forward =
+        (forwards.iter().flatten()).find(|forward| forward.protocols.contains(&Protocol::Udp));
     if let Some(forward) = forward {
         return refuse(
             "listen-port",
@@ -110,12 +109,7 @@ fn check_snat_ports(draft: &Draft<'_>, first: u16, last: u16) -> Result<(), Refu
     if range.last() - range.first() < 1023 {
         return refuse("snat-ports", format!("{range} holds fewer than 1024 ports"));
     }
-    let forward = draft
-        .state
-        .forwards
-        .values()
-        .find(|forward| forward.ports().is_some_and(|ports| ports.overlaps(range)));
-    match forward {
+    match draft.state.forwards_on(range).first() {
         Some(forward) => refuse(
             "snat-ports",
             format!("{range} holds a port of forward {}", forward.id),

@@ -11,7 +11,7 @@ use crate::change::{AddSubnet, Ipv6Wish, Patch, SetSubnet};
 use crate::edit::{Key, Object};
 use crate::name;
 use crate::refusal::Refusal;
-use crate::state::{Device, Egress, Subnet, SubnetId};
+use crate::state::{Delegation, Device, Egress, Subnet, SubnetId};
 use crate::uplink;
 
 pub(super) fn add(draft: &mut Draft<'_>, wish: AddSubnet) -> Result<(), Refusal> {
@@ -239,24 +239,26 @@ pub(super) fn check_overlap(
             });
         }
     }
-    for delegation in draft.state.delegations.values() {
-        let other = delegation.prefix;
-        if !meets(&other) || draft.revoked.contains(&delegation.id) {
-            continue;
-        }
+    let is_met = |delegation: &&Delegation| {
         let device = draft.state.devices.get(&delegation.device);
         let own = of.is_some() && device.map(|device| device.subnet) == of;
-        if own && network.contains(&other) {
-            continue;
-        }
-        let name = device.map_or("?", |device| device.name.as_str());
-        return Err(Refusal::Overlap {
-            network,
-            other,
-            owner: format!("device `{name}` (delegation)"),
-        });
-    }
-    Ok(())
+        meets(&delegation.prefix)
+            && !draft.revoked.contains(&delegation.id)
+            && !(own && network.contains(&delegation.prefix))
+    };
+    let delegations = draft
+        .state
+        .delegations_between(network.network(), network.broadcast());
+    let Some(delegation) = delegations.filter(is_met).min_by_key(|it| it.id) else {
+        return Ok(());
+    };
+    let device = draft.state.devices.get(&delegation.device);
+    let name = device.map_or("?", |device| device.name.as_str());
+    Err(Refusal::Overlap {
+        network,
+        other: delegation.prefix,
+        owner: format!("device `{name}` (delegation)"),
+    })
 }
 
 /// Refuses a network that would take addresses from an uplink's own link, or from the host itself.

@@ -1,24 +1,31 @@
 //! Derives what the kernel shall hold from state and facts.
 
 mod firewall;
+mod incremental;
+mod replace;
 mod routing;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use imbl::{OrdMap, OrdSet};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+pub use self::incremental::Derivation;
 use super::Desired;
 use super::address::Address;
+use super::firewall::{Endpoint, Translations};
 use super::link::Link;
 use super::neighbor::ProxyNeighbor;
+use super::route::Route;
+use super::rule::Rule;
 use super::sysctl::Sysctls;
 use super::wireguard::{Peer, WireGuard};
-use crate::configuration;
 use crate::facts::Facts;
-use crate::key::PrivateKey;
-use crate::state::{Device, State, Subnet};
+use crate::key::{PrivateKey, PublicKey};
+use crate::state::{Device, DeviceId, State, Subnet};
 use crate::uplink::{self, Uplink};
+use crate::{address, configuration};
 
 /// All that the derivation reads.
 #[derive(Clone, Copy, Debug)]
@@ -53,149 +60,210 @@ pub fn mtu(state: &State, facts: &Facts) -> (u16, String) {
 
 /// Derives everything. Without subnets only the interface is wanted.
 pub fn derive(inputs: &Inputs<'_>) -> Desired {
-    let context = Context::new(inputs);
-    let mut routes = routing::routes(&context);
-    let rules = routing::rules(&context, &mut routes);
-    let neighbors = routing::neighbors(&context);
-    Desired {
+    let frame = Frame::new(inputs);
+    let context = Context {
+        inputs,
+        frame: &frame,
+    };
+    let state = inputs.state;
+    let mut part = Part::default();
+    routing::of_gateway(&context, &mut part);
+    for device in state.devices.values() {
+        part.add_device(&context, device);
+        firewall::hairpins(&context, device, &mut part);
+    }
+    for forward in state.forwards.values() {
+        firewall::forward(&context, forward, &mut part);
+    }
+    for pinhole in state.pinholes.values() {
+        firewall::pinhole(&context, pinhole, &mut part);
+    }
+    let mut desired = Desired {
         link: Some(Link {
             name: inputs.interface.to_owned(),
-            mtu: context.mtu.into(),
+            mtu: frame.mtu.into(),
         }),
-        wireguard: Some(wireguard(&context)),
+        wireguard: Some(WireGuard {
+            private_key: *inputs.private_key,
+            listen_port: state.settings.listen_port,
+            peers: OrdMap::new(),
+        }),
         addresses: addresses(&context),
-        routes,
-        rules,
-        sysctls: sysctls(&context, &neighbors),
-        neighbors,
-        firewall: Some(firewall::derive(&context)),
-    }
+        routes: OrdSet::new(),
+        rules: OrdSet::new(),
+        sysctls: Sysctls::new(),
+        neighbors: OrdSet::new(),
+        firewall: Some(firewall::of_gateway(&context)),
+    };
+    part.replace(&Part::default(), &mut desired);
+    desired.sysctls = sysctls(&context, &desired);
+    desired
 }
 
-/// The inputs, and what several kinds of objects are derived from.
-struct Context<'a> {
-    inputs: &'a Inputs<'a>,
+/// What holds for all devices alike: where it changes, everything is derived anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Frame {
     uplinks: Vec<Uplink>,
     /// Whether IPv6 can be used on this host.
     ipv6: bool,
     /// Addresses that the host itself needs. Decisions keep devices off them, but the host may get them later.
     foreign: BTreeSet<IpAddr>,
     mtu: u16,
-    members: BTreeMap<u64, Members<'a>>,
 }
 
-/// A subnet with its devices that may connect.
-struct Members<'a> {
-    subnet: &'a Subnet,
-    devices: Vec<Member<'a>>,
-    /// Prefixes of devices that may not connect now; what is sent there must not go back to the Internet.
-    idle: BTreeSet<IpNet>,
-}
-
-/// A device with its prefixes.
-struct Member<'a> {
-    device: &'a Device,
-    addresses: Vec<IpAddr>,
-    delegations: Vec<IpNet>,
-}
-
-impl<'a> Context<'a> {
-    fn new(inputs: &'a Inputs<'a>) -> Self {
-        let state = inputs.state;
-        let uplinks = uplink::list(state, inputs.facts);
-        let foreign: BTreeSet<IpAddr> = uplink::own_and_next_hops(&uplinks, inputs.facts)
+impl Frame {
+    fn new(inputs: &Inputs<'_>) -> Self {
+        let uplinks = uplink::list(inputs.state, inputs.facts);
+        let foreign = uplink::own_and_next_hops(&uplinks, inputs.facts)
             .into_keys()
             .collect();
-        let is_free = |net: IpNet| {
-            foreign
-                .range(net.network()..=net.broadcast())
-                .next()
-                .is_none()
-        };
-        let mut delegations: BTreeMap<_, Vec<IpNet>> = BTreeMap::new();
-        for delegation in state.delegations.values() {
-            if is_free(delegation.prefix) {
-                delegations
-                    .entry(delegation.device)
-                    .or_default()
-                    .push(delegation.prefix);
-            }
-        }
-        let mut members: BTreeMap<u64, Members<'a>> = state
-            .subnets
-            .values()
-            .map(|subnet| {
-                (
-                    subnet.id.0,
-                    Members {
-                        subnet,
-                        devices: Vec::new(),
-                        idle: BTreeSet::new(),
-                    },
-                )
-            })
-            .collect();
-        for device in state.devices.values() {
-            let Some(members) = members.get_mut(&device.subnet.0) else {
-                continue;
-            };
-            let delegations = delegations.remove(&device.id).unwrap_or_default();
-            if device.is_active(inputs.now) {
-                let ipv6 = members.subnet.ipv6_of(device.ipv4).map(IpAddr::V6);
-                let addresses = [IpAddr::V4(device.ipv4)].into_iter().chain(ipv6);
-                members.devices.push(Member {
-                    device,
-                    addresses: addresses
-                        .filter(|address| !foreign.contains(address))
-                        .collect(),
-                    delegations,
-                });
-            } else {
-                let own = members.subnet.ipv6.map(IpNet::V6);
-                members.idle.extend(
-                    delegations
-                        .into_iter()
-                        .filter(|net| !own.is_some_and(|own| own.contains(net))),
-                );
-            }
-        }
         Self {
-            inputs,
             uplinks,
             ipv6: uplink::has_ipv6(inputs.facts),
             foreign,
-            mtu: mtu(state, inputs.facts).0,
-            members,
+            mtu: mtu(inputs.state, inputs.facts).0,
         }
     }
 
-    fn subnets(&self) -> impl Iterator<Item = &'a Subnet> + '_ {
-        self.members.values().map(|members| members.subnet)
+    /// Whether no address in a network is the host's.
+    fn is_free(&self, net: IpNet) -> bool {
+        let mut taken = self.foreign.range(net.network()..=net.broadcast());
+        taken.next().is_none()
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Context<'a> {
+    inputs: &'a Inputs<'a>,
+    frame: &'a Frame,
+}
+
+/// A device that may connect, in its subnet, with its addresses that are not the host's.
+struct Member<'a> {
+    subnet: &'a Subnet,
+    device: &'a Device,
+    addresses: Vec<IpAddr>,
+}
+
+/// What some objects of the state contribute to what is desired.
+#[derive(Default)]
+struct Part {
+    peers: OrdMap<PublicKey, Peer>,
+    routes: OrdSet<Route>,
+    rules: OrdSet<Rule>,
+    neighbors: OrdSet<ProxyNeighbor>,
+    /// By subnet.
+    networks4: BTreeMap<u64, OrdSet<Ipv4Net>>,
+    networks6: BTreeMap<u64, OrdSet<Ipv6Net>>,
+    own_prefixes6: OrdSet<Ipv6Net>,
+    delegations4: OrdSet<Ipv4Net>,
+    delegations6: OrdSet<Ipv6Net>,
+    translations4: Translations<Ipv4Addr>,
+    translations6: Translations<Ipv6Addr>,
+    pinholes: OrdSet<Endpoint<Ipv6Addr>>,
+}
+
+impl Part {
+    fn add_device(&mut self, context: &Context<'_>, device: &Device) {
+        let Some(subnet) = context.inputs.state.subnets.get(&device.subnet) else {
+            return;
+        };
+        let delegations = context.delegations_of(device);
+        let Some(member) = context.member(subnet, device) else {
+            let own = subnet.ipv6.map(IpNet::V6);
+            let outside = delegations
+                .into_iter()
+                .filter(|net| !own.is_some_and(|own| own.contains(net)));
+            for net in outside {
+                routing::sink(context, net, self);
+                self.add_own_prefix(net);
+            }
+            return;
+        };
+        let hosts = member.addresses.iter().copied().map(host);
+        let peer = Peer {
+            preshared_key: device.preshared_key,
+            allowed_ips: hosts.chain(delegations.iter().copied()).collect(),
+        };
+        self.peers.insert(device.public_key, peer);
+        routing::of_device(context, &member, &delegations, self);
+        for net in delegations {
+            self.add_network(context, subnet, net);
+            match net {
+                IpNet::V4(net) => self.delegations4.insert(net).is_none(),
+                IpNet::V6(net) => self.delegations6.insert(net).is_none(),
+            };
+        }
     }
 
-    /// Every device that may connect, with its subnet.
-    fn active(&self) -> impl Iterator<Item = (&'a Subnet, &Member<'a>)> {
-        self.members.values().flat_map(|members| {
-            members
-                .devices
-                .iter()
-                .map(move |member| (members.subnet, member))
+    /// A network of a subnet: its own, or one that is delegated to a device of it.
+    fn add_network(&mut self, context: &Context<'_>, subnet: &Subnet, net: IpNet) {
+        let is_whole = match (net, subnet.ipv6) {
+            (IpNet::V4(net), _) => {
+                let networks = self.networks4.entry(subnet.id.0).or_default();
+                networks.insert(net);
+                true
+            }
+            (IpNet::V6(net), Some(own)) if own != net && own.contains(&net) => false,
+            (IpNet::V6(net), _) => {
+                let networks = self.networks6.entry(subnet.id.0).or_default();
+                networks.insert(net);
+                true
+            }
+        };
+        if is_whole {
+            routing::sink(context, net, self);
+            routing::source_rules(context, subnet, net, self);
+            self.add_own_prefix(net);
+        }
+    }
+
+    fn add_own_prefix(&mut self, net: IpNet) {
+        if let IpNet::V6(net) = net
+            && !address::is_unique_local(net.network())
+        {
+            self.own_prefixes6.insert(net);
+        }
+    }
+}
+
+impl<'a> Context<'a> {
+    /// A device as it may connect; none if it may not.
+    fn member(&self, subnet: &'a Subnet, device: &'a Device) -> Option<Member<'a>> {
+        if !device.is_active(self.inputs.now) {
+            return None;
+        }
+        let ipv6 = subnet.ipv6_of(device.ipv4).map(IpAddr::V6);
+        let addresses = [IpAddr::V4(device.ipv4)].into_iter().chain(ipv6);
+        Some(Member {
+            subnet,
+            device,
+            addresses: addresses
+                .filter(|address| !self.frame.foreign.contains(address))
+                .collect(),
         })
     }
-}
 
-impl Context<'_> {
+    fn member_of(&self, device: DeviceId) -> Option<Member<'a>> {
+        let state = self.inputs.state;
+        let device = state.devices.get(&device)?;
+        self.member(state.subnets.get(&device.subnet)?, device)
+    }
+
+    /// The prefixes of a device that hold no address of the host.
+    fn delegations_of(&self, device: &Device) -> Vec<IpNet> {
+        let delegations = self.inputs.state.delegations_of(device.id);
+        delegations
+            .map(|delegation| delegation.prefix)
+            .filter(|prefix| self.frame.is_free(*prefix))
+            .collect()
+    }
+
     /// The gateway's IPv6 address in a subnet, where IPv6 can be used.
     fn gateway_ipv6(&self, subnet: &Subnet) -> Option<Ipv6Addr> {
-        subnet
-            .gateway_ipv6()
-            .filter(|address| self.ipv6 && !self.foreign.contains(&IpAddr::V6(*address)))
-    }
-}
-
-impl Member<'_> {
-    fn has(&self, address: IpAddr) -> bool {
-        self.addresses.contains(&address)
+        subnet.gateway_ipv6().filter(|address| {
+            self.frame.ipv6 && !self.frame.foreign.contains(&IpAddr::V6(*address))
+        })
     }
 }
 
@@ -204,36 +272,15 @@ fn host(address: IpAddr) -> IpNet {
     IpNet::from(address)
 }
 
-fn wireguard(context: &Context<'_>) -> WireGuard {
-    let peers = context
-        .active()
-        .map(|(_, member)| {
-            let delegations = member.delegations.iter().copied();
-            let hosts = member.addresses.iter().copied().map(host);
-            let allowed_ips: BTreeSet<IpNet> = hosts.chain(delegations).collect();
-            let peer = Peer {
-                preshared_key: member.device.preshared_key,
-                allowed_ips,
-            };
-            (member.device.public_key, peer)
-        })
-        .collect();
-    WireGuard {
-        private_key: *context.inputs.private_key,
-        listen_port: context.inputs.state.settings.listen_port,
-        peers,
-    }
-}
-
 fn addresses(context: &Context<'_>) -> BTreeSet<Address> {
     let interface = context.inputs.interface;
-    context
-        .subnets()
+    let subnets = context.inputs.state.subnets.values();
+    subnets
         .flat_map(|subnet| {
             let ipv6 = context.gateway_ipv6(subnet).map(IpAddr::V6);
             [IpAddr::V4(subnet.gateway_ipv4())].into_iter().chain(ipv6)
         })
-        .filter(|address| !context.foreign.contains(address))
+        .filter(|address| !context.frame.foreign.contains(address))
         .map(|address| Address {
             interface: interface.to_owned(),
             address: host(address),
@@ -241,21 +288,23 @@ fn addresses(context: &Context<'_>) -> BTreeSet<Address> {
         .collect()
 }
 
-fn sysctls(context: &Context<'_>, neighbors: &BTreeSet<ProxyNeighbor>) -> Sysctls {
+/// Follows from the rest: where IPv6 is routed, and on which uplinks it is answered for.
+fn sysctls(context: &Context<'_>, desired: &Desired) -> Sysctls {
     let facts = context.inputs.facts;
     let mut sysctls = Sysctls::new();
     let mut set = |path: String, value: &str| {
         sysctls.insert(path, value.to_owned());
     };
-    if context.members.is_empty() {
+    if context.inputs.state.subnets.is_empty() {
         return sysctls;
     }
     set("net/ipv4/conf/all/forwarding".to_owned(), "1");
-    if !context.ipv6 || context.members.values().all(|it| networks6(it).is_empty()) {
+    let mut policies = desired.firewall.iter().flat_map(|it| it.subnets.values());
+    if !context.frame.ipv6 || policies.all(|policy| policy.networks6.is_empty()) {
         return sysctls;
     }
     let lost = facts.default_interface(true).is_none();
-    for uplink in &context.uplinks {
+    for uplink in &context.frame.uplinks {
         let path = format!("net/ipv6/conf/{}/accept_ra", uplink.name);
         // 0: something in user space handles router advertisements (networkd, NetworkManager); 2: it is right already,
         // and stays wanted, or a lost default route could never come back. Without any default route the advertisement
@@ -272,41 +321,18 @@ fn sysctls(context: &Context<'_>, neighbors: &BTreeSet<ProxyNeighbor>) -> Sysctl
             Some(_) | None => {}
         }
     }
-    let proxies: BTreeSet<&str> = neighbors
-        .iter()
-        .map(|neighbor| neighbor.interface.as_str())
-        .collect();
-    for interface in proxies {
-        set(format!("net/ipv6/conf/{interface}/proxy_ndp"), "1");
-        set(format!("net/ipv6/neigh/{interface}/proxy_delay"), "0");
+    for uplink in &context.frame.uplinks {
+        let interface = &uplink.name;
+        let first = ProxyNeighbor {
+            interface: interface.clone(),
+            address: Ipv6Addr::UNSPECIFIED,
+        };
+        let next = desired.neighbors.range(first..).next();
+        if next.is_some_and(|neighbor| neighbor.interface == *interface) {
+            set(format!("net/ipv6/conf/{interface}/proxy_ndp"), "1");
+            set(format!("net/ipv6/neigh/{interface}/proxy_delay"), "0");
+        }
     }
     set("net/ipv6/conf/all/forwarding".to_owned(), "1");
     sysctls
-}
-
-/// The IPv4 networks of a subnet: its own, and those delegated to its devices.
-fn networks4(members: &Members<'_>) -> BTreeSet<Ipv4Net> {
-    let delegated = members
-        .devices
-        .iter()
-        .flat_map(|member| member.delegations.iter())
-        .filter_map(|net| match net {
-            IpNet::V4(net) => Some(*net),
-            IpNet::V6(_) => None,
-        });
-    [members.subnet.ipv4].into_iter().chain(delegated).collect()
-}
-
-/// The IPv6 networks of a subnet: its prefix, and delegated ones outside it.
-fn networks6(members: &Members<'_>) -> BTreeSet<Ipv6Net> {
-    let own = members.subnet.ipv6;
-    let delegated = members
-        .devices
-        .iter()
-        .flat_map(|member| member.delegations.iter())
-        .filter_map(|net| match net {
-            IpNet::V6(net) if !own.is_some_and(|own| own.contains(net)) => Some(*net),
-            IpNet::V4(_) | IpNet::V6(_) => None,
-        });
-    own.into_iter().chain(delegated).collect()
 }

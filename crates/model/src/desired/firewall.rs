@@ -8,6 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::protocol::{PortRange, Protocol};
+use imbl::ordmap;
+use imbl::ordset;
+use imbl::{OrdMap, OrdSet};
 use ipnet::{Ipv4Net, Ipv6Net};
 
 mod elements;
@@ -35,21 +38,21 @@ pub struct Firewall {
     /// By subnet id. The networks of different subnets do not overlap.
     pub subnets: BTreeMap<u64, SubnetPolicy>,
     /// Global prefixes of the tunnel; what a device sends there must not leave by an uplink when no device has it.
-    pub own_prefixes6: BTreeSet<Ipv6Net>,
+    pub own_prefixes6: OrdSet<Ipv6Net>,
     /// Ports of the gateway's own services that devices reach.
     pub services: BTreeSet<(Protocol, u16)>,
     pub translations4: Translations<Ipv4Addr>,
     pub translations6: Translations<Ipv6Addr>,
     /// Inbound permissions for untranslated IPv6 addresses.
-    pub pinholes: BTreeSet<Endpoint<Ipv6Addr>>,
+    pub pinholes: OrdSet<Endpoint<Ipv6Addr>>,
 }
 
 /// What one subnet may do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SubnetPolicy {
     /// The tunnel CIDR and the prefixes delegated to its devices.
-    pub networks4: BTreeSet<Ipv4Net>,
-    pub networks6: BTreeSet<Ipv6Net>,
+    pub networks4: OrdSet<Ipv4Net>,
+    pub networks6: OrdSet<Ipv6Net>,
     /// Devices inside reach each other.
     pub peers_allowed: bool,
     /// Devices reach the gateway host itself, and the networks behind its other interfaces.
@@ -73,8 +76,8 @@ pub struct Connections {
     /// apart, or strangers could silence it.
     pub limit: u32,
     /// Each counts as a whole, however many addresses it has.
-    pub delegations4: BTreeSet<Ipv4Net>,
-    pub delegations6: BTreeSet<Ipv6Net>,
+    pub delegations4: OrdSet<Ipv4Net>,
+    pub delegations6: OrdSet<Ipv6Net>,
 }
 
 /// The largest TCP segment size let through, by family.
@@ -88,14 +91,14 @@ pub struct Clamp {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Translations<A: Ord> {
     /// Public address and port, and the device's.
-    pub forwards: BTreeMap<Port<A>, (A, u16)>,
+    pub forwards: OrdMap<Port<A>, (A, u16)>,
     /// Public address and range, and the device's address; the port numbers stay.
-    pub forward_ranges: BTreeMap<Endpoint<A>, A>,
+    pub forward_ranges: OrdMap<Endpoint<A>, A>,
     /// What a device sends from a port that is forwarded to it keeps the public address and port.
-    pub keeps: BTreeMap<Keep<Port<A>>, (A, u16)>,
-    pub keep_ranges: BTreeMap<Keep<Endpoint<A>>, A>,
+    pub keeps: OrdMap<Keep<Port<A>>, (A, u16)>,
+    pub keep_ranges: OrdMap<Keep<Endpoint<A>>, A>,
     /// By device: the gateway's address in the subnet, as which a device appears that reaches itself by a forward.
-    pub hairpins: BTreeMap<A, A>,
+    pub hairpins: OrdMap<A, A>,
 }
 
 /// One port of one address.
@@ -143,7 +146,10 @@ impl Firewall {
     /// A script that turns the table of `from` into that of `to` by elements alone; `None` when the skeletons differ.
     /// It is empty when nothing differs.
     pub fn render_delta(from: &Self, to: &Self) -> Option<String> {
-        if from.render_skeleton() != to.render_skeleton() {
+        // The text is compared only where it might differ.
+        let is_same = from.without_elements() == to.without_elements()
+            && from.connections.has_same_lengths(&to.connections);
+        if !is_same && from.render_skeleton() != to.render_skeleton() {
             return None;
         }
         let (obsolete, missing) = elements::differences(from, to);
@@ -158,10 +164,37 @@ impl Firewall {
         Translations::collect_changed(&from.translations6, &to.translations6, &mut changed);
         changed.extend(
             from.pinholes
-                .difference(&to.pinholes)
-                .map(Endpoint::any_family),
+                .diff(&to.pinholes)
+                .filter_map(|item| match item {
+                    ordset::DiffItem::Remove(pinhole) => Some(pinhole.any_family()),
+                    ordset::DiffItem::Add(_) => None,
+                }),
         );
         changed
+    }
+
+    /// What the skeleton is made of, at the most, besides the lengths of delegated prefixes.
+    fn without_elements(&self) -> Self {
+        let policies = self.subnets.iter().map(|(id, policy)| {
+            let policy = SubnetPolicy {
+                networks4: OrdSet::new(),
+                networks6: OrdSet::new(),
+                ..policy.clone()
+            };
+            (*id, policy)
+        });
+        Self {
+            connections: Connections {
+                limit: self.connections.limit,
+                ..Connections::default()
+            },
+            subnets: policies.collect(),
+            own_prefixes6: OrdSet::new(),
+            translations4: Translations::default(),
+            translations6: Translations::default(),
+            pinholes: OrdSet::new(),
+            ..self.clone()
+        }
     }
 }
 
@@ -172,18 +205,21 @@ pub fn render_removal() -> String {
 
 impl<A: Ord + Copy + Into<IpAddr>> Translations<A> {
     fn collect_changed(from: &Self, to: &Self, changed: &mut BTreeSet<Endpoint<IpAddr>>) {
-        for (here, there) in [(from, to), (to, from)] {
-            let ports = here
-                .forwards
-                .iter()
-                .filter(|(port, target)| there.forwards.get(port) != Some(target));
-            changed.extend(ports.filter_map(|(port, _)| port.any_family()));
-            let ranges = here
-                .forward_ranges
-                .iter()
-                .filter(|(range, target)| there.forward_ranges.get(range) != Some(target));
-            changed.extend(ranges.map(|(range, _)| range.any_family()));
-        }
+        let ports = from
+            .forwards
+            .diff(&to.forwards)
+            .map(|item| *changed_key(item));
+        changed.extend(ports.filter_map(|port| port.any_family()));
+        let ranges = (from.forward_ranges.diff(&to.forward_ranges)).map(|item| *changed_key(item));
+        changed.extend(ranges.map(|range| range.any_family()));
+    }
+}
+
+fn changed_key<'a, K, V>(item: ordmap::DiffItem<'a, 'a, K, V>) -> &'a K {
+    match item {
+        ordmap::DiffItem::Add(key, _)
+        | ordmap::DiffItem::Update { new: (key, _), .. }
+        | ordmap::DiffItem::Remove(key, _) => key,
     }
 }
 
@@ -191,14 +227,38 @@ impl Connections {
     /// More than a household behind a delegated prefix needs, and a sixty-fourth of what the kernel tracks on a host
     /// with more than 4 GiB.
     pub const DEFAULT_LIMIT: u32 = 4096;
+
+    /// Whether the delegated prefixes have the same lengths as others; only those are looked for that changed.
+    fn has_same_lengths(&self, other: &Self) -> bool {
+        fn is_same<N: Ord>(here: &OrdSet<N>, there: &OrdSet<N>, length: fn(&N) -> u8) -> bool {
+            let changed: BTreeSet<u8> = (here.diff(there))
+                .map(|item| {
+                    let (ordset::DiffItem::Add(net) | ordset::DiffItem::Remove(net)) = item;
+                    length(net)
+                })
+                .collect();
+            let has = |nets: &OrdSet<N>, wanted| nets.iter().any(|net| length(net) == wanted);
+            let mut changed = changed.into_iter();
+            changed.all(|length| has(here, length) == has(there, length))
+        }
+        is_same(&self.delegations4, &other.delegations4, Ipv4Net::prefix_len)
+            && is_same(&self.delegations6, &other.delegations6, Ipv6Net::prefix_len)
+    }
+
+    /// The lengths of the delegated prefixes, of both families.
+    fn lengths(&self) -> (BTreeSet<u8>, BTreeSet<u8>) {
+        let ipv4 = self.delegations4.iter().map(Ipv4Net::prefix_len);
+        let ipv6 = self.delegations6.iter().map(Ipv6Net::prefix_len);
+        (ipv4.collect(), ipv6.collect())
+    }
 }
 
 impl Default for Connections {
     fn default() -> Self {
         Self {
             limit: Self::DEFAULT_LIMIT,
-            delegations4: BTreeSet::new(),
-            delegations6: BTreeSet::new(),
+            delegations4: OrdSet::new(),
+            delegations6: OrdSet::new(),
         }
     }
 }
@@ -206,11 +266,11 @@ impl Default for Connections {
 impl<A: Ord> Default for Translations<A> {
     fn default() -> Self {
         Self {
-            forwards: BTreeMap::new(),
-            forward_ranges: BTreeMap::new(),
-            keeps: BTreeMap::new(),
-            keep_ranges: BTreeMap::new(),
-            hairpins: BTreeMap::new(),
+            forwards: OrdMap::new(),
+            forward_ranges: OrdMap::new(),
+            keeps: OrdMap::new(),
+            keep_ranges: OrdMap::new(),
+            hairpins: OrdMap::new(),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The WireGuard side of the tunnel interface.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
+use imbl::OrdMap;
 use ipnet::IpNet;
 
 use crate::key::{PresharedKey, PrivateKey, PublicKey};
@@ -14,7 +15,7 @@ pub struct WireGuard {
     /// UDP port it listens on, both families.
     pub listen_port: u16,
     /// Peers by public key.
-    pub peers: BTreeMap<PublicKey, Peer>,
+    pub peers: OrdMap<PublicKey, Peer>,
 }
 
 /// One peer.

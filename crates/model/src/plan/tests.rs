@@ -14,9 +14,9 @@ fn perform(actual: &mut Actual, desired: &Desired, step: &Step) {
         change(actual.wireguard.get_or_insert_default());
     };
     match step {
-        Step::RemoveNeighbor(neighbor) => assert!(actual.neighbors.remove(neighbor)),
-        Step::RemoveRule(rule) => assert!(actual.rules.remove(rule)),
-        Step::RemoveRoute(route) => assert!(actual.routes.remove(route)),
+        Step::RemoveNeighbor(neighbor) => assert!(actual.neighbors.remove(neighbor).is_some()),
+        Step::RemoveRule(rule) => assert!(actual.rules.remove(rule).is_some()),
+        Step::RemoveRoute(route) => assert!(actual.routes.remove(route).is_some()),
         Step::RemoveAddress(address) => assert!(actual.addresses.remove(address)),
         Step::RemovePeer(key) => wireguard(actual, &|wireguard| {
             assert!(wireguard.peers.remove(key).is_some());
@@ -64,9 +64,9 @@ fn perform(actual: &mut Actual, desired: &Desired, step: &Step) {
             actual.firewall = ActualFirewall::Holds(Box::new(firewall));
         }
         Step::AddAddress(address) => assert!(actual.addresses.insert(address.clone())),
-        Step::AddRoute(route) => assert!(actual.routes.insert(route.clone())),
-        Step::AddRule(rule) => assert!(actual.rules.insert(rule.clone())),
-        Step::AddNeighbor(neighbor) => assert!(actual.neighbors.insert(neighbor.clone())),
+        Step::AddRoute(route) => assert!(actual.routes.insert(route.clone()).is_none()),
+        Step::AddRule(rule) => assert!(actual.rules.insert(rule.clone()).is_none()),
+        Step::AddNeighbor(neighbor) => assert!(actual.neighbors.insert(neighbor.clone()).is_none()),
         Step::RemoveLink(name) => {
             assert_eq!(
                 actual.link.take().map(|actual| actual.link.name).as_ref(),
@@ -111,7 +111,7 @@ fn desired() -> impl Strategy<Value = Desired> {
                 let wireguard = link.is_some().then(|| WireGuard {
                     private_key: PrivateKey::from_random([key; 32]),
                     listen_port: port,
-                    peers: peers(&owners, key),
+                    peers: peers(&owners, key).into(),
                 });
                 let paths = [
                     "net/ipv6/conf/all/forwarding",
@@ -203,11 +203,11 @@ fn firewall(forwards: BTreeMap<u16, u8>) -> Firewall {
         clamp: Clamp::default(),
         connections: Connections::default(),
         subnets: BTreeMap::new(),
-        own_prefixes6: BTreeSet::new(),
+        own_prefixes6: OrdSet::new(),
         services: BTreeSet::new(),
         translations4: Translations::default(),
         translations6: Translations::default(),
-        pinholes: BTreeSet::new(),
+        pinholes: OrdSet::new(),
     };
     for (port, device) in forwards {
         let external = Port {
@@ -271,7 +271,7 @@ fn a_sweep_names_moved_forwards_and_prefixes_that_left_a_peer() {
         wireguard: Some(WireGuard {
             private_key: PrivateKey::from_random([1; 32]),
             listen_port: 1,
-            peers: peers(owners, 1),
+            peers: peers(owners, 1).into(),
         }),
         firewall: Some(firewall([(80, device), (81, 1)].into())),
         ..Desired::default()

@@ -87,6 +87,21 @@ impl Subnet {
         self.ipv6.map(|prefix| address::host_ipv6(prefix, ipv4))
     }
 
+    /// Whether every IPv4 address of the subnet gives another IPv6 address: the prefix has room for all of its host bits.
+    pub(crate) fn embeds(&self) -> bool {
+        self.ipv6
+            .is_none_or(|prefix| prefix.prefix_len() <= 96 + self.ipv4.prefix_len())
+    }
+
+    /// The IPv4 address of this subnet that gives an IPv6 address, where every one gives another.
+    pub(crate) fn ipv4_of(&self, ipv6: Ipv6Addr) -> Option<Ipv4Addr> {
+        let hosts = u32::from(self.ipv4.hostmask());
+        let [.., a, b, c, d] = ipv6.octets();
+        let low = u32::from_be_bytes([a, b, c, d]);
+        let ipv4 = Ipv4Addr::from(u32::from(self.ipv4.network()) | (low & hosts));
+        (self.embeds() && self.ipv6_of(ipv4) == Some(ipv6)).then_some(ipv4)
+    }
+
     /// The prefix, if it is a global one (not unique local).
     pub fn global_ipv6(&self) -> Option<Ipv6Net> {
         self.ipv6

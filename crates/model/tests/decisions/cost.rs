@@ -3,25 +3,36 @@
 
 use std::hint::black_box;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adit_model::change::Change;
+use adit_model::desired::derive::{Derivation, Inputs};
+use adit_model::desired::firewall::Firewall;
 use adit_model::edit::{Edit, Object};
-use adit_model::key::{PresharedKey, PublicKey};
+use adit_model::key::{PresharedKey, PrivateKey, PublicKey};
+use adit_model::plan::plan_change;
 use adit_model::state::{
     Delegation, DelegationId, Device, DeviceId, DeviceKind, Forward, ForwardId, GatewayId, Origin,
 };
 
-use crate::world::{World, add_device, add_forward, add_subnet, delegate, parse, set_subnet_ipv6};
+use crate::world::{
+    TUNNEL, World, add_device, add_forward, add_pinhole, add_subnet, delegate, parse,
+    set_subnet_ipv6,
+};
 
 const DEVICES: u32 = 10_000;
 
 /// 10,000 devices, each with a delegation and a forward of three ports.
 fn large(ipv6: &str) -> World {
+    with_devices(DEVICES, ipv6)
+}
+
+fn with_devices(count: u32, ipv6: &str) -> World {
     let mut world = World::on_link().with([add_subnet("home", "10.0.0.0/16", ipv6)]);
     let subnet = world.state.subnet("home").unwrap().id;
     let first = u32::from(Ipv4Addr::new(10, 0, 0, 2));
-    for index in 0..DEVICES {
+    for index in 0..count {
         let mut key = [7; 32];
         key[..4].copy_from_slice(&index.to_le_bytes());
         let number = u64::from(index);
@@ -102,7 +113,9 @@ fn ten_thousand_devices_are_no_burden() {
         "remove a device",
         Change::RemoveDevice("device-5".to_owned()),
     );
-    change("set a prefix", set_subnet_ipv6("home", "2001:db8:1::/56"));
+    measure("set a prefix", whole, || {
+        decide(&set_subnet_ipv6("home", "2001:db8:1::/56"))
+    });
     let private = large("fd00:7::/64");
     measure("move every forward", whole, || {
         private.decide(set_subnet_ipv6("home", "none")).unwrap()
@@ -117,4 +130,69 @@ fn ten_thousand_devices_are_no_burden() {
     measure("find problems", whole, || {
         adit_model::problem::of_state(&world.state, &world.facts, world.now)
     });
+}
+
+/// The shortest time from a change to the steps that make it, over several changes that follow each other.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the other place that looks at a clock"
+)]
+fn from_change_to_steps(count: u32, change: impl Fn(u32) -> Change) -> Duration {
+    let mut world = with_devices(count, "2001:db8:1::/64");
+    let key = PrivateKey::from_random([1; 32]);
+    let inputs = |world: &World, work: &mut dyn FnMut(&Inputs<'_>)| {
+        work(&Inputs {
+            state: &world.state,
+            facts: &world.facts,
+            interface: TUNNEL,
+            private_key: &key,
+            now: world.now,
+        });
+    };
+    let mut derivation = None;
+    inputs(&world, &mut |inputs| {
+        derivation = Some(Derivation::new(inputs))
+    });
+    let mut derivation = derivation.unwrap();
+    let mut best = Duration::MAX;
+    for number in 0..20 {
+        let start = Instant::now();
+        world.change(change(number)).unwrap();
+        let before = Arc::clone(derivation.desired());
+        let mut steps = Vec::new();
+        inputs(&world, &mut |inputs| {
+            steps = plan_change(&before, derivation.update(inputs));
+        });
+        let (from, to) = (&before.firewall, &derivation.desired().firewall);
+        let delta = Firewall::render_delta(from.as_ref().unwrap(), to.as_ref().unwrap());
+        best = best.min(start.elapsed());
+        assert!(!steps.is_empty() && delta.is_some());
+    }
+    best
+}
+
+/// A hundred times the devices may cost a deeper tree, and never a walk through all of them.
+#[test]
+#[expect(clippy::print_stdout, reason = "it tells what it measured")]
+fn a_change_costs_in_proportion_to_itself() {
+    let changes: [(&str, fn(u32) -> Change); 4] = [
+        ("add a device", |number| {
+            add_device(&format!("new-{number}"))
+        }),
+        ("remove a device", |number| {
+            Change::RemoveDevice(format!("device-{}", 40 + number))
+        }),
+        ("add a forward", |number| {
+            add_forward(&format!("{}/tcp", 500 + number), "device-7")
+        }),
+        ("open a pinhole", |number| {
+            add_pinhole("device-7", &format!("{}/tcp", 500 + number))
+        }),
+    ];
+    for (name, change) in changes {
+        let small = from_change_to_steps(100, change);
+        let large = from_change_to_steps(DEVICES, change);
+        println!("{name}: {small:?} with 100 devices, {large:?} with {DEVICES}");
+        assert!(large < small * 6, "{name}: {small:?} and {large:?}");
+    }
 }

@@ -309,7 +309,7 @@ fn changes_of_gateway() -> impl Strategy<Value = Change> {
 }
 
 /// Where a history starts: two subnets with devices, so that most changes have something to work on.
-fn starts() -> impl Strategy<Value = World> {
+pub(crate) fn starts() -> impl Strategy<Value = World> {
     let prefixes = vec![
         "2001:db8:1::/64",
         "2001:db8:1::/56",
@@ -330,7 +330,7 @@ fn starts() -> impl Strategy<Value = World> {
     })
 }
 
-fn changes() -> impl Strategy<Value = Change> {
+pub(crate) fn changes() -> impl Strategy<Value = Change> {
     prop_oneof![
         2 => changes_of_subnets(),
         6 => changes_of_devices(),

@@ -4,6 +4,7 @@
 mod addresses;
 mod cost;
 mod desired;
+mod incremental;
 mod invariants;
 mod problems;
 mod refusals;

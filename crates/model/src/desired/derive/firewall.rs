@@ -1,17 +1,16 @@
 //! The firewall: policy of subnets, forwards, pinholes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
+use imbl::OrdSet;
 
-use super::{Context, Member, Members, networks4, networks6, routing};
-use crate::address;
+use super::{Context, Member, Part, routing};
 use crate::desired::firewall::{
     Clamp, Connections, Endpoint, Firewall, Keep, Port, SourceAddress, SubnetPolicy, Translations,
 };
 use crate::protocol::{PortRange, Protocol};
-use crate::state::{Forward, Subnet};
+use crate::state::{Device, Forward, Pinhole, Subnet};
 use crate::uplink::{self, Uplink};
 
 /// How many connections the kernel tracks; it is there while it tracks any.
@@ -23,27 +22,15 @@ const HEADERS4: u16 = 40;
 /// Bytes of an IPv6 and a TCP header.
 const HEADERS6: u16 = 60;
 
-pub(super) fn derive(context: &Context<'_>) -> Firewall {
-    let packet = context.inputs.state.settings.clamp_mtu.min(context.mtu);
-    let own_prefixes6 = context
-        .members
-        .values()
-        .flat_map(|members| {
-            let idle = members.idle.iter().filter_map(|net| match net {
-                IpNet::V6(net) => Some(*net),
-                IpNet::V4(_) => None,
-            });
-            networks6(members).into_iter().chain(idle)
-        })
-        .filter(|net| !address::is_unique_local(net.network()))
-        .collect();
-    let mut firewall = Firewall {
+/// All but what single devices, forwards and pinholes contribute.
+pub(super) fn of_gateway(context: &Context<'_>) -> Firewall {
+    let state = context.inputs.state;
+    let packet = state.settings.clamp_mtu.min(context.frame.mtu);
+    let uplinks = &context.frame.uplinks;
+    let policies = state.subnets.values();
+    Firewall {
         interface: context.inputs.interface.to_owned(),
-        uplinks: context
-            .uplinks
-            .iter()
-            .map(|uplink| uplink.name.clone())
-            .collect(),
+        uplinks: uplinks.iter().map(|uplink| uplink.name.clone()).collect(),
         reply_marks: reply_marks(context),
         snat_ports: snat_ports(context),
         clamp: Clamp {
@@ -51,20 +38,15 @@ pub(super) fn derive(context: &Context<'_>) -> Firewall {
             ipv6: packet.saturating_sub(HEADERS6),
         },
         connections: connections(context),
-        subnets: context
-            .members
-            .iter()
-            .map(|(id, members)| (*id, policy(context, members)))
+        subnets: policies
+            .map(|subnet| (subnet.id.0, policy(context, subnet)))
             .collect(),
-        own_prefixes6,
-        services: std::collections::BTreeSet::new(),
+        own_prefixes6: OrdSet::new(),
+        services: BTreeSet::new(),
         translations4: Translations::default(),
         translations6: Translations::default(),
-        pinholes: std::collections::BTreeSet::new(),
-    };
-    forwards(context, &mut firewall);
-    pinholes(context, &mut firewall);
-    firewall
+        pinholes: OrdSet::new(),
+    }
 }
 
 /// One device, over both families and both ways, has at most half of the kernel's table.
@@ -76,48 +58,32 @@ fn connections(context: &Context<'_>) -> Connections {
         .and_then(|text| text.parse::<u32>().ok())
         .filter(|max| *max > 0)
         .map_or(u32::MAX, |max| (max / 8).max(1));
-    let delegations = || {
-        context
-            .active()
-            .flat_map(|(_, member)| member.delegations.iter())
-    };
     Connections {
         limit: context.inputs.state.settings.connection_limit.min(room),
-        delegations4: delegations()
-            .filter_map(|net| match net {
-                IpNet::V4(net) => Some(*net),
-                IpNet::V6(_) => None,
-            })
-            .collect(),
-        delegations6: delegations()
-            .filter_map(|net| match net {
-                IpNet::V6(net) => Some(*net),
-                IpNet::V4(_) => None,
-            })
-            .collect(),
+        ..Connections::default()
     }
 }
 
 fn reply_marks(context: &Context<'_>) -> BTreeMap<String, u32> {
-    let marks = context.uplinks.iter().filter_map(|uplink| {
-        let mark = routing::reply_mark(&context.uplinks, &uplink.name)?;
+    let marks = context.frame.uplinks.iter().filter_map(|uplink| {
+        let mark = routing::reply_mark(&context.frame.uplinks, &uplink.name)?;
         Some((uplink.name.clone(), mark))
     });
     marks.collect()
 }
 
-fn policy(context: &Context<'_>, members: &Members<'_>) -> SubnetPolicy {
-    let subnet = members.subnet;
+fn policy(context: &Context<'_>, subnet: &Subnet) -> SubnetPolicy {
     let facts = context.inputs.facts;
-    let snat4 = uplink::of_subnet(&context.uplinks, facts, subnet, false).and_then(|uplink| {
-        uplink::source_ipv4(uplink, subnet).map(|address| SourceAddress {
-            uplink: uplink.name.clone(),
-            address,
-        })
-    });
+    let snat4 =
+        uplink::of_subnet(&context.frame.uplinks, facts, subnet, false).and_then(|uplink| {
+            uplink::source_ipv4(uplink, subnet).map(|address| SourceAddress {
+                uplink: uplink.name.clone(),
+                address,
+            })
+        });
     let snat6 = subnet
         .local_ipv6()
-        .and_then(|_| uplink::of_subnet(&context.uplinks, facts, subnet, true))
+        .and_then(|_| uplink::of_subnet(&context.frame.uplinks, facts, subnet, true))
         .and_then(|uplink| {
             uplink::source_ipv6(uplink, subnet).map(|address| SourceAddress {
                 uplink: uplink.name.clone(),
@@ -125,8 +91,8 @@ fn policy(context: &Context<'_>, members: &Members<'_>) -> SubnetPolicy {
             })
         });
     SubnetPolicy {
-        networks4: networks4(members),
-        networks6: networks6(members),
+        networks4: OrdSet::new(),
+        networks6: OrdSet::new(),
         peers_allowed: subnet.peers,
         host_access: subnet.host_access,
         snat4,
@@ -169,52 +135,98 @@ fn snat_ports(context: &Context<'_>) -> PortRange {
         .unwrap_or(PortRange::UNPRIVILEGED)
 }
 
-fn forwards(context: &Context<'_>, firewall: &mut Firewall) {
-    let devices: BTreeMap<_, _> = context
-        .active()
-        .map(|(subnet, member)| (member.device.id, (subnet, member)))
-        .collect();
-    for forward in context
-        .inputs
-        .state
-        .forwards
-        .values()
-        .filter(|forward| forward.enabled)
-    {
-        let Some((subnet, member)) = devices.get(&forward.device) else {
-            continue;
-        };
-        let Some(ports) = forward.ports() else {
-            continue;
-        };
-        for local in forward.local_addresses(subnet, &context.uplinks, context.inputs.facts) {
-            // An address that the host has lost is someone else's by now, whom devices may want to reach.
-            let Some(uplink) = holder(&context.uplinks, local) else {
-                continue;
-            };
-            match local {
-                IpAddr::V4(local) => {
-                    let Some(target) = target4(subnet, member) else {
-                        continue;
-                    };
-                    let translations = &mut firewall.translations4;
-                    forward_public(translations, forward, ports, local, &target);
-                    keep(translations, forward, ports, local, &target, uplink);
-                    if let Some(address) = advertised(uplink, local) {
-                        forward_public(translations, forward, ports, address, &target);
-                    }
+/// What a forward does. Two meet only where the host's addresses changed; then the older one stays, so that forwards are
+/// added in the order of their ids, and with all that they may meet.
+pub(super) fn forward(context: &Context<'_>, forward: &Forward, part: &mut Part) {
+    for way in ways(context, forward) {
+        let Way {
+            ports,
+            uplink,
+            place,
+        } = way;
+        match place {
+            Place::V4 { local, target } => {
+                let translations = &mut part.translations4;
+                forward_public(translations, forward, ports, local, &target);
+                keep(translations, forward, ports, local, &target, uplink);
+                if let Some(address) = advertised(uplink, local) {
+                    forward_public(translations, forward, ports, address, &target);
                 }
-                IpAddr::V6(local) => {
-                    let Some(target) = target6(subnet, member) else {
-                        continue;
-                    };
-                    let translations = &mut firewall.translations6;
-                    forward_public(translations, forward, ports, local, &target);
-                    keep(translations, forward, ports, local, &target, uplink);
+            }
+            Place::V6 { local, target } => {
+                let translations = &mut part.translations6;
+                forward_public(translations, forward, ports, local, &target);
+                keep(translations, forward, ports, local, &target, uplink);
+            }
+        }
+    }
+}
+
+/// How a device with forwards reaches itself by them.
+pub(super) fn hairpins(context: &Context<'_>, device: &Device, part: &mut Part) {
+    for forward in context.inputs.state.forwards_of(device.id) {
+        for way in ways(context, forward) {
+            match way.place {
+                Place::V4 { target, .. } => {
+                    let hairpins = &mut part.translations4.hairpins;
+                    hairpins.insert(target.address, target.gateway);
+                }
+                Place::V6 { target, .. } => {
+                    let hairpins = &mut part.translations6.hairpins;
+                    hairpins.insert(target.address, target.gateway);
                 }
             }
         }
     }
+}
+
+/// One public address of a forward that is in force.
+struct Way<'a> {
+    ports: PortRange,
+    uplink: &'a Uplink,
+    place: Place,
+}
+
+enum Place {
+    V4 {
+        local: Ipv4Addr,
+        target: Target<Ipv4Addr>,
+    },
+    V6 {
+        local: Ipv6Addr,
+        target: Target<Ipv6Addr>,
+    },
+}
+
+fn ways<'a>(context: &Context<'a>, forward: &Forward) -> Vec<Way<'a>> {
+    let (Some(ports), true) = (forward.ports(), forward.enabled) else {
+        return Vec::new();
+    };
+    let Some(member) = context.member_of(forward.device) else {
+        return Vec::new();
+    };
+    let uplinks = &context.frame.uplinks;
+    let locals = forward.local_addresses(member.subnet, uplinks, context.inputs.facts);
+    let way = |local| {
+        // An address that the host has lost is someone else's by now, whom devices may want to reach.
+        let uplink = holder(uplinks, local)?;
+        let place = match local {
+            IpAddr::V4(local) => Place::V4 {
+                local,
+                target: target4(&member)?,
+            },
+            IpAddr::V6(local) => Place::V6 {
+                local,
+                target: target6(&member)?,
+            },
+        };
+        Some(Way {
+            ports,
+            uplink,
+            place,
+        })
+    };
+    locals.into_iter().filter_map(way).collect()
 }
 
 struct Target<A> {
@@ -222,22 +234,22 @@ struct Target<A> {
     gateway: A,
 }
 
-fn target4(subnet: &Subnet, member: &Member<'_>) -> Option<Target<Ipv4Addr>> {
+fn target4(member: &Member<'_>) -> Option<Target<Ipv4Addr>> {
     let address = member.device.ipv4;
-    member.has(IpAddr::V4(address)).then(|| Target {
+    let is_reached = member.addresses.contains(&IpAddr::V4(address));
+    is_reached.then(|| Target {
         address,
-        gateway: subnet.gateway_ipv4(),
+        gateway: member.subnet.gateway_ipv4(),
     })
 }
 
 /// Only a private address is translated: where the subnet's prefix became global, pinholes do it.
-fn target6(subnet: &Subnet, member: &Member<'_>) -> Option<Target<Ipv6Addr>> {
-    subnet.local_ipv6()?;
-    let address = subnet.ipv6_of(member.device.ipv4)?;
-    let gateway = subnet.gateway_ipv6()?;
-    member
-        .has(IpAddr::V6(address))
-        .then_some(Target { address, gateway })
+fn target6(member: &Member<'_>) -> Option<Target<Ipv6Addr>> {
+    member.subnet.local_ipv6()?;
+    let address = member.subnet.ipv6_of(member.device.ipv4)?;
+    let gateway = member.subnet.gateway_ipv6()?;
+    let is_reached = member.addresses.contains(&IpAddr::V6(address));
+    is_reached.then_some(Target { address, gateway })
 }
 
 /// The address that devices know a local one by, for their own way to it.
@@ -247,7 +259,7 @@ fn advertised(uplink: &Uplink, local: Ipv4Addr) -> Option<Ipv4Addr> {
         .filter(|advertised| uplink.local_ipv4() == Some(local) && *advertised != local)
 }
 
-/// What the device sends from a forwarded port, and what it sends to its own public address.
+/// What the device sends from a forwarded port.
 fn keep<A: Ord + Copy>(
     translations: &mut Translations<A>,
     forward: &Forward,
@@ -256,7 +268,6 @@ fn keep<A: Ord + Copy>(
     target: &Target<A>,
     uplink: &Uplink,
 ) {
-    translations.hairpins.insert(target.address, target.gateway);
     for protocol in &forward.protocols {
         if ports.is_single() {
             let device = Port {
@@ -345,32 +356,25 @@ fn holder(uplinks: &[Uplink], address: IpAddr) -> Option<&Uplink> {
     uplinks.iter().find(|uplink| uplink.has(address))
 }
 
-fn pinholes(context: &Context<'_>, firewall: &mut Firewall) {
-    let addresses: BTreeMap<_, _> = context
-        .active()
-        .filter_map(|(subnet, member)| {
-            let address = subnet.ipv6_of(member.device.ipv4)?;
-            member
-                .has(IpAddr::V6(address))
-                .then_some((member.device.id, address))
-        })
-        .collect();
-    for pinhole in context
-        .inputs
-        .state
-        .pinholes
-        .values()
-        .filter(|pinhole| pinhole.enabled)
-    {
-        let (Some(address), Some(ports)) = (addresses.get(&pinhole.device), pinhole.ports()) else {
-            continue;
-        };
-        for protocol in &pinhole.protocols {
-            firewall.pinholes.insert(Endpoint {
-                address: *address,
-                protocol: *protocol,
-                ports,
-            });
-        }
+/// What a pinhole lets in.
+pub(super) fn pinhole(context: &Context<'_>, pinhole: &Pinhole, part: &mut Part) {
+    let (Some(ports), true) = (pinhole.ports(), pinhole.enabled) else {
+        return;
+    };
+    let Some(member) = context.member_of(pinhole.device) else {
+        return;
+    };
+    let Some(address) = member.subnet.ipv6_of(member.device.ipv4) else {
+        return;
+    };
+    if !member.addresses.contains(&IpAddr::V6(address)) {
+        return;
+    }
+    for protocol in &pinhole.protocols {
+        part.pinholes.insert(Endpoint {
+            address,
+            protocol: *protocol,
+            ports,
+        });
     }
 }

@@ -1,15 +1,15 @@
 //! Routes, rules and proxy neighbours.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::{Context, Members, host, networks4, networks6};
+use super::{Context, Member, Part, host};
 use crate::desired::neighbor::ProxyNeighbor;
 use crate::desired::route::{MAIN_TABLE, Route, RouteTarget};
 use crate::desired::rule::{MARK_MASK, Rule};
-use crate::facts::RouteFact;
+use crate::facts::{Facts, RouteFact};
+use crate::state::Subnet;
 use crate::uplink::{self, SHORTEST_PROXIED, Uplink};
 
 /// Metric of routes to devices.
@@ -30,44 +30,96 @@ const SOURCES: u32 = 4298;
 /// How far left the number of an uplink stands in a mark.
 const MARK_SHIFT: u32 = MARK_MASK.trailing_zeros();
 
-pub(super) fn routes(context: &Context<'_>) -> BTreeSet<Route> {
-    let tunnel = || RouteTarget::Interface {
-        interface: context.inputs.interface.to_owned(),
-        gateway: None,
-    };
-    let to_device = |destination| Route {
-        table: MAIN_TABLE,
-        destination,
-        metric: DEVICE_METRIC,
-        target: tunnel(),
-    };
-    let to_sink = |destination| Route {
-        table: MAIN_TABLE,
-        destination,
-        metric: SINK_METRIC,
-        target: RouteTarget::Unreachable,
-    };
-    let mut routes = BTreeSet::new();
-    for (_, member) in context.active() {
-        let delegations = member.delegations.iter().copied();
-        let hosts = member.addresses.iter().copied().map(host);
-        routes.extend(hosts.chain(delegations).map(to_device));
+/// What subnets and uplinks need, whatever devices there are.
+pub(super) fn of_gateway(context: &Context<'_>, part: &mut Part) {
+    let state = context.inputs.state;
+    for subnet in state.subnets.values() {
+        part.add_network(context, subnet, IpNet::V4(subnet.ipv4));
+        if let Some(prefix) = subnet.ipv6 {
+            part.add_network(context, subnet, IpNet::V6(prefix));
+        }
+        if let Some(address) = context.gateway_ipv6(subnet) {
+            answer(context, subnet, address, part);
+        }
     }
-    for members in context.members.values() {
-        let ipv4 = networks4(members).into_iter().map(IpNet::V4);
-        let ipv6 = networks6(members).into_iter().map(IpNet::V6);
-        let idle = members.idle.iter().copied();
-        routes.extend(
-            ipv4.chain(ipv6)
-                .chain(idle)
-                .filter(|net| !holds_next_hop(&context.uplinks, *net))
-                .map(to_sink),
-        );
+    if state.subnets.is_empty() {
+        return;
     }
-    if !context.ipv6 {
-        routes.retain(|route| matches!(route.destination, IpNet::V4(_)));
+    for uplink in &context.frame.uplinks {
+        for ipv6 in [false, true] {
+            let Some((table, default)) = table_of(context, uplink, ipv6) else {
+                continue;
+            };
+            part.routes.insert(Route {
+                table,
+                destination: default_destination(ipv6),
+                metric: DEVICE_METRIC,
+                target: RouteTarget::Interface {
+                    interface: uplink.name.clone(),
+                    gateway: default.gateway,
+                },
+            });
+            let replies = reply_mark(&context.frame.uplinks, &uplink.name);
+            let priority = REPLIES + 2 * (table - FIRST_TABLE);
+            let source = default_destination(ipv6);
+            part.rules
+                .extend(pair(context, priority, source, replies, table));
+        }
     }
-    routes
+}
+
+/// The routes to a device, and the addresses that are answered for.
+pub(super) fn of_device(
+    context: &Context<'_>,
+    member: &Member<'_>,
+    delegations: &[IpNet],
+    part: &mut Part,
+) {
+    let hosts = member.addresses.iter().copied().map(host);
+    for destination in hosts.chain(delegations.iter().copied()) {
+        if is_routed(context, destination) {
+            part.routes.insert(Route {
+                table: MAIN_TABLE,
+                destination,
+                metric: DEVICE_METRIC,
+                target: RouteTarget::Interface {
+                    interface: context.inputs.interface.to_owned(),
+                    gateway: None,
+                },
+            });
+        }
+    }
+    for address in &member.addresses {
+        match address {
+            IpAddr::V6(address) => answer(context, member.subnet, *address, part),
+            IpAddr::V4(_) => {}
+        }
+    }
+    for delegation in delegations {
+        match delegation {
+            IpNet::V6(net) => answer_all(context, member.subnet, *net, part),
+            IpNet::V4(_) => {}
+        }
+    }
+}
+
+/// Where packets to a network end that no device of it takes.
+pub(super) fn sink(context: &Context<'_>, net: IpNet, part: &mut Part) {
+    if is_routed(context, net) && !holds_next_hop(&context.frame.uplinks, net) {
+        part.routes.insert(Route {
+            table: MAIN_TABLE,
+            destination: net,
+            metric: SINK_METRIC,
+            target: RouteTarget::Unreachable,
+        });
+    }
+}
+
+fn is_routed(context: &Context<'_>, net: IpNet) -> bool {
+    match net {
+        IpNet::V4(_) => true,
+        IpNet::V6(_) => context.frame.ipv6,
+    }
 }
 
 /// A sink over an uplink's own next hop would take the Internet away where the prefix is longer than the link's.
@@ -77,48 +129,29 @@ fn holds_next_hop(uplinks: &[Uplink], net: IpNet) -> bool {
         .any(|uplink| uplink.next_hops.iter().any(|hop| net.contains(hop)))
 }
 
-/// With several uplinks: a table for each, rules for the replies of connections that came in by one of them, and for subnets
-/// that leave by another than the main table's default.
-pub(super) fn rules(context: &Context<'_>, routes: &mut BTreeSet<Route>) -> BTreeSet<Rule> {
-    let mut rules = BTreeSet::new();
-    if context.members.is_empty() || context.uplinks.len() < 2 {
-        return rules;
+/// The rules for what a network of a subnet sends, where the subnet leaves by another uplink than the main table's default.
+pub(super) fn source_rules(context: &Context<'_>, subnet: &Subnet, net: IpNet, part: &mut Part) {
+    let ipv6 = matches!(net, IpNet::V6(_));
+    let Some(uplink) = leaves_beside_default(context, subnet, ipv6) else {
+        return;
+    };
+    if let Some((table, _)) = table_of(context, uplink, ipv6) {
+        part.rules.extend(pair(context, SOURCES, net, None, table));
     }
-    for (number, uplink) in (0..).zip(&context.uplinks) {
-        for ipv6 in [false, true] {
-            let Some(default) = default_of(context, uplink, ipv6) else {
-                continue;
-            };
-            let table = FIRST_TABLE + number;
-            routes.insert(Route {
-                table,
-                destination: default_destination(ipv6),
-                metric: DEVICE_METRIC,
-                target: RouteTarget::Interface {
-                    interface: uplink.name.clone(),
-                    gateway: default.gateway,
-                },
-            });
-            let replies = reply_mark(&context.uplinks, &uplink.name);
-            let from = pair(
-                context,
-                REPLIES + 2 * number,
-                default_destination(ipv6),
-                replies,
-                table,
-            );
-            rules.extend(from);
-            for members in context.members.values() {
-                if leaves_beside_default(context, members, ipv6) != Some(uplink.name.as_str()) {
-                    continue;
-                }
-                for source in networks(members, ipv6) {
-                    rules.extend(pair(context, SOURCES, source, None, table));
-                }
-            }
-        }
-    }
-    rules
+}
+
+/// The table of an uplink and the default route in it: where there are several uplinks, each has one for the replies of
+/// connections that came in by it, and for subnets that leave by it.
+fn table_of<'a>(
+    context: &Context<'a>,
+    uplink: &Uplink,
+    ipv6: bool,
+) -> Option<(u32, &'a RouteFact)> {
+    let uplinks = &context.frame.uplinks;
+    let number = uplinks.iter().position(|it| it.name == uplink.name)?;
+    let number = u32::try_from(number).ok()?;
+    let default = default_of(context, uplink, ipv6)?;
+    (uplinks.len() > 1).then_some((FIRST_TABLE + number, default))
 }
 
 /// The mark of connections that came in by an uplink, where there are several.
@@ -150,11 +183,12 @@ fn pair(
     ]
 }
 
-fn default_of<'a>(context: &'a Context<'_>, uplink: &Uplink, ipv6: bool) -> Option<&'a RouteFact> {
-    if ipv6 && !context.ipv6 {
+fn default_of<'a>(context: &Context<'a>, uplink: &Uplink, ipv6: bool) -> Option<&'a RouteFact> {
+    if ipv6 && !context.frame.ipv6 {
         return None;
     }
-    let defaults = context.inputs.facts.routes.iter().filter(|route| {
+    let facts: &'a Facts = context.inputs.facts;
+    let defaults = facts.routes.iter().filter(|route| {
         route.interface == uplink.name
             && route.destination.prefix_len() == 0
             && route.destination.addr().is_ipv6() == ipv6
@@ -162,35 +196,20 @@ fn default_of<'a>(context: &'a Context<'_>, uplink: &Uplink, ipv6: bool) -> Opti
     defaults.min_by_key(|route| route.metric)
 }
 
-fn networks(members: &Members<'_>, ipv6: bool) -> Vec<IpNet> {
-    if ipv6 {
-        networks6(members).into_iter().map(IpNet::V6).collect()
-    } else {
-        networks4(members).into_iter().map(IpNet::V4).collect()
-    }
-}
-
 /// The uplink of a subnet, if it is not that of the main table's default.
 fn leaves_beside_default<'a>(
-    context: &'a Context<'_>,
-    members: &Members<'_>,
-    ipv6: bool,
-) -> Option<&'a str> {
-    let uplink = leaves_by(context, members, ipv6)?;
-    let best = context.inputs.facts.default_interface(ipv6);
-    let is_best = best.is_some_and(|route| route.interface == uplink.name);
-    (!is_best).then_some(uplink.name.as_str())
-}
-
-fn leaves_by<'a>(
-    context: &'a Context<'_>,
-    members: &Members<'_>,
+    context: &Context<'a>,
+    subnet: &Subnet,
     ipv6: bool,
 ) -> Option<&'a Uplink> {
-    if ipv6 && (!context.ipv6 || networks6(members).is_empty()) {
+    if ipv6 && !context.frame.ipv6 {
         return None;
     }
-    uplink::of_subnet(&context.uplinks, context.inputs.facts, members.subnet, ipv6)
+    let facts = context.inputs.facts;
+    let uplink = uplink::of_subnet(&context.frame.uplinks, facts, subnet, ipv6)?;
+    let best = facts.default_interface(ipv6);
+    let is_best = best.is_some_and(|route| route.interface == uplink.name);
+    (!is_best).then_some(uplink)
 }
 
 fn default_destination(ipv6: bool) -> IpNet {
@@ -201,46 +220,30 @@ fn default_destination(ipv6: bool) -> IpNet {
     }
 }
 
-/// The addresses of on-link prefixes that the provider asks for by Neighbor Discovery.
-pub(super) fn neighbors(context: &Context<'_>) -> BTreeSet<ProxyNeighbor> {
-    let mut neighbors = BTreeSet::new();
-    if !context.ipv6 {
-        return neighbors;
+/// Answers for a host of a subnet, where the provider asks for it by Neighbor Discovery.
+fn answer(context: &Context<'_>, subnet: &Subnet, address: Ipv6Addr, part: &mut Part) {
+    if !context.frame.ipv6 {
+        return;
     }
-    let mut answer = |uplink: &Uplink, address: Ipv6Addr| {
-        neighbors.insert(ProxyNeighbor {
+    if let Some(uplink) = uplink::on_link_for(&context.frame.uplinks, subnet) {
+        part.neighbors.insert(ProxyNeighbor {
             interface: uplink.name.clone(),
             address,
         });
-    };
-    for members in context.members.values() {
-        if let Some(uplink) = uplink::on_link_for(&context.uplinks, members.subnet) {
-            let devices = members.devices.iter().flat_map(|member| &member.addresses);
-            let gateway = context.gateway_ipv6(members.subnet).map(IpAddr::V6);
-            for address in devices.copied().chain(gateway) {
-                match address {
-                    IpAddr::V6(address) => answer(uplink, address),
-                    IpAddr::V4(_) => {}
-                }
-            }
-        }
-        let delegations = members
-            .devices
-            .iter()
-            .flat_map(|member| &member.delegations);
-        for delegation in delegations {
-            let IpNet::V6(net) = delegation else {
-                continue;
-            };
-            if net.prefix_len() < SHORTEST_PROXIED {
-                continue;
-            }
-            if let Some(uplink) = uplink::proxied_on(&context.uplinks, members.subnet, *net) {
-                for address in net.hosts() {
-                    answer(uplink, address);
-                }
-            }
+    }
+}
+
+/// Answers for every host of a small delegated prefix.
+fn answer_all(context: &Context<'_>, subnet: &Subnet, net: Ipv6Net, part: &mut Part) {
+    if !context.frame.ipv6 || net.prefix_len() < SHORTEST_PROXIED {
+        return;
+    }
+    if let Some(uplink) = uplink::proxied_on(&context.frame.uplinks, subnet, net) {
+        for address in net.hosts() {
+            part.neighbors.insert(ProxyNeighbor {
+                interface: uplink.name.clone(),
+                address,
+            });
         }
     }
-    neighbors
 }

@@ -1,7 +1,6 @@
 //! The text of the chains and rules, which only a change of the subnets, the clamp, the SNAT range, the limit of
 //! connections or the lengths of delegated prefixes alters.
 
-use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -228,18 +227,7 @@ fn push_snat<A>(
 fn push_counting(text: &mut String, firewall: &Firewall) {
     let tunnel = &firewall.interface;
     let limit = firewall.connections.limit;
-    let lengths4: BTreeSet<u8> = firewall
-        .connections
-        .delegations4
-        .iter()
-        .map(|network| network.prefix_len())
-        .collect();
-    let lengths6: BTreeSet<u8> = firewall
-        .connections
-        .delegations6
-        .iter()
-        .map(|network| network.prefix_len())
-        .collect();
+    let (lengths4, lengths6) = firewall.connections.lengths();
     let mut push = |chain: &str, family: &str, word: &str, version: u8, mask: &dyn Display| {
         text.push_str(&format!(
             r#"

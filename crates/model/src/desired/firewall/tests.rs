@@ -36,19 +36,21 @@ fn small() -> Firewall {
         },
         connections: Connections {
             limit: 4096,
-            delegations4: BTreeSet::from(["192.168.7.0/24".parse().unwrap()]),
-            delegations6: BTreeSet::from(["2001:db8:0:1:8000::/68".parse().unwrap()]),
+            delegations4: OrdSet::unit("192.168.7.0/24".parse().unwrap()),
+            delegations6: OrdSet::unit("2001:db8:0:1:8000::/68".parse().unwrap()),
         },
         subnets: BTreeMap::from([
             (
                 1,
                 SubnetPolicy {
-                    networks4: ["10.59.0.0/24", "192.168.7.0/24"]
-                        .map(|network| network.parse().unwrap())
-                        .into(),
-                    networks6: ["2001:db8:0:1::/64", "2001:db8:0:1:8000::/68"]
-                        .map(|network| network.parse().unwrap())
-                        .into(),
+                    networks4: OrdSet::from(vec![
+                        "10.59.0.0/24".parse().unwrap(),
+                        "192.168.7.0/24".parse().unwrap(),
+                    ]),
+                    networks6: OrdSet::from(vec![
+                        "2001:db8:0:1::/64".parse().unwrap(),
+                        "2001:db8:0:1:8000::/68".parse().unwrap(),
+                    ]),
                     peers_allowed: true,
                     host_access: true,
                     snat4: Some(SourceAddress {
@@ -61,8 +63,8 @@ fn small() -> Firewall {
             (
                 2,
                 SubnetPolicy {
-                    networks4: BTreeSet::from(["10.60.0.0/24".parse().unwrap()]),
-                    networks6: BTreeSet::from(["fd00:60::/64".parse().unwrap()]),
+                    networks4: OrdSet::from(vec!["10.60.0.0/24".parse().unwrap()]),
+                    networks6: OrdSet::from(vec!["fd00:60::/64".parse().unwrap()]),
                     snat6: Some(SourceAddress {
                         uplink: uplink.clone(),
                         address: "2001:db8::1".parse().unwrap(),
@@ -71,12 +73,12 @@ fn small() -> Firewall {
                 },
             ),
         ]),
-        own_prefixes6: BTreeSet::from(["2001:db8:0:1::/64".parse().unwrap()]),
+        own_prefixes6: OrdSet::from(vec!["2001:db8:0:1::/64".parse().unwrap()]),
         services: BTreeSet::from([(Protocol::Udp, 5351)]),
         translations4: Translations {
-            forwards: BTreeMap::from([(http, (device4, 8080))]),
-            forward_ranges: BTreeMap::from([(media, device4)]),
-            keeps: BTreeMap::from([(
+            forwards: OrdMap::from(vec![(http, (device4, 8080))]),
+            forward_ranges: OrdMap::from(vec![(media, device4)]),
+            keeps: OrdMap::from(vec![(
                 Keep {
                     uplink: uplink.clone(),
                     device: Port {
@@ -87,7 +89,7 @@ fn small() -> Firewall {
                 },
                 (public4, 80),
             )]),
-            keep_ranges: BTreeMap::from([(
+            keep_ranges: OrdMap::from(vec![(
                 Keep {
                     uplink,
                     device: Endpoint {
@@ -97,7 +99,7 @@ fn small() -> Firewall {
                 },
                 public4,
             )]),
-            hairpins: BTreeMap::from([(device4, "10.59.0.1".parse().unwrap())]),
+            hairpins: OrdMap::unit(device4, "10.59.0.1".parse().unwrap()),
         },
         translations6: Translations::default(),
         pinholes: [range(22, 22), range(6000, 6100), range(6050, 6200)]
@@ -106,7 +108,8 @@ fn small() -> Firewall {
                 protocol: Protocol::Tcp,
                 ports,
             })
-            .into(),
+            .into_iter()
+            .collect(),
     }
 }
 
@@ -325,11 +328,11 @@ fn small_table_reads_well() {
 fn forward_that_moves_is_deleted_and_added() {
     let from = small();
     let mut to = small();
-    let (port, _) = to.translations4.forwards.pop_first().unwrap();
+    let port = *to.translations4.forwards.keys().next().unwrap();
     to.translations4
         .forwards
         .insert(port, ("10.59.0.3".parse().unwrap(), 80));
-    to.pinholes.pop_last();
+    to.pinholes.remove_max();
     insta::assert_snapshot!(Firewall::render_delta(&from, &to).unwrap(), @r#"
     delete element inet adit forwards4 { 192.0.2.1 . tcp . 80 }
     delete element inet adit pinhole_ranges { 2001:db8:0:1::2 . tcp . 6000-6200 }
@@ -401,7 +404,7 @@ fn firewall() -> impl Strategy<Value = Firewall> {
             policy.peers_allowed = peers;
             policy.host_access = host;
             firewall.translations4.forwards = forwards;
-            firewall.pinholes = pinholes;
+            firewall.pinholes = pinholes.into();
             firewall
         },
     )

@@ -1,0 +1,307 @@
+//! What finds objects without looking at all of them. Kept along with the objects by `absorb`, and the same whatever order
+//! they came in: sets of pairs, so that even a state that no decision made is indexed whole.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
+
+use imbl::{OrdMap, OrdSet};
+use ipnet::IpNet;
+
+use super::{
+    Delegation, DelegationId, Device, DeviceId, Forward, ForwardId, Pinhole, PinholeId, SubnetId,
+};
+use crate::key::PublicKey;
+use crate::protocol::PortRange;
+
+/// The classes of ranges by length: up to 1, 2, 4, … 65536 ports.
+const CLASSES: RangeInclusive<u32> = 0..=16;
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Index {
+    names: OrdSet<(String, DeviceId)>,
+    keys: OrdSet<(PublicKey, DeviceId)>,
+    members: OrdSet<(SubnetId, DeviceId)>,
+    addresses: OrdSet<(SubnetId, Ipv4Addr, DeviceId)>,
+    /// The addresses of devices again, those that follow each other joined.
+    runs: Runs<SubnetId>,
+    expiries: OrdSet<(u64, DeviceId)>,
+    delegations: OrdSet<(DeviceId, DelegationId)>,
+    prefixes: OrdSet<(IpAddr, IpAddr, DelegationId)>,
+    /// The delegated IPv6 prefixes again, those that follow each other joined.
+    prefix_runs: Runs<()>,
+    forwards: OrdSet<(DeviceId, ForwardId)>,
+    /// Forwards by the class of their range's length, then its first port: ranges that hold a port start near below it.
+    ports: OrdSet<(u32, u16, ForwardId)>,
+    pinholes: OrdSet<(DeviceId, PinholeId)>,
+}
+
+/// Joined spans of numbers by group: the first of each, and its last.
+#[derive(Clone, Debug)]
+struct Runs<G: Ord>(OrdMap<(G, u128), u128>);
+
+impl Index {
+    pub(super) fn add_device(&mut self, device: &Device) {
+        let Device {
+            id, subnet, ipv4, ..
+        } = *device;
+        self.names.insert((device.name.clone(), id));
+        self.keys.insert((device.public_key, id));
+        self.members.insert((subnet, id));
+        if self.holder(subnet, ipv4).is_none() {
+            self.runs.take(subnet, number(ipv4), number(ipv4));
+        }
+        self.addresses.insert((subnet, ipv4, id));
+        if let Some(expires) = device.expires {
+            self.expiries.insert((expires, id));
+        }
+    }
+
+    pub(super) fn remove_device(&mut self, device: &Device) {
+        let Device {
+            id, subnet, ipv4, ..
+        } = *device;
+        self.names.remove(&(device.name.clone(), id));
+        self.keys.remove(&(device.public_key, id));
+        self.members.remove(&(subnet, id));
+        self.addresses.remove(&(subnet, ipv4, id));
+        if self.holder(subnet, ipv4).is_none() {
+            self.runs.release(subnet, number(ipv4), number(ipv4));
+        }
+        if let Some(expires) = device.expires {
+            self.expiries.remove(&(expires, id));
+        }
+    }
+
+    pub(super) fn add_delegation(&mut self, delegation: &Delegation) {
+        let Delegation { id, device, prefix } = *delegation;
+        self.delegations.insert((device, id));
+        self.prefixes
+            .insert((prefix.network(), prefix.broadcast(), id));
+        if let IpNet::V6(net) = prefix {
+            self.prefix_runs
+                .take((), net.network().into(), net.broadcast().into());
+        }
+    }
+
+    pub(super) fn remove_delegation(&mut self, delegation: &Delegation) {
+        let Delegation { id, device, prefix } = *delegation;
+        self.delegations.remove(&(device, id));
+        self.prefixes
+            .remove(&(prefix.network(), prefix.broadcast(), id));
+        if let IpNet::V6(net) = prefix {
+            self.prefix_runs
+                .release((), net.network().into(), net.broadcast().into());
+        }
+    }
+
+    pub(super) fn add_forward(&mut self, forward: &Forward) {
+        self.forwards.insert((forward.device, forward.id));
+        if let Some(ports) = forward.ports() {
+            self.ports.insert((class(ports), ports.first(), forward.id));
+        }
+    }
+
+    pub(super) fn remove_forward(&mut self, forward: &Forward) {
+        self.forwards.remove(&(forward.device, forward.id));
+        if let Some(ports) = forward.ports() {
+            self.ports
+                .remove(&(class(ports), ports.first(), forward.id));
+        }
+    }
+
+    pub(super) fn add_pinhole(&mut self, pinhole: &Pinhole) {
+        self.pinholes.insert((pinhole.device, pinhole.id));
+    }
+
+    pub(super) fn remove_pinhole(&mut self, pinhole: &Pinhole) {
+        self.pinholes.remove(&(pinhole.device, pinhole.id));
+    }
+
+    pub(super) fn device_named(&self, name: &str) -> Option<DeviceId> {
+        let mut from = self.names.range((name.to_owned(), DeviceId(0))..);
+        from.next().filter(|(it, _)| it == name).map(|(_, id)| *id)
+    }
+
+    pub(super) fn devices_with_key(&self, key: PublicKey) -> impl Iterator<Item = DeviceId> {
+        let pairs = self
+            .keys
+            .range((key, DeviceId(0))..=(key, DeviceId(u64::MAX)));
+        pairs.map(|(_, id)| *id)
+    }
+
+    pub(super) fn devices_of(&self, subnet: SubnetId) -> impl DoubleEndedIterator<Item = DeviceId> {
+        let pairs = self
+            .members
+            .range((subnet, DeviceId(0))..=(subnet, DeviceId(u64::MAX)));
+        pairs.map(|(_, id)| *id)
+    }
+
+    /// The devices whose addresses lie in a span, in the order of their addresses.
+    pub(super) fn devices_in(
+        &self,
+        subnet: SubnetId,
+        addresses: RangeInclusive<Ipv4Addr>,
+    ) -> impl Iterator<Item = (Ipv4Addr, DeviceId)> {
+        let (first, last) = addresses.into_inner();
+        let triples = (first <= last).then(|| {
+            self.addresses
+                .range((subnet, first, DeviceId(0))..=(subnet, last, DeviceId(u64::MAX)))
+        });
+        triples
+            .into_iter()
+            .flatten()
+            .map(|(_, address, id)| (*address, *id))
+    }
+
+    /// The last of the taken addresses that follow one another from this one on.
+    pub(super) fn end_of_devices(&self, subnet: SubnetId, ipv4: Ipv4Addr) -> Option<Ipv4Addr> {
+        let end = self.runs.end(subnet, number(ipv4))?;
+        u32::try_from(end).ok().map(Ipv4Addr::from)
+    }
+
+    /// The devices that expire after one time and not after another.
+    pub(super) fn expiring(&self, after: u64, until: u64) -> impl Iterator<Item = DeviceId> {
+        let pairs = (after < until).then(|| {
+            self.expiries
+                .range((after + 1, DeviceId(0))..=(until, DeviceId(u64::MAX)))
+        });
+        pairs.into_iter().flatten().map(|(_, id)| *id)
+    }
+
+    /// The first expiry after a time.
+    pub(super) fn next_expiry(&self, after: u64) -> Option<u64> {
+        let mut later = self.expiries.range((after.checked_add(1)?, DeviceId(0))..);
+        later.next().map(|(expires, _)| *expires)
+    }
+
+    pub(super) fn delegations_of(
+        &self,
+        device: DeviceId,
+    ) -> impl DoubleEndedIterator<Item = DelegationId> {
+        let pairs = self
+            .delegations
+            .range((device, DelegationId(0))..=(device, DelegationId(u64::MAX)));
+        pairs.map(|(_, id)| *id)
+    }
+
+    /// The delegations that meet a span of addresses, in the order of their prefixes; those that begin before the span are
+    /// found because delegations do not overlap.
+    pub(super) fn delegations_in(
+        &self,
+        first: IpAddr,
+        last: IpAddr,
+    ) -> impl Iterator<Item = DelegationId> {
+        let before = self
+            .prefixes
+            .range(..(first, first, DelegationId(0)))
+            .next_back()
+            .filter(move |(_, end, _)| *end >= first);
+        let inside = self
+            .prefixes
+            .range((first, first, DelegationId(0))..)
+            .take_while(move |(start, ..)| *start <= last);
+        before.into_iter().chain(inside).map(|(_, _, id)| *id)
+    }
+
+    /// The last address of the delegated prefixes that follow one another from this address on.
+    pub(super) fn end_of_delegations(&self, address: u128) -> Option<u128> {
+        self.prefix_runs.end((), address)
+    }
+
+    pub(super) fn forwards_of(
+        &self,
+        device: DeviceId,
+    ) -> impl DoubleEndedIterator<Item = ForwardId> {
+        let pairs = self
+            .forwards
+            .range((device, ForwardId(0))..=(device, ForwardId(u64::MAX)));
+        pairs.map(|(_, id)| *id)
+    }
+
+    /// The forwards whose public ports may meet a range, and few others.
+    pub(super) fn forwards_near(&self, ports: PortRange) -> impl Iterator<Item = ForwardId> {
+        CLASSES.flat_map(move |class| {
+            let longest = u16::try_from((1_u32 << class) - 1).unwrap_or(u16::MAX);
+            let first = ports.first().saturating_sub(longest);
+            let triples = self
+                .ports
+                .range((class, first, ForwardId(0))..=(class, ports.last(), ForwardId(u64::MAX)));
+            triples.map(|(_, _, id)| *id)
+        })
+    }
+
+    pub(super) fn pinholes_of(
+        &self,
+        device: DeviceId,
+    ) -> impl DoubleEndedIterator<Item = PinholeId> {
+        let pairs = self
+            .pinholes
+            .range((device, PinholeId(0))..=(device, PinholeId(u64::MAX)));
+        pairs.map(|(_, id)| *id)
+    }
+
+    fn holder(&self, subnet: SubnetId, ipv4: Ipv4Addr) -> Option<DeviceId> {
+        let mut devices = self.devices_in(subnet, ipv4..=ipv4);
+        devices.next().map(|(_, id)| id)
+    }
+}
+
+fn number(address: Ipv4Addr) -> u128 {
+    u32::from(address).into()
+}
+
+fn class(ports: PortRange) -> u32 {
+    let count = u32::from(ports.last()) - u32::from(ports.first()) + 1;
+    count.next_power_of_two().trailing_zeros()
+}
+
+impl<G: Ord> Default for Runs<G> {
+    fn default() -> Self {
+        Self(OrdMap::new())
+    }
+}
+
+impl<G: Ord + Copy> Runs<G> {
+    /// Takes what is free.
+    fn take(&mut self, group: G, first: u128, last: u128) {
+        let (mut first, mut last) = (first, last);
+        if let Some((start, end)) = self.before(group, first)
+            && end.checked_add(1) >= Some(first)
+        {
+            self.0.remove(&(group, start));
+            (first, last) = (start, last.max(end));
+        }
+        if let Some(next) = last.checked_add(1)
+            && let Some(end) = self.0.remove(&(group, next))
+        {
+            last = end;
+        }
+        self.0.insert((group, first), last);
+    }
+
+    /// Releases what is taken.
+    fn release(&mut self, group: G, first: u128, last: u128) {
+        let Some((start, end)) = self.before(group, first).filter(|(_, end)| *end >= last) else {
+            return;
+        };
+        self.0.remove(&(group, start));
+        if start < first {
+            self.0.insert((group, start), first - 1);
+        }
+        if last < end {
+            self.0.insert((group, last + 1), end);
+        }
+    }
+
+    /// The last number of the run that a number lies in.
+    fn end(&self, group: G, number: u128) -> Option<u128> {
+        let (_, end) = self.before(group, number)?;
+        (end >= number).then_some(end)
+    }
+
+    /// The last run that begins at a number or before it.
+    fn before(&self, group: G, number: u128) -> Option<(u128, u128)> {
+        let mut runs = self.0.range((group, 0)..=(group, number));
+        runs.next_back().map(|((_, start), end)| (*start, *end))
+    }
+}
