@@ -286,10 +286,18 @@ impl Task {
     }
 
     fn note(&mut self, event: Event) {
-        match event {
-            Event::OwnRoutes(routes)
-                if routes.iter().all(|route| self.reconciler.expects(route)) => {}
-            event => self.touched.note(event),
+        let is_expected = match &event {
+            Event::OwnRoutes(routes) => routes.iter().all(|route| self.reconciler.expects(route)),
+            Event::Link
+            | Event::Address
+            | Event::Route
+            | Event::OwnRoutesLost
+            | Event::Rule
+            | Event::Setting
+            | Event::Lost => false,
+        };
+        if !is_expected {
+            self.touched.note(event);
         }
     }
 
