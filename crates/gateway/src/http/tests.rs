@@ -1,6 +1,5 @@
 //! The document and the routes tell the same story, and every answer is JSON.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use adit_model::facts::Facts;
