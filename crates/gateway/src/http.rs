@@ -147,5 +147,7 @@ async fn no_such_method(method: Method, uri: Uri) -> Failure {
     .into()
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod stopped;
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,9 @@ mod caller;
 mod certificate;
 mod claim;
 mod control;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod http;
 mod keeper;
 mod key;

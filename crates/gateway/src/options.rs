@@ -47,7 +47,7 @@ pub(crate) struct Listen {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct File {
+pub(crate) struct File {
     state_dir: Option<PathBuf>,
     runtime_dir: Option<PathBuf>,
     interface: Option<String>,
@@ -72,6 +72,11 @@ impl RunOptions {
             None if Path::new(DEFAULT_FILE).exists() => read(Path::new(DEFAULT_FILE))?,
             None => File::default(),
         };
+        self.settle_over(file)
+    }
+
+    /// The same, over what a configuration file says.
+    pub(crate) fn settle_over(self, file: File) -> anyhow::Result<Settled> {
         let interface = self
             .interface
             .or(file.interface)

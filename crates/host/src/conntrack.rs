@@ -70,7 +70,7 @@ const ZONE: u16 = 18;
 const NESTED: u16 = 0x8000;
 
 /// What to look for, in the order that makes looking quick.
-struct Criteria {
+pub(crate) struct Criteria {
     families: BTreeSet<u8>,
     endpoints: BTreeMap<(IpAddr, u8), Vec<PortRange>>,
     networks: Networks,
@@ -91,7 +91,7 @@ struct Tuple {
 }
 
 impl Criteria {
-    fn of(changed: &Changed) -> Self {
+    pub(crate) fn of(changed: &Changed) -> Self {
         let mut endpoints: BTreeMap<_, Vec<PortRange>> = BTreeMap::new();
         for Endpoint {
             address,
@@ -221,7 +221,7 @@ fn sweep_families(criteria: &Criteria) -> Result<usize, ConntrackError> {
 
 /// The request that deletes this connection, if it is concerned. It names the connection's number too, so that a new
 /// one between the same ends is not meant.
-fn deletion(criteria: &Criteria, message: Message<'_>) -> Option<Request> {
+pub(crate) fn deletion(criteria: &Criteria, message: Message<'_>) -> Option<Request> {
     let original = attribute(message.attributes, ORIGINAL)?;
     let reply = attribute(message.attributes, REPLY)?;
     if !criteria.concern(&Tuple::decode(original)?, &Tuple::decode(reply)?) {

@@ -17,8 +17,8 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::netfilter::{Request, Requests, SUBSYSTEM_NFTABLES, attribute, u32_be};
 
-mod listing;
-mod watch;
+pub(crate) mod listing;
+pub(crate) mod watch;
 
 pub use listing::Fingerprint;
 pub use watch::Watch;
@@ -207,7 +207,7 @@ fn current_generation() -> Result<u32, FirewallError> {
         })
 }
 
-fn generation_in(attributes: &[u8]) -> Option<u32> {
+pub(crate) fn generation_in(attributes: &[u8]) -> Option<u32> {
     const GENERATION: u16 = 1;
     attribute(attributes, GENERATION).and_then(u32_be)
 }

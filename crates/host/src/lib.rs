@@ -4,6 +4,9 @@ pub mod address;
 pub mod conntrack;
 pub mod facts;
 pub mod firewall;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod link;
 pub mod listener;
 pub mod neighbor;

@@ -73,7 +73,7 @@ const TABLES: [(&str, Protocol, &str); 4] = [
     ("udp6", Protocol::Udp, UNCONNECTED),
 ];
 
-struct Socket {
+pub(crate) struct Socket {
     protocol: Protocol,
     address: IpAddr,
     port: u16,
@@ -83,7 +83,7 @@ struct Socket {
 
 /// A line of a table: number, local address, remote address, state, queues, timer, retransmissions, user, timeout,
 /// inode.
-fn socket_of(line: &str, protocol: Protocol, wanted: &str) -> Option<Socket> {
+pub(crate) fn socket_of(line: &str, protocol: Protocol, wanted: &str) -> Option<Socket> {
     let mut fields = line.split_ascii_whitespace().skip(1);
     let (address, port) = fields.next()?.split_once(':')?;
     let state = fields.nth(1)?;

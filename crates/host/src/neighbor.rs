@@ -254,7 +254,7 @@ fn message(index: u32, address: Ipv6Addr) -> NeighbourMessage {
     message
 }
 
-fn is_ours(message: &NeighbourMessage) -> bool {
+pub(crate) fn is_ours(message: &NeighbourMessage) -> bool {
     message.header.flags.contains(NeighbourFlags::Proxy)
         && message
             .attributes
@@ -263,7 +263,7 @@ fn is_ours(message: &NeighbourMessage) -> bool {
             )))
 }
 
-fn address_of(message: &NeighbourMessage) -> Option<Ipv6Addr> {
+pub(crate) fn address_of(message: &NeighbourMessage) -> Option<Ipv6Addr> {
     message
         .attributes
         .iter()

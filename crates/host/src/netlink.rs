@@ -15,6 +15,8 @@ use thiserror::Error;
 use tokio::sync::Mutex;
 
 use connection::Connection;
+#[cfg(feature = "fuzzing")]
+pub(crate) use connection::decode;
 pub(crate) use connection::open_socket;
 
 /// What a netlink request did not do, on which object, and why.

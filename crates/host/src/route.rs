@@ -341,7 +341,7 @@ fn next_hop(destination: IpAddr, gateway: IpAddr) -> RouteAttribute {
     }
 }
 
-fn route_of(message: &RouteMessage, names: &BTreeMap<u32, String>) -> Option<Route> {
+pub(crate) fn route_of(message: &RouteMessage, names: &BTreeMap<u32, String>) -> Option<Route> {
     if message.header.protocol != RouteProtocol::Other(PROTOCOL) {
         return None;
     }

@@ -105,7 +105,7 @@ fn message(rule: &Rule) -> RuleMessage {
     message
 }
 
-fn rule_of(message: &RuleMessage) -> Option<Rule> {
+pub(crate) fn rule_of(message: &RuleMessage) -> Option<Rule> {
     let mut ours = false;
     let mut source = match message.header.family {
         AddressFamily::Inet => IpNet::from(Ipv4Net::default()),

@@ -73,7 +73,7 @@ const TOLD_ONE_BY_ONE: usize = 1000;
 
 /// What was received and not told yet.
 #[derive(Default)]
-struct Pending {
+pub(crate) struct Pending {
     kinds: BTreeSet<Event>,
     own: Vec<route::Seen>,
 }
@@ -147,7 +147,7 @@ fn note(received: &std::io::Result<()>, datagram: &[u8], pending: &mut Pending) 
     }
 }
 
-fn read(mut datagram: &[u8], pending: &mut Pending) {
+pub(crate) fn read(mut datagram: &[u8], pending: &mut Pending) {
     while let Ok(frame) = NetlinkBuffer::new_checked(datagram) {
         let length = (frame.length() as usize).next_multiple_of(4);
         let message = datagram.get(..frame.length() as usize).unwrap_or_default();

@@ -13,9 +13,9 @@ use nix::errno::Errno;
 use crate::link;
 use crate::netlink::{Netlink, NetlinkError};
 
-mod kernel;
+pub(crate) mod kernel;
 mod process;
-mod uapi;
+pub(crate) mod uapi;
 
 pub use kernel::Kernel;
 pub use uapi::Userspace;

@@ -313,7 +313,9 @@ fn a_flipped_bit_never_changes_the_state() {
         }
     }
     let [harmless, restored, refused] = seen;
-    println!("of {count} flips {harmless} were harmless, {restored} restored, {refused} refused");
+    println!(
+        "figure: of {count} flips {harmless} were harmless, {restored} restored, {refused} refused"
+    );
     assert!(
         seen.iter().all(|seen| *seen > count / 20),
         "{harmless} harmless, {restored} restored, {refused} refused"

@@ -1,6 +1,5 @@
 //! The document and the routes tell the same story, and every answer is JSON.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use adit_model::facts::Facts;
@@ -13,33 +12,9 @@ use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tower::ServiceExt as _;
 
+use self::stopped::stopped;
 use super::*;
-use crate::answers::Answers;
 use crate::caller::Caller;
-use crate::control::Progress;
-
-/// A control whose daemon has stopped: it shows an empty state and takes no change.
-fn stopped() -> Arc<Control> {
-    let progress = Progress {
-        dataplane: "kernel",
-        revision: None,
-        problems: Vec::new(),
-        healed: BTreeMap::new(),
-    };
-    Arc::new(Control {
-        requests: mpsc::channel(1).0,
-        awaits: mpsc::channel(1).0,
-        peers: mpsc::channel(1).0,
-        state: watch::channel(Arc::new(State::default())).1,
-        facts: watch::channel(Arc::new(Facts::default())).1,
-        progress: watch::channel(progress).1,
-        storage: watch::channel(Vec::new()).1,
-        interface: "adit0".to_owned(),
-        gateway_key: PrivateKey::from_random([7; 32]).public_key(),
-        answers: Answers::default(),
-        api: watch::channel(None).1,
-    })
-}
 
 async fn ask(method: &str, path: &str, body: impl Into<Body>) -> (u16, String, Value) {
     let request = Request::builder()

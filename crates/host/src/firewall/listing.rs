@@ -15,7 +15,7 @@ use super::FirewallError;
 pub struct Fingerprint(String);
 
 /// The fingerprint of a listing; `None` when there is no table.
-pub(super) fn fingerprint(listing: &[u8]) -> Result<Option<Fingerprint>, FirewallError> {
+pub(crate) fn fingerprint(listing: &[u8]) -> Result<Option<Fingerprint>, FirewallError> {
     let objects = parse(listing)?;
     let mut lines = String::new();
     for (kind, mut object) in objects {
@@ -30,7 +30,7 @@ pub(super) fn fingerprint(listing: &[u8]) -> Result<Option<Fingerprint>, Firewal
 }
 
 /// The elements in a listing, in the notation in which the model renders them.
-pub(super) fn elements(listing: &[u8]) -> Result<Elements, FirewallError> {
+pub(crate) fn elements(listing: &[u8]) -> Result<Elements, FirewallError> {
     let mut elements = Elements::default();
     for (_, object) in parse(listing)? {
         let (Some(Value::String(set)), Some(Value::Array(list))) =

@@ -91,7 +91,7 @@ fn subscribe() -> io::Result<TokioSocket> {
 }
 
 /// The table's name is the first attribute of every kind of object.
-fn is_ours(message: Message<'_>) -> bool {
+pub(crate) fn is_ours(message: Message<'_>) -> bool {
     const FAMILY_INET: u8 = 1;
     const TABLE_NAME: u16 = 1;
     message.family == FAMILY_INET && attribute(message.attributes, TABLE_NAME) == Some(b"adit\0")

@@ -248,41 +248,47 @@ impl Connection {
         Ok(())
     }
 
-    /// The messages of the next datagram. One that cannot be decoded is passed over: it is of a kind, or carries an
-    /// attribute, that is newer than this program.
+    /// The messages of the next datagram.
     async fn receive(&mut self) -> Result<Vec<NetlinkMessage<RouteNetlinkMessage>>, Cause> {
         self.buffer.clear();
         self.socket.recv(&mut self.buffer).await?;
-        let mut messages = Vec::new();
-        let mut rest = self.buffer.as_slice();
-        while let Ok(frame) = NetlinkBuffer::new_checked(rest) {
-            let length = frame.length() as usize;
-            let Some(bytes) = rest.get(..length) else {
-                break;
-            };
-            match NetlinkMessage::deserialize(bytes) {
-                Ok(message) => {
-                    let ends = matches!(
-                        message.payload,
-                        NetlinkPayload::Done(_) | NetlinkPayload::Error(_)
-                    );
-                    if ends && self.dump == Some(message.header.sequence_number) {
-                        self.dump = None;
-                    }
-                    messages.push(message);
-                }
-                Err(error) => {
-                    tracing::debug!(%error, kind = frame.message_type(), "netlink message passed over");
-                }
+        let (messages, is_whole) = decode(&self.buffer);
+        for message in &messages {
+            let ends = matches!(
+                message.payload,
+                NetlinkPayload::Done(_) | NetlinkPayload::Error(_)
+            );
+            if ends && self.dump == Some(message.header.sequence_number) {
+                self.dump = None;
             }
-            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         }
-        if !rest.is_empty() {
+        if !is_whole {
             // Cut off: what is missing is lost, as in a buffer that ran over.
             return Err(Cause::Socket(Errno::ENOBUFS.into()));
         }
         Ok(messages)
     }
+}
+
+/// The messages of a datagram, and whether that is all of it. One that cannot be decoded is passed over: it is of a kind,
+/// or carries an attribute, that is newer than this program.
+pub(crate) fn decode(datagram: &[u8]) -> (Vec<NetlinkMessage<RouteNetlinkMessage>>, bool) {
+    let mut messages = Vec::new();
+    let mut rest = datagram;
+    while let Ok(frame) = NetlinkBuffer::new_checked(rest) {
+        let length = frame.length() as usize;
+        let Some(bytes) = rest.get(..length) else {
+            break;
+        };
+        match NetlinkMessage::deserialize(bytes) {
+            Ok(message) => messages.push(message),
+            Err(error) => {
+                tracing::debug!(%error, kind = frame.message_type(), "netlink message passed over");
+            }
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    (messages, rest.is_empty())
 }
 
 /// The point before a request, by what is asked for.

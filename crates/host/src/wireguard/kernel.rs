@@ -245,7 +245,7 @@ where
 }
 
 /// Puts the parts of a dump together: a peer whose AllowedIPs did not fit goes on in the next message.
-fn observed(messages: Vec<WireguardMessage>) -> Observed {
+pub(crate) fn observed(messages: Vec<WireguardMessage>) -> Observed {
     let mut observed = Observed::default();
     for attribute in messages.into_iter().flat_map(|message| message.attributes) {
         match attribute {

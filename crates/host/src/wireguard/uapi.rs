@@ -236,7 +236,7 @@ fn line(request: &mut String, name: &str, value: impl std::fmt::Display) {
 }
 
 /// Takes the answer of `get=1` line by line.
-struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     interface: &'a str,
     observed: Observed,
     peer: Option<(PublicKey, ObservedPeer)>,
@@ -244,7 +244,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(interface: &'a str) -> Self {
+    pub(crate) fn new(interface: &'a str) -> Self {
         Self {
             interface,
             observed: Observed::default(),
@@ -253,7 +253,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn read(&mut self, line: &str) -> Result<(), WireGuardError> {
+    pub(crate) fn read(&mut self, line: &str) -> Result<(), WireGuardError> {
         self.take(line).ok_or_else(|| WireGuardError::Malformed {
             operation: "observe",
             interface: self.interface.to_owned(),
@@ -289,14 +289,17 @@ impl<'a> Reader<'a> {
             }
             // An IPv6 link-local endpoint may come with a zone that SocketAddr cannot hold.
             "endpoint" => peer.endpoint = value.parse().ok(),
-            "last_handshake_time_sec" => self.handshake += Duration::from_secs(value.parse().ok()?),
-            "last_handshake_time_nsec" => {
-                self.handshake += Duration::from_nanos(value.parse().ok()?);
-            }
+            "last_handshake_time_sec" => self.add(Duration::from_secs(value.parse().ok()?))?,
+            "last_handshake_time_nsec" => self.add(Duration::from_nanos(value.parse().ok()?))?,
             "rx_bytes" => peer.received = value.parse().ok()?,
             "tx_bytes" => peer.sent = value.parse().ok()?,
             _ => {}
         }
+        Some(())
+    }
+
+    fn add(&mut self, time: Duration) -> Option<()> {
+        self.handshake = self.handshake.checked_add(time)?;
         Some(())
     }
 
@@ -310,7 +313,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn finish(mut self) -> Observed {
+    pub(crate) fn finish(mut self) -> Observed {
         self.close_peer();
         self.observed
     }

@@ -14,6 +14,7 @@ use adit_store::Store;
 use tokio::runtime::Runtime;
 
 use super::*;
+use crate::answers::Answers;
 use crate::caller::Caller;
 use crate::control::Await;
 use crate::http::authority;

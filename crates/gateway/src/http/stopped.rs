@@ -1,0 +1,35 @@
+//! A daemon's inside without a daemon, for looking at routes alone.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use adit_model::facts::Facts;
+use adit_model::key::PrivateKey;
+use adit_model::state::State;
+use tokio::sync::{mpsc, watch};
+
+use crate::answers::Answers;
+use crate::control::{Control, Progress};
+
+/// A control whose daemon has stopped: it shows an empty state and takes no change.
+pub(crate) fn stopped() -> Arc<Control> {
+    let progress = Progress {
+        dataplane: "kernel",
+        revision: None,
+        problems: Vec::new(),
+        healed: BTreeMap::new(),
+    };
+    Arc::new(Control {
+        requests: mpsc::channel(1).0,
+        awaits: mpsc::channel(1).0,
+        peers: mpsc::channel(1).0,
+        state: watch::channel(Arc::new(State::default())).1,
+        facts: watch::channel(Arc::new(Facts::default())).1,
+        progress: watch::channel(progress).1,
+        storage: watch::channel(Vec::new()).1,
+        interface: "adit0".to_owned(),
+        gateway_key: PrivateKey::from_random([7; 32]).public_key(),
+        answers: Answers::default(),
+        api: watch::channel(None).1,
+    })
+}
