@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     Account, Capture, Device, Dialogue, Findings, INTERNET4, INTERNET6, PUBLIC4, PUBLIC6, Snapshot,
-    World, at, connect, is_soak, listen, probe, udp,
+    World, at, connect, dataplane, is_soak, listen, probe, udp,
 };
 
 const PROGRAM: &str = include_str!("hostile/packets.py");
@@ -280,28 +280,6 @@ fn resident(process: i32) -> Result<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let words = line.context("VmRSS")?.split_whitespace();
     Ok(words.take(1).collect::<String>().parse()?)
-}
-
-fn dataplane(interface: &str) -> Result<i32> {
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let Some(process) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-        else {
-            continue;
-        };
-        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let command = String::from_utf8_lossy(&command);
-        if command
-            .trim_end_matches('\0')
-            .split('\0')
-            .eq(["wireguard-go", interface])
-        {
-            return Ok(process);
-        }
-    }
-    anyhow::bail!("no wireguard-go serves {interface}")
 }
 
 /// Lines about packets and connections; interfaces come and go beside.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{env, thread};
@@ -17,11 +18,11 @@ use tokio::task::JoinSet;
 
 use crate::support::{
     Device, Dialogue, Findings, INTERNET4, INTERNET6, PUBLIC4, Transfer, World, at, binary,
-    converse, is_soak, listen, udp,
+    converse, dataplane, is_soak, listen, udp,
 };
 
 const PACE: Duration = Duration::from_millis(5);
-const BLOCKS: Duration = Duration::from_millis(8);
+const BLOCKS: Duration = Duration::from_millis(20);
 const STREAM: u16 = 80;
 const WEB: u16 = 8080;
 
@@ -38,6 +39,9 @@ fn no_packet_is_lost_with_an_on_link_prefix() -> Result<()> {
 fn nothing_is_lost(topology: &str) -> Result<()> {
     let mut world = World::with_subnet(topology, "e2e-loss")?;
     let server = world.join("box", "--kind server")?;
+    for interface in [world.gateway.interface(), server.interface.as_str()] {
+        prefer(interface)?;
+    }
     let mut traffic = Traffic::start(&world, &server)?;
     let disturbances: [(&str, Disturbance); 8] = [
         ("devices", devices),
@@ -58,6 +62,17 @@ fn nothing_is_lost(topology: &str) -> Result<()> {
     }
     traffic.conclude(topology, &mut findings)?;
     findings.conclude()
+}
+
+/// A userspace WireGuard that gets no processor for a tenth of a second lets its socket's buffer overflow. How busy the
+/// machine is with other things must not decide what this test says, so tunnels go first on it.
+fn prefer(interface: &str) -> Result<()> {
+    let process = dataplane(interface)?.to_string();
+    let output = Command::new("chrt")
+        .args(["--all-tasks", "--rr", "--pid", "1", &process])
+        .output()?;
+    ensure!(output.status.success(), "chrt of {process}: {output:?}");
+    Ok(())
 }
 
 type Disturbance = fn(&mut World) -> Result<()>;
@@ -211,7 +226,7 @@ impl Traffic {
                 ));
                 ensure!(progress.bytes > 100_000, "only {progress:?}");
                 ensure!(
-                    progress.stall < Duration::from_secs(1),
+                    progress.stall < Duration::from_secs(2),
                     "it stood still: {progress:?}"
                 );
                 Ok(())

@@ -26,5 +26,5 @@ pub(crate) use socket::{
 pub(crate) use stream::Stream;
 pub(crate) use traffic::{Account, Dialogue, Transfer};
 pub(crate) use world::{
-    Device, INTERNET4, INTERNET6, PUBLIC4, PUBLIC6, STRANGER4, STRANGER6, World, binary,
+    Device, INTERNET4, INTERNET6, PUBLIC4, PUBLIC6, STRANGER4, STRANGER6, World, binary, dataplane,
 };

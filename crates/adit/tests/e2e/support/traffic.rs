@@ -172,7 +172,7 @@ fn receive_until(on: &UdpSocket, ends: &AtomicBool, answers: bool) -> BTreeSet<u
     }
 }
 
-const BLOCK: usize = 4096;
+const BLOCK: usize = 2048;
 
 /// A connection on which blocks go out at a steady pace, come back from the far end, and are compared.
 #[derive(Debug)]

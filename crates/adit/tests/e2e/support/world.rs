@@ -1,5 +1,6 @@
 //! A lab with a running gateway, and devices that join it.
 
+use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::time::Duration;
@@ -213,6 +214,30 @@ impl Device {
                 .is_some_and(|time| time != "0")
         }))
     }
+}
+
+/// The process that carries a tunnel interface.
+pub(crate) fn dataplane(interface: &str) -> Result<i32> {
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Some(process) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command);
+        let mut words = command.trim_end_matches('\0').split('\0');
+        if words
+            .next()
+            .is_some_and(|program| program.ends_with("wireguard-go"))
+            && words.eq([interface])
+        {
+            return Ok(process);
+        }
+    }
+    anyhow::bail!("no wireguard-go serves {interface}")
 }
 
 pub(crate) fn binary() -> &'static Path {
