@@ -23,3 +23,4 @@ mod secrets;
 mod silence;
 mod state;
 mod support;
+mod uplink_changes;
