@@ -1,9 +1,10 @@
 //! Killed at every point of an apply: what was acknowledged is there, nothing is there by half, and what others own is as it was.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use adit_lab::{Lab, Topology, wait_until};
@@ -366,5 +367,152 @@ fn killed_at_every_point_of_a_start() -> Result<()> {
         "{points} kills during a start; the slowest start after one took {:?}",
         victim.slowest
     ));
+    Ok(())
+}
+
+/// Names of what is acknowledged, by kind; of the change that was under way at a kill only it is not known.
+#[derive(Debug, Default)]
+struct Acknowledged {
+    devices: BTreeSet<String>,
+    ports: BTreeSet<u64>,
+}
+
+/// One change after the other for ever, until the daemon dies. Tells which one has no answer.
+fn stream(world: &World, known: &mut Acknowledged, mut number: u64) -> Result<(u64, Doubt)> {
+    loop {
+        number += 1;
+        let name = format!("d{}", number % 40);
+        let port = 1000 + number % 50;
+        let (words, doubt): (Vec<String>, Doubt) = if number.is_multiple_of(3) {
+            if known.devices.contains(&name) {
+                (
+                    vec!["device".into(), "remove".into(), name.clone()],
+                    Doubt::Device(name),
+                )
+            } else {
+                let add = ["device", "add", &name, "--subnet", "lan"].map(str::to_owned);
+                (add.into(), Doubt::Device(name))
+            }
+        } else if known.ports.contains(&port) {
+            let Ok(id) = world.id("forward", &json!({ "port": port })) else {
+                return Ok((number, Doubt::None));
+            };
+            (
+                vec!["forward".into(), "remove".into(), id.to_string()],
+                Doubt::Port(port),
+            )
+        } else {
+            (
+                vec![
+                    "forward".into(),
+                    "add".into(),
+                    port.to_string(),
+                    "server".into(),
+                ],
+                Doubt::Port(port),
+            )
+        };
+        let output = world.gateway.try_adit(&words)?;
+        match output.status.code() {
+            Some(0) => doubt.resolve(known),
+            Some(3) => return Ok((number, doubt)),
+            _ => anyhow::bail!("{words:?}: {output}"),
+        }
+    }
+}
+
+/// What may or may not have been changed.
+#[derive(Debug)]
+enum Doubt {
+    None,
+    Device(String),
+    Port(u64),
+}
+
+impl Doubt {
+    /// It was changed: what was there is gone, what was not is there.
+    fn resolve(self, known: &mut Acknowledged) {
+        match self {
+            Self::None => {}
+            Self::Device(name) => {
+                if !known.devices.remove(&name) {
+                    known.devices.insert(name);
+                }
+            }
+            Self::Port(port) => {
+                if !known.ports.remove(&port) {
+                    known.ports.insert(port);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn killed_at_random_points_of_a_stream_of_changes() -> Result<()> {
+    let kills = if is_soak() { 1000 } else { 30 };
+    let mut victim = Victim::start("e2e-random")?;
+    let [server, ..] = KEYS;
+    victim
+        .world
+        .adit("subnet add lan --ipv4 10.59.0.0/24 --ipv6 2001:db8:1::/64")?;
+    victim.world.adit(&format!(
+        "device add server --kind server --public-key {server}"
+    ))?;
+    let mut known = Acknowledged::default();
+    let mut number = 0;
+    // The same every time: what differs is the machine.
+    let mut random: u64 = 0x9e37_79b9_7f4a_7c15;
+    for kill in 0..kills {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let pause = Duration::from_micros(random % 150_000);
+        let pid = victim.world.gateway.process_id()?.context("a daemon")?;
+        let killer = thread::spawn(move || {
+            thread::sleep(pause);
+            kill_process(pid)
+        });
+        let (reached, doubt) = stream(&victim.world, &mut known, number)?;
+        killer.join().ok().context("the killer")??;
+        number = reached;
+        ensure!(victim.await_death()?, "it lives on");
+        victim.knock()?;
+        victim.recover()?;
+        let names = |kind: &str, field: &str| -> Result<Vec<Value>> {
+            let items = victim.world.list(kind)?;
+            Ok(items.iter().map(|item| item[field].clone()).collect())
+        };
+        let devices: BTreeSet<String> = names("device", "name")?
+            .iter()
+            .filter_map(|name| name.as_str().map(str::to_owned))
+            .filter(|name| name != "server")
+            .collect();
+        let ports: BTreeSet<u64> = names("forward", "port")?
+            .iter()
+            .filter_map(Value::as_u64)
+            .collect();
+        let is_same = |known: &Acknowledged| known.devices == devices && known.ports == ports;
+        if !is_same(&known) {
+            let case = format!("kill {kill}: {doubt:?}; {devices:?} and {ports:?} where {known:?}");
+            doubt.resolve(&mut known);
+            ensure!(is_same(&known), "{case}");
+        }
+        oracle::check(&victim.world).with_context(|| format!("kill {kill}"))?;
+    }
+    let live = victim.kernel()?;
+    victim.canonical()?.ensure_same(&live)?;
+    Findings::note(&format!(
+        "{kills} kills during {number} changes; the slowest start after one took {:?}",
+        victim.slowest
+    ));
+    Ok(())
+}
+
+fn kill_process(pid: i32) -> Result<()> {
+    let status = std::process::Command::new("kill")
+        .args(["-9", &pid.to_string()])
+        .status()?;
+    ensure!(status.success(), "kill -9 {pid}: {status}");
     Ok(())
 }

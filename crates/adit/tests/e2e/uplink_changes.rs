@@ -260,6 +260,7 @@ fn without_ipv6(scene: &Scene) -> Result<()> {
         let web = listen(&scene.server.host, at(scene.server.ipv4, 80))?;
         converse(&internet, None, at(PUBLIC4, 80), &web)
             .with_context(|| format!("IPv4 with IPv6 off on {place}"))?;
+        drop(web);
         scene
             .world
             .adit("device add meanwhile")
@@ -274,10 +275,12 @@ fn without_ipv6(scene: &Scene) -> Result<()> {
         scene.ipv6_default("eth0")?;
         scene.followed(PUBLIC4, &format!("IPv6 on {place} is back"))?;
     }
-    scene.vps.exec([
-        "sysctl",
-        "-q",
-        &format!("net.ipv6.conf.{tunnel}.disable_ipv6=1"),
-    ])?;
-    scene.followed(PUBLIC4, "IPv6 was off on the tunnel")
+    let switch = |value: &str| {
+        let setting = format!("net.ipv6.conf.{tunnel}.disable_ipv6={value}");
+        scene.vps.exec(["sysctl", "-q", &setting])
+    };
+    switch("1")?;
+    scene.told("address-failed").context("off on the tunnel")?;
+    switch("0")?;
+    scene.followed(PUBLIC4, "IPv6 on the tunnel is back")
 }

@@ -1,9 +1,10 @@
 //! What the kernel must hold, derived from what the command line lists and by nothing of the gateway's own code.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 
 use adit_lab::Host;
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::World;
@@ -224,12 +225,12 @@ fn elements(vps: &Host, kind: &str, name: &str) -> Result<Vec<Value>> {
 }
 
 /// One number, or all of a range.
-fn numbers(value: &Value) -> std::ops::RangeInclusive<u64> {
+fn numbers(value: &Value) -> Result<RangeInclusive<u64>> {
     let end = |place: usize| value["range"][place].as_u64();
     match (value.as_u64(), end(0), end(1)) {
-        (Some(number), ..) => number..=number,
-        (None, Some(first), Some(last)) => first..=last,
-        _ => 1..=0,
+        (Some(number), ..) => Ok(number..=number),
+        (None, Some(first), Some(last)) => Ok(first..=last),
+        _ => bail!("{value} is no port"),
     }
 }
 
@@ -244,7 +245,7 @@ fn firewall(vps: &Host, state: &Value, devices: &[&Value]) -> Result<()> {
     ] {
         for element in elements(vps, "map", name)? {
             let (key, target) = (&element[0]["concat"], &element[1]);
-            for port in numbers(&key[2]) {
+            for port in numbers(&key[2])? {
                 let (device, device_port) = match target["concat"].as_array() {
                     Some(parts) => (word(&parts[0]), parts[1].as_u64()),
                     None => (word(target), Some(port)),
@@ -278,7 +279,7 @@ fn firewall(vps: &Host, state: &Value, devices: &[&Value]) -> Result<()> {
     for name in ["pinholes", "pinhole_ranges"] {
         for element in elements(vps, "set", name)? {
             let key = &element["concat"];
-            held.extend(numbers(&key[2]).map(|port| (word(&key[0]), word(&key[1]), port)));
+            held.extend(numbers(&key[2])?.map(|port| (word(&key[0]), word(&key[1]), port)));
         }
     }
     same("pinholes", &wanted, &held)
