@@ -19,7 +19,7 @@ use crate::support::{
 const RECOVERED: Duration = Duration::from_secs(8);
 
 /// How often a point is tried at most, each time in another change.
-const OFTEN: usize = 2;
+const OFTEN: usize = 1;
 
 const KEYS: [&str; 4] = [
     "VOO+C8DndTc9u3B31XCRmkvQLUI+TyhZPYPJ81YWwkE=",
@@ -267,7 +267,7 @@ fn killed_at_every_point_of_a_change() -> Result<()> {
         before = after;
     }
     Findings::note(&format!(
-        "{} kills at {} points; the slowest start after one took {:?}",
+        "figure: {} kills at {} points; the slowest start after one took {:?}",
         victim.kills,
         tried.len(),
         victim.slowest
@@ -364,7 +364,7 @@ fn killed_at_every_point_of_a_start() -> Result<()> {
         outcome.with_context(|| format!("killed at {point} of a withdrawal"))?;
     }
     Findings::note(&format!(
-        "{points} kills during a start; the slowest start after one took {:?}",
+        "figure: {points} kills during a start; the slowest start after one took {:?}",
         victim.slowest
     ));
     Ok(())
@@ -503,7 +503,7 @@ fn killed_at_random_points_of_a_stream_of_changes() -> Result<()> {
     let live = victim.kernel()?;
     victim.canonical()?.ensure_same(&live)?;
     Findings::note(&format!(
-        "{kills} kills during {number} changes; the slowest start after one took {:?}",
+        "figure: {kills} kills during {number} changes; the slowest start after one took {:?}",
         victim.slowest
     ));
     Ok(())

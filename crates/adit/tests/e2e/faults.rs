@@ -154,7 +154,7 @@ fn a_call_that_fails_once_is_made_good() -> Result<()> {
         }
     }
     Findings::note(&format!(
-        "{count} calls failed once; the slowest was made good within {slowest:?}"
+        "figure: {count} calls failed once; the slowest was made good within {slowest:?}"
     ));
     ensure!(count > 60, "only these were tried: {tried:?}");
     Ok(())
@@ -389,7 +389,7 @@ fn the_dataplane_dies_and_hangs() -> Result<()> {
         },
     )?;
     Findings::note(&format!(
-        "wireguard-go killed: packets again after {:?}",
+        "figure: wireguard-go killed: packets again after {:?}",
         began.elapsed()
     ));
     mended(&world)?;
@@ -417,7 +417,9 @@ fn hangs(world: &World) -> Result<()> {
         .gateway
         .try_adit(["device", "add", "late", "--public-key", &key])?;
     let took = began.elapsed();
-    Findings::note(&format!("a change that needs it answered after {took:?}"));
+    Findings::note(&format!(
+        "figure: a change to a stopped wireguard-go answered after {took:?}"
+    ));
     ensure!(
         output.status.code() == Some(1)
             && output.stderr.contains("does not answer")

@@ -94,7 +94,7 @@ impl Scene {
             seen.ip() == IpAddr::V6(INTERNET6),
             "{when}: seen from {seen}"
         );
-        Findings::note(&format!("{when}: all agrees after {took:?}"));
+        Findings::note(&format!("figure: {when}: all agrees after {took:?}"));
         Ok(())
     }
 

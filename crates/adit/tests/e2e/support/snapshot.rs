@@ -132,6 +132,12 @@ fn own_table(host: &Host) -> Result<Vec<String>> {
         for body in object.as_object_mut().into_iter().flatten() {
             if let Some(body) = body.1.as_object_mut() {
                 body.remove("handle");
+                // What packets put there, with a count of its own.
+                let is_counted = |element: &Value| element["elem"].get("ct count").is_some();
+                let elements = body.get("elem").and_then(Value::as_array);
+                if elements.is_some_and(|elements| elements.iter().any(is_counted)) {
+                    body.remove("elem");
+                }
                 if let Some(Value::Array(elements)) = body.get_mut("elem") {
                     elements.sort_by_key(Value::to_string);
                 }
