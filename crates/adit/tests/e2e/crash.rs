@@ -499,6 +499,9 @@ fn killed_at_random_points_of_a_stream_of_changes() -> Result<()> {
             ensure!(is_same(&known), "{case}");
         }
         oracle::check(&victim.world).with_context(|| format!("kill {kill}"))?;
+        if kill % 100 == 99 {
+            Findings::note(&format!("{} kills during {number} changes", kill + 1));
+        }
     }
     let live = victim.kernel()?;
     victim.canonical()?.ensure_same(&live)?;
