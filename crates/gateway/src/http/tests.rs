@@ -15,8 +15,11 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::answers::Answers;
+use crate::audit::Audit;
 use crate::caller::Caller;
 use crate::control::Progress;
+use crate::events::Events;
+use crate::metrics::Metrics;
 
 /// A control whose daemon has stopped: it shows an empty state and takes no change.
 fn stopped() -> Arc<Control> {
@@ -26,7 +29,14 @@ fn stopped() -> Arc<Control> {
         problems: Vec::new(),
         healed: BTreeMap::new(),
     };
+    let events = Events::new(0);
+    events.close();
     Arc::new(Control {
+        audit: Arc::new(Audit::new(mpsc::channel(1).0)),
+        events: Arc::new(events),
+        metrics: Arc::new(Metrics::new()),
+        troubles: Arc::default(),
+        exposition: tokio::sync::Mutex::default(),
         requests: mpsc::channel(1).0,
         awaits: mpsc::channel(1).0,
         peers: mpsc::channel(1).0,
@@ -81,6 +91,8 @@ async fn the_document_holds_every_route_and_every_route_answers() {
     let mut expected: Vec<String> = Vec::new();
     for (path, methods) in [
         ("/status", "GET"),
+        ("/log", "GET"),
+        ("/events", "GET"),
         ("/openapi.json", "GET"),
         ("/settings", "GET PATCH"),
         ("/uplinks", "GET"),
