@@ -112,6 +112,12 @@ pub enum StoreError {
     )]
     Foreign { path: PathBuf, application: i64 },
 
+    #[error(
+        "{} is not open, because its disk refused: see `adit status`. The next change opens it again, if the disk lets it",
+        path.display()
+    )]
+    Closed { path: PathBuf },
+
     #[error("cannot {operation} in {}: the disk is full. Free some space and try again", path.display())]
     Full { path: PathBuf, operation: String },
 

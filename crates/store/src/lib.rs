@@ -7,6 +7,7 @@ mod error;
 mod files;
 mod health;
 mod lock;
+mod log;
 mod migration;
 mod opening;
 mod record;
@@ -23,6 +24,7 @@ pub use crate::error::{Left, StoreError};
 use crate::files::Files;
 pub use crate::health::Health;
 use crate::lock::Lock;
+pub use crate::log::{Entry, KEPT_ENTRIES, LogQuery, NewEntry};
 use crate::opening::Start;
 pub use crate::opening::{Recovered, Recovery, Restoration};
 use crate::record::Record;
@@ -81,6 +83,8 @@ pub enum Write {
     },
     /// What its caller is told when it asks again.
     Answer(Answer),
+    /// An entry of the audit log.
+    Log(NewEntry),
 }
 
 impl Store {
@@ -115,7 +119,7 @@ impl Store {
     }
 
     /// Makes all of `writes` and the revision durable, or nothing. After an error the store holds what it held
-    /// before, and takes the next commit. Answers alone leave the revision as it is.
+    /// before, and takes the next commit. Answers and entries of the log alone leave the revision as it is.
     pub fn commit(&mut self, revision: u64, writes: &[Write]) -> Result<(), StoreError> {
         let result = match self.write(revision, writes) {
             // To SQLite a file system that went read-only is an I/O error like any other.
@@ -150,6 +154,15 @@ impl Store {
         self.health.clone()
     }
 
+    /// Entries of the audit log.
+    pub fn log(&self, query: &LogQuery) -> Result<Vec<Entry>, StoreError> {
+        let path = &self.files.database;
+        match &self.open {
+            Some(open) => log::read(&open.connection, path, query),
+            None => Err(StoreError::Closed { path: path.clone() }),
+        }
+    }
+
     fn write(&mut self, revision: u64, writes: &[Write]) -> Result<(), StoreError> {
         let path = &self.files.database;
         let failed = |operation: &str, error| StoreError::from_sqlite(error, operation, path);
@@ -163,8 +176,11 @@ impl Store {
             .map_err(|error| failed("begin a commit", error))?;
         let fault = |error| StoreError::from_io(error, "commit to", path);
         adit_fault::point("store/begin").map_err(fault)?;
-        let is_answer = |write: &Write| matches!(write, Write::Answer(_));
-        let mut head = if writes.is_empty() || !writes.iter().all(is_answer) {
+        let is_change = |write: &Write| match write {
+            Write::Set { .. } | Write::Remove { .. } => true,
+            Write::Answer(_) | Write::Log(_) => false,
+        };
+        let mut head = if writes.is_empty() || writes.iter().any(is_change) {
             rows::advance(&transaction, path, revision)?
         } else {
             rows::head(&transaction, path)?

@@ -13,6 +13,7 @@ use crate::rows;
 pub(crate) const SCHEMAS: &[&str] = &[
     include_str!("migration/1.sql"),
     include_str!("migration/2.sql"),
+    include_str!("migration/3.sql"),
 ];
 
 pub(crate) fn newest(schemas: &[&str]) -> i64 {

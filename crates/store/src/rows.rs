@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 use crate::digest::short_digest;
 use crate::error::StoreError;
-use crate::{Loaded, StoredObject, Write, answer};
+use crate::{Loaded, StoredObject, Write, answer, log};
 
 /// What the row of the revision says about the whole: a row that is missing, or an older one in its place, has a digest
 /// that is as good as any.
@@ -96,6 +96,7 @@ pub(crate) fn apply(
 ) -> Result<(), StoreError> {
     match write {
         Write::Answer(answer) => answer::add(transaction, path, answer),
+        Write::Log(entry) => log::add(transaction, path, entry),
         Write::Set {
             kind,
             id,
