@@ -497,7 +497,7 @@ fn path(collection: &str, reference: &str) -> String {
 }
 
 /// Percent-encodes all but the unreserved characters of RFC 3986 section 2.3, so that a name stays one segment.
-fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_~.".contains(&byte);
     // `.` and `..` would be taken for steps.
     let dots = text.bytes().all(|byte| byte == b'.');

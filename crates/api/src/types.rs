@@ -1,7 +1,9 @@
 //! Bodies of requests and answers, by object. Requests refuse fields that they do not know; answers may grow.
 
 pub mod device;
+pub mod event;
 pub mod forward;
+pub mod log;
 pub mod page;
 pub mod pinhole;
 pub mod settings;

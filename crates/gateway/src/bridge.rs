@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use adit_host::reconcile::Handle;
 use adit_model::desired::derive::{Derivation, Inputs};
@@ -14,6 +14,7 @@ use adit_model::state::State;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::control::{AskPeers, Await, PeerStatus, Progress};
+use crate::metrics::Metrics;
 use crate::writer::seconds_since_1970;
 
 /// The wall clock can be set: an expiry is looked for at least this often.
@@ -32,6 +33,7 @@ pub(crate) struct Bridge {
     pub(crate) progress: watch::Sender<Progress>,
     pub(crate) awaits: mpsc::Receiver<Await>,
     pub(crate) peers: mpsc::Receiver<AskPeers>,
+    pub(crate) metrics: Arc<Metrics>,
     /// What the kernel did not take, by revision: those who wait for a revision hear of its own steps only.
     pub(crate) outcomes: VecDeque<(u64, Vec<Problem>)>,
     /// What was derived last.
@@ -98,10 +100,12 @@ impl Bridge {
             Some(derivation) => derivation.update(&inputs),
             none @ None => none.insert(Derivation::new(&inputs)).desired(),
         };
+        let started = Instant::now();
         let Some(report) = self.handle.apply(Arc::clone(desired)).await else {
             return;
         };
         adit_fault::passing("bridge/applied");
+        self.metrics.applied(started.elapsed());
         self.progress
             .send_modify(|progress| progress.revision = Some(state.revision));
         self.take_status();

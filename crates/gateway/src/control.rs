@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use adit_model::change::{Change, Expected};
 use adit_model::desired::derive;
@@ -11,17 +11,27 @@ use adit_model::facts::Facts;
 use adit_model::key::PublicKey;
 use adit_model::problem::{self, Problem};
 use adit_model::refusal::Refusal;
-use adit_model::state::State;
+use adit_model::state::{Device, State};
 use adit_model::uplink::{self, Uplink};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot, watch};
 
 use crate::answers::{Answers, Repeatable};
+use crate::audit::Audit;
 use crate::caller::Caller;
+use crate::events::Events;
+use crate::metrics::{Metrics, Present};
+use crate::trouble::Troubles;
 pub use crate::writer::Committed;
-use crate::writer::{Request, WriteError, seconds_since_1970};
+use crate::writer::{Order, Request, WriteError, seconds_since_1970};
 
 /// How long the peers are waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A session that WireGuard no longer uses (REJECT_AFTER_TIME).
+const SESSION: Duration = Duration::from_secs(180);
+
+/// How long metrics that were made are good for.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// Why a change is not in force.
 #[derive(Clone, Debug)]
@@ -137,7 +147,7 @@ pub(crate) type AskPeers = oneshot::Sender<BTreeMap<PublicKey, PeerStatus>>;
 
 /// The daemon's inside, as listeners see it.
 pub struct Control {
-    pub(crate) requests: mpsc::Sender<Request>,
+    pub(crate) requests: mpsc::Sender<Order>,
     pub(crate) awaits: mpsc::Sender<Await>,
     pub(crate) peers: mpsc::Sender<AskPeers>,
     pub(crate) state: watch::Receiver<Arc<State>>,
@@ -149,6 +159,21 @@ pub struct Control {
     pub(crate) gateway_key: PublicKey,
     pub(crate) answers: Answers,
     pub(crate) api: watch::Receiver<Option<ApiListener>>,
+    pub(crate) audit: Arc<Audit>,
+    pub(crate) events: Arc<Events>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) troubles: Arc<Troubles>,
+    /// The metrics as they were made last: looking at ten thousand peers is not for everyone who asks.
+    pub(crate) exposition: AsyncMutex<Option<(Instant, Arc<str>)>>,
+}
+
+impl PeerStatus {
+    /// Whether it has a session. A clock that was set back leaves handshakes in the future; they are recent ones.
+    pub fn is_connected(&self, now: SystemTime) -> bool {
+        self.last_handshake.is_some_and(|time| {
+            now.duration_since(time).is_ok_and(|since| since < SESSION) || time > now
+        })
+    }
 }
 
 impl Snapshot {
@@ -163,6 +188,14 @@ impl Snapshot {
             state,
             ..self
         }
+    }
+
+    /// The devices that have a session.
+    pub fn connected(&self) -> impl Iterator<Item = (&Device, &PeerStatus)> {
+        self.state.devices.values().filter_map(|device| {
+            let peer = self.peers.get(&device.public_key)?;
+            peer.is_connected(self.now).then_some((device, peer))
+        })
     }
 }
 
@@ -208,7 +241,7 @@ impl Control {
             answer,
         };
         self.requests
-            .send(request)
+            .send(Order::Change(request))
             .await
             .map_err(|_| ChangeError::Stopping)?;
         let committed = match committed.await.map_err(|_| ChangeError::Stopping)? {
@@ -240,22 +273,30 @@ impl Control {
 
     /// Everything, without asking the dataplane for its peers.
     pub fn snapshot(&self) -> Snapshot {
-        let state = Arc::clone(&self.state.borrow());
+        let snapshot = self.snapshot_of(Arc::clone(&self.state.borrow()));
+        let mut problems = snapshot.problems;
+        problems.extend(self.troubles.list());
+        problems.extend(self.storage.borrow().iter().cloned());
+        problems.extend(snapshot.api.as_ref().and_then(ApiListener::problem));
+        Snapshot {
+            problems,
+            ..snapshot
+        }
+    }
+
+    /// A state with what was to be seen around it, and no problems but those of the kernel.
+    pub(crate) fn snapshot_of(&self, state: Arc<State>) -> Snapshot {
         let facts = Arc::clone(&self.facts.borrow());
         let progress = self.progress.borrow().clone();
         let api = self.api.borrow().clone();
         let (mtu, mtu_reason) = derive::mtu(&state, &facts);
-        let applied = progress.revision == Some(state.revision) && progress.problems.is_empty();
-        let mut problems = progress.problems;
-        problems.extend(self.storage.borrow().iter().cloned());
-        problems.extend(api.as_ref().and_then(ApiListener::problem));
         Snapshot {
             uplinks: uplink::list(&state, &facts),
             peers: BTreeMap::new(),
             interface: self.interface.clone(),
             dataplane: progress.dataplane,
-            applied,
-            problems,
+            applied: progress.revision == Some(state.revision) && progress.problems.is_empty(),
+            problems: progress.problems,
             healed: progress.healed,
             mtu,
             mtu_reason,
@@ -265,6 +306,22 @@ impl Control {
             state,
             facts,
         }
+    }
+
+    /// All metrics in Prometheus' text format, not older than a second.
+    pub(crate) async fn metrics_text(&self) -> Arc<str> {
+        let mut made = self.exposition.lock().await;
+        if let Some((time, text)) = made.as_ref()
+            && time.elapsed() < FRESH
+        {
+            return Arc::clone(text);
+        }
+        let present = Present {
+            listeners: self.events.listeners(),
+        };
+        let text: Arc<str> = self.metrics.text(&self.refreshed().await, present).into();
+        *made = Some((Instant::now(), Arc::clone(&text)));
+        text
     }
 
     /// Everything, with the peers as they are now.

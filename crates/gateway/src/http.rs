@@ -9,10 +9,13 @@ mod configuration;
 mod connection;
 mod device;
 mod document;
+mod events;
 mod forward;
 mod guard;
 mod kind;
 mod listener;
+mod log;
+mod metrics;
 mod origin;
 mod pinhole;
 mod repetition;
@@ -33,6 +36,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
 use axum::middleware::{from_fn, from_fn_with_state, map_response};
+use axum::routing::get;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -42,6 +46,7 @@ use self::answer::Failure;
 use self::attempts::Allowance;
 pub(crate) use self::connection::serve;
 use self::guard::Guard;
+pub(crate) use self::metrics::serve_metrics;
 use self::scope::Operations;
 use crate::control::Control;
 
@@ -52,6 +57,7 @@ const LARGEST_REQUEST: usize = 256 << 10;
 pub(crate) fn router(control: Arc<Control>) -> Router {
     let (router, _) = service(&control);
     router
+        .route("/metrics", get(metrics::show))
         .layer(from_fn(guard::refuse_browsers))
         .layer(map_response(answer::keep_private))
         .with_state(control)
@@ -94,7 +100,8 @@ fn service(control: &Arc<Control>) -> (Router<Arc<Control>>, Operations) {
         .layer(DefaultBodyLimit::max(LARGEST_REQUEST))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
-        .layer(from_fn(connection::check_head));
+        .layer(from_fn(connection::check_head))
+        .layer(from_fn_with_state(Arc::clone(control), metrics::count));
     (router, operations)
 }
 
@@ -122,6 +129,8 @@ fn routes() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(token::show, token::remove))
         .routes(routes!(uplink::list))
         .routes(routes!(uplink::show, uplink::set))
+        .routes(routes!(log::show))
+        .routes(routes!(events::listen))
         .routes(routes!(settings::show, settings::set))
         .routes(routes!(document::show));
     OpenApiRouter::with_openapi(document::head()).nest(PREFIX, api)

@@ -4,19 +4,23 @@
 
 mod access;
 mod answers;
+mod audit;
 mod bridge;
 mod caller;
 mod certificate;
 mod claim;
 mod control;
+mod events;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 mod http;
 mod keeper;
 mod key;
+mod metrics;
 mod options;
 mod run;
+mod trouble;
 mod writer;
 
 pub use adit_store::{Recovered, Recovery};

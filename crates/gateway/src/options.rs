@@ -11,6 +11,9 @@ use crate::certificate::Files;
 /// The file that is read when none is named.
 const DEFAULT_FILE: &str = "/etc/adit/gateway.toml";
 
+/// Where metrics are served unless said: the port that exporters for WireGuard have made known.
+const METRICS: &str = "127.0.0.1:9586";
+
 /// What the command line says; what it leaves out comes from the configuration file, else from the defaults.
 #[derive(Clone, Debug, Default)]
 pub struct RunOptions {
@@ -33,6 +36,8 @@ pub(crate) struct Settled {
     pub(crate) runtime_dir: PathBuf,
     pub(crate) interface: String,
     pub(crate) listen: Option<Listen>,
+    /// Where metrics are served; none: on the administrator's socket only.
+    pub(crate) metrics: Option<SocketAddr>,
 }
 
 /// How the API is served over TCP.
@@ -53,6 +58,8 @@ pub(crate) struct File {
     interface: Option<String>,
     #[serde(default)]
     api: Api,
+    #[serde(default)]
+    metrics: MetricsSection,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -63,6 +70,26 @@ struct Api {
     tls_key: Option<PathBuf>,
     #[serde(default)]
     names: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MetricsSection {
+    listen: Option<String>,
+}
+
+impl MetricsSection {
+    fn settle(self) -> anyhow::Result<Option<SocketAddr>> {
+        let text = self.listen.as_deref().unwrap_or(METRICS);
+        if text == "off" {
+            return Ok(None);
+        }
+        text.parse().map(Some).with_context(|| {
+            format!(
+                "`listen = \"{text}\"` below `[metrics]` is no address with a port: write it as {METRICS}, or `off`"
+            )
+        })
+    }
 }
 
 impl RunOptions {
@@ -95,6 +122,7 @@ impl RunOptions {
                 .unwrap_or_else(|| "/run/adit".into()),
             interface,
             listen,
+            metrics: file.metrics.settle()?,
         })
     }
 }
@@ -127,7 +155,7 @@ fn read(path: &Path) -> anyhow::Result<File> {
         .with_context(|| format!("cannot read the configuration {}", path.display()))?;
     toml::from_str(&text).with_context(|| {
         format!(
-            "the configuration {} is not valid; it may hold state-dir, runtime-dir, interface and a part [api] with listen, tls-certificate, tls-key and names",
+            "the configuration {} is not valid; it may hold state-dir, runtime-dir, interface and a part [api] with listen, tls-certificate, tls-key and names, and a part [metrics] with listen",
             path.display()
         )
     })
@@ -184,6 +212,23 @@ mod tests {
         assert_eq!(settled.interface, "wan9");
         assert_eq!(settled.state_dir, Path::new("/b"));
         assert_eq!(settled.runtime_dir, Path::new("/run/adit"));
+
+        assert_eq!(settled.metrics, Some(METRICS.parse().unwrap()));
+
+        for (listen, expected) in [
+            ("off", Some(None)),
+            ("[::1]:9000", Some(Some("[::1]:9000"))),
+            ("9000", None),
+            ("localhost:9000", None),
+        ] {
+            std::fs::write(&path, format!("[metrics]\nlisten = \"{listen}\"\n")).unwrap();
+            let settled = options.clone().settle();
+            let found = settled.map(|settled| settled.metrics.map(|it| it.to_string()));
+            match expected {
+                Some(expected) => assert_eq!(found.unwrap().as_deref(), expected),
+                None => assert!(found.unwrap_err().to_string().contains(listen)),
+            }
+        }
 
         std::fs::write(&path, "interfaces = 3\n").unwrap();
         let error = format!("{:#}", options.settle().unwrap_err());

@@ -9,24 +9,29 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use adit_api::types::log::Action;
 use adit_host::reconcile::{self, ReconcileError, Reconciler};
 use adit_model::facts::Facts;
-use adit_store::{Recovered, Recovery, Store};
+use adit_store::{LogQuery, Recovered, Recovery, Store};
 use anyhow::{Context, anyhow, bail};
 use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::{Resource, setrlimit};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
+use tokio::task::JoinSet;
 
 use crate::access::Access;
 use crate::answers::Answers;
+use crate::audit::{self, Audit};
 use crate::bridge::Bridge;
 use crate::claim::Claim;
 use crate::control::{Control, Progress};
+use crate::events::{Events, watch_network};
 use crate::http;
 use crate::keeper::Keeper;
 use crate::key;
+use crate::metrics::Metrics;
 use crate::options::{RunOptions, Settled, check_interface};
 use crate::writer::{Writer, restore};
 
@@ -39,6 +44,9 @@ const SYSCTL_RECORD: &str = "sysctls.json";
 
 /// Name of the record of the tunnel interface's name in the state directory.
 const INTERFACE_RECORD: &str = "interface";
+
+/// How often the audit log tells of refused credentials.
+const REFUSED_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How long answers may still take after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);
@@ -101,7 +109,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         healed: BTreeMap::new(),
     };
     let (progress_sender, progress_receiver) = watch::channel(progress);
-    let (requests_sender, requests_receiver) = mpsc::channel(1024);
+    let (orders_sender, orders_receiver) = mpsc::channel(1024);
     let (awaits_sender, awaits_receiver) = mpsc::channel(1024);
     let (peers_sender, peers_receiver) = mpsc::channel(64);
 
@@ -113,16 +121,22 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         problems: storage_sender,
     };
     let keeper = tokio::spawn(keeper.run());
+    let audit = Arc::new(Audit::new(orders_sender.clone()));
+    let events = Arc::new(Events::new(state.revision));
+    let metrics = Arc::new(Metrics::new());
+    let start = start_detail(&store, &options.interface);
     let writer = Writer {
         store,
         state,
+        events: Arc::clone(&events),
+        metrics: Arc::clone(&metrics),
         facts: facts_receiver.clone(),
         published: state_sender,
         answers: answers.clone(),
     };
     let writer = std::thread::Builder::new()
         .name("writer".to_owned())
-        .spawn(move || writer.run(requests_receiver))
+        .spawn(move || writer.run(orders_receiver))
         .context("cannot start the writer")?;
     let bridge = Bridge {
         handle,
@@ -133,12 +147,13 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         progress: progress_sender,
         awaits: awaits_receiver,
         peers: peers_receiver,
+        metrics: Arc::clone(&metrics),
         outcomes: VecDeque::new(),
         derivation: None,
     };
     let bridge = tokio::spawn(bridge.run());
     let control = Arc::new(Control {
-        requests: requests_sender,
+        requests: orders_sender,
         awaits: awaits_sender,
         peers: peers_sender,
         state: state_receiver,
@@ -149,7 +164,13 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         gateway_key: private_key.public_key(),
         answers,
         api: api_receiver,
+        audit: Arc::clone(&audit),
+        events: Arc::clone(&events),
+        metrics,
+        troubles: Arc::default(),
+        exposition: AsyncMutex::default(),
     });
+    audit.started(start).await;
     let (stop_sender, stop) = watch::channel(false);
     let remote = match access {
         Some(access) => {
@@ -163,6 +184,13 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         }
         None => None,
     };
+    let mut beside = JoinSet::new();
+    beside.spawn(watch_network(Arc::downgrade(&control), Arc::clone(&events)));
+    beside.spawn(tell_refused(Arc::clone(&audit)));
+    if let Some(address) = options.metrics {
+        let control = Arc::downgrade(&control);
+        beside.spawn(http::serve_metrics(address, control, stop.clone()));
+    }
     let server = tokio::spawn(http::serve(listener, http::router(control), stop));
     tracing::info!(interface = options.interface, socket = %options.runtime_dir.join(SOCKET).display(), "the gateway runs");
 
@@ -173,11 +201,16 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     tracing::info!("stopping; tunnel, routes and firewall stay in place");
     stop_sender.send_replace(true);
     remove_socket(&options.runtime_dir);
+    events.close();
+    beside.shutdown().await;
     let finish = async {
         let _ = server.await;
         if let Some(remote) = remote {
             let _ = tokio::task::spawn_blocking(move || remote.join()).await;
         }
+        audit.tell_refused().await;
+        audit.stopped().await;
+        drop(audit);
         // The last listener is gone, so the writer has nothing more to take and ends after what it has.
         let _ = tokio::task::spawn_blocking(move || writer.join()).await;
         let _ = keeper.await;
@@ -187,6 +220,32 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         tracing::warn!("some answers were not waited for");
     }
     Ok(())
+}
+
+async fn tell_refused(audit: Arc<Audit>) {
+    loop {
+        tokio::time::sleep(REFUSED_INTERVAL).await;
+        audit.tell_refused().await;
+    }
+}
+
+/// What is to be said of a start: after a crash the log tells of no end.
+fn start_detail(store: &Store, interface: &str) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    let last = LogQuery {
+        limit: 1,
+        ..LogQuery::default()
+    };
+    let last = store.log(&last).unwrap_or_default();
+    let ended = last
+        .first()
+        .is_none_or(|entry| audit::event_of(entry.body.as_deref()).action == Action::Stop);
+    let crash = if ended {
+        ""
+    } else {
+        "; the last run ended without a word (it crashed or was killed)"
+    };
+    format!("version {version} on {interface}{crash}")
 }
 
 /// Withdraws everything from this host and restores what was; works with the daemon stopped, and a second time.
@@ -200,6 +259,7 @@ pub async fn teardown(options: RunOptions) -> anyhow::Result<()> {
         runtime_dir,
         interface,
         listen: _,
+        metrics: _,
     } = options.settle()?;
     if UnixStream::connect(runtime_dir.join(SOCKET)).is_ok() {
         bail!(

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use adit_model::change::{Change, Expected};
 use adit_model::confinement;
@@ -13,14 +13,27 @@ use adit_model::facts::Facts;
 use adit_model::refusal::Refusal;
 use adit_model::state::State;
 use adit_store::answer::Answer;
-use adit_store::{Loaded, Store, Write};
+use adit_store::{Entry, Loaded, LogQuery, NewEntry, Store, Write};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::answers::{Answers, Repeatable};
+use crate::audit::{self, Note};
 use crate::caller::Caller;
+use crate::events::Events;
+use crate::metrics::Metrics;
 
 /// The most changes that share one commit.
 const BATCH: usize = 256;
+
+/// What the writer is asked for.
+pub(crate) enum Order {
+    /// A change.
+    Change(Request),
+    /// An entry for the audit log that tells of no change; answered when it is durable, or cannot be.
+    Note(Note, oneshot::Sender<()>),
+    /// A part of the audit log.
+    Read(LogQuery, oneshot::Sender<Result<Vec<Entry>, String>>),
+}
 
 /// Someone's change, and where the answer goes.
 pub(crate) struct Request {
@@ -56,6 +69,17 @@ pub(crate) enum WriteError {
     Repeated,
 }
 
+impl WriteError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Refused(refusal) => refusal.code(),
+            Self::Store(_) => "store",
+            Self::Repeated => "repeated",
+            Self::Forbidden => "forbidden",
+        }
+    }
+}
+
 /// Makes a state of what was stored.
 pub(crate) fn restore(loaded: Loaded) -> Result<State, ObjectError> {
     let mut state = State::default();
@@ -76,6 +100,8 @@ pub(crate) struct Writer {
     pub(crate) facts: watch::Receiver<Arc<Facts>>,
     pub(crate) published: watch::Sender<Arc<State>>,
     pub(crate) answers: Answers,
+    pub(crate) events: Arc<Events>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// A change that is decided and not yet on disk.
@@ -89,24 +115,65 @@ type Reply = oneshot::Sender<Result<Committed, WriteError>>;
 
 impl Writer {
     /// Works until every sender is gone.
-    pub(crate) fn run(mut self, mut requests: mpsc::Receiver<Request>) {
-        while let Some(first) = requests.blocking_recv() {
-            let mut batch = vec![first];
-            while batch.len() < BATCH
-                && let Ok(next) = requests.try_recv()
-            {
-                batch.push(next);
+    pub(crate) fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        while let Some(first) = orders.blocking_recv() {
+            let mut requests = Vec::new();
+            let mut notes = Vec::new();
+            let mut reads = Vec::new();
+            let mut next = Some(first);
+            while let Some(order) = next {
+                match order {
+                    Order::Change(request) => requests.push(request),
+                    Order::Note(note, answer) => notes.push((note, answer)),
+                    Order::Read(query, answer) => reads.push((query, answer)),
+                }
+                let is_full = requests.len() + notes.len() + reads.len() >= BATCH;
+                next = if is_full {
+                    None
+                } else {
+                    orders.try_recv().ok()
+                };
             }
-            self.commit(batch);
+            self.commit(requests);
+            self.note(notes);
+            for (query, answer) in reads {
+                let entries = self.store.log(&query).map_err(|error| error.to_string());
+                // Whoever asked may have gone away.
+                let _ = answer.send(entries);
+            }
+        }
+    }
+
+    /// Entries that tell of no change have a commit of their own: what keeps them from the disk must stop no change.
+    fn note(&mut self, notes: Vec<(Note, oneshot::Sender<()>)>) {
+        if notes.is_empty() {
+            return;
+        }
+        let revision = self.state.revision;
+        let (notes, answers): (Vec<Note>, Vec<_>) = notes.into_iter().unzip();
+        let writes: Vec<Write> = notes
+            .into_iter()
+            .map(|note| Write::Log(to_entry(note, revision)))
+            .collect();
+        if let Err(error) = self.store.commit(revision, &writes) {
+            tracing::warn!(%error, entries = writes.len(), "the audit log could not be written");
+        }
+        for answer in answers {
+            let _ = answer.send(());
         }
     }
 
     fn commit(&mut self, batch: Vec<Request>) {
+        if batch.is_empty() {
+            return;
+        }
         let facts = Arc::clone(&self.facts.borrow());
         let before = self.state.clone();
         let mut decided = Vec::new();
         let mut repeated = Vec::new();
         let mut begun = HashSet::new();
+        let mut notes = Vec::new();
+        let mut changes = Vec::new();
         let revision = before.revision + 1;
         self.state.revision = revision;
         for request in batch {
@@ -117,6 +184,7 @@ impl Writer {
                 repeatable,
                 answer,
             } = request;
+            let action = audit::action_of(&change);
             if let Some(repeatable) = &repeatable
                 && (begun.contains(&repeatable.key) || self.is_answered(repeatable))
             {
@@ -125,9 +193,15 @@ impl Writer {
             }
             match self.decide(change, &caller, expected.as_ref(), &facts) {
                 Ok(edits) => {
+                    let previous = self.state.clone();
                     for edit in &edits {
                         self.state.absorb(edit);
                     }
+                    let note = audit::of_change(&caller, action, &previous, &self.state, &edits);
+                    if note.is_some() {
+                        changes.push(action);
+                    }
+                    notes.extend(note);
                     begun.extend(repeatable.as_ref().map(|repeatable| repeatable.key.clone()));
                     decided.push(Decided {
                         edits,
@@ -137,6 +211,7 @@ impl Writer {
                 }
                 Err(error) => {
                     tracing::debug!(%caller, ?error, "a change was not made");
+                    self.metrics.refused(error.code());
                     reply(answer, Err(error));
                 }
             }
@@ -147,12 +222,18 @@ impl Writer {
         }
         let state = Arc::new(self.state.clone());
         let (told, committed) = settle(decided, &state);
-        let writes: Vec<Write> = committed
+        let edits: Vec<Edit> = committed
             .iter()
-            .flat_map(|(committed, _)| &committed.edits)
+            .flat_map(|(committed, _)| committed.edits.iter().cloned())
+            .collect();
+        let entries = notes.into_iter().map(|note| to_entry(note, revision));
+        let writes: Vec<Write> = edits
+            .iter()
             .map(|edit| to_write(edit, revision))
+            .chain(entries.map(Write::Log))
             .chain(told.iter().cloned().map(Write::Answer))
             .collect();
+        let started = Instant::now();
         if !writes.is_empty()
             && let Err(error) = self.store.commit(revision, &writes)
         {
@@ -160,12 +241,19 @@ impl Writer {
             tracing::error!(%error, "a commit failed; the changes were not made");
             let answers = committed.into_iter().map(|(_, answer)| answer);
             for answer in answers.chain(repeated) {
-                reply(answer, Err(WriteError::Store(error.to_string())));
+                let error = WriteError::Store(error.to_string());
+                self.metrics.refused(error.code());
+                reply(answer, Err(error));
             }
             return;
         }
         if is_changed {
-            self.published.send_replace(state);
+            self.metrics.committed(started.elapsed());
+            for (action, kind) in changes {
+                self.metrics.changed(action, kind);
+            }
+            self.published.send_replace(Arc::clone(&state));
+            self.events.commit(revision, edits, state);
             adit_fault::passing("writer/published");
         }
         for answer in told {
@@ -298,6 +386,15 @@ fn to_write(edit: &Edit, version: u64) -> Write {
     }
 }
 
+fn to_entry(note: Note, revision: u64) -> NewEntry {
+    NewEntry {
+        time: seconds_since_1970(),
+        revision,
+        subjects: note.subjects,
+        body: serde_json::to_string(&note.event).unwrap_or_default(),
+    }
+}
+
 /// The wall clock, as decisions take it.
 pub(crate) fn seconds_since_1970() -> u64 {
     SystemTime::now()
@@ -338,6 +435,8 @@ mod tests {
                 facts,
                 published,
                 answers,
+                events: Arc::new(Events::new(0)),
+                metrics: Arc::new(Metrics::new()),
             },
             receiver,
         )

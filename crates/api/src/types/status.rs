@@ -1,13 +1,16 @@
 //! The state of the whole gateway, in one answer.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use adit_model::key::PublicKey;
+use adit_model::problem::Problem;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::uplink::Uplink;
+use crate::timestamp::Timestamp;
 
 /// What is up, and what is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -40,6 +43,15 @@ pub struct Status {
     /// The API over TCP, if it is served.
     #[serde(default)]
     pub api: Option<Api>,
+    /// The tunnel's networks, up to 20.
+    #[serde(default)]
+    pub subnets: Vec<StatusSubnet>,
+    /// Connected devices, up to 20, those that shook hands last first.
+    #[serde(default)]
+    pub connected: Vec<StatusDevice>,
+    /// Names of devices that may connect and never did since the tunnel is up, up to 20.
+    #[serde(default)]
+    pub unseen: Vec<String>,
 }
 
 /// The API over TCP.
@@ -52,6 +64,43 @@ pub struct Api {
     pub tls: bool,
     /// SHA-256 of its certificate.
     pub fingerprint: Option<String>,
+}
+
+/// A subnet in short.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StatusSubnet {
+    /// Its name.
+    pub name: String,
+    /// Its IPv4 network.
+    #[schema(value_type = String)]
+    pub ipv4: Ipv4Net,
+    /// Its IPv6 prefix.
+    #[schema(value_type = Option<String>)]
+    pub ipv6: Option<Ipv6Net>,
+    /// How many devices it has.
+    pub devices: usize,
+}
+
+/// A connected device in short.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StatusDevice {
+    /// Its id.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+    /// Its address in the tunnel.
+    #[schema(value_type = String)]
+    pub ipv4: Ipv4Addr,
+    /// Where it was last heard from.
+    #[schema(value_type = Option<String>)]
+    pub endpoint: Option<SocketAddr>,
+    /// When it last shook hands.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub last_handshake: Option<Timestamp>,
+    /// Bytes from it since the tunnel is up.
+    pub received_bytes: u64,
+    /// Bytes to it since the tunnel is up.
+    pub sent_bytes: u64,
 }
 
 /// Something that is wrong.
@@ -67,6 +116,17 @@ pub struct StatusProblem {
     pub fix: String,
 }
 
+impl From<&Problem> for StatusProblem {
+    fn from(problem: &Problem) -> Self {
+        Self {
+            code: problem.code.clone(),
+            object: problem.object.clone(),
+            message: problem.message.clone(),
+            fix: problem.fix.clone(),
+        }
+    }
+}
+
 /// How many objects there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Counts {
@@ -74,6 +134,9 @@ pub struct Counts {
     pub devices: usize,
     /// Devices that shook hands within the last three minutes.
     pub connected: usize,
+    /// Devices that may connect and never did since the tunnel is up.
+    #[serde(default)]
+    pub unseen: usize,
     /// Subnets.
     pub subnets: usize,
     /// Forwards.

@@ -225,7 +225,7 @@ pub(super) async fn configuration(
     let snapshot = control.snapshot();
     let device = snapshot.state.device(&reference)?;
     let source = key_source(device, query.key_file)?;
-    tracing::info!(device = %device.name, %caller, "configuration shown");
+    control.audit.configuration_shown(&caller, device).await;
     configuration::wg_quick(&snapshot, device, source)
 }
 

@@ -117,6 +117,7 @@ impl Guard {
         if let Some(token) = authority::find(&state, text, seconds_since_1970()) {
             return Ok(token.clone());
         }
+        self.control.audit.credentials_refused(source);
         let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
         match attempts.fail(source, Instant::now()) {
             Ok(()) => {

@@ -50,6 +50,8 @@ const WRITE_AND_SECRETS: &[Scope] = &[Scope::Write, Scope::Secrets];
 /// Every operation, by its id in the document. One that is missing here is the administrator's, and a test fails.
 const OPERATIONS: &[(&str, Access)] = &[
     ("show_status", token(READ, Reach::Everything)),
+    ("show_log", token(READ, Reach::Everything)),
+    ("listen", token(READ, Reach::Everything)),
     ("show_document", token(&[], Reach::Confined)),
     ("list_subnets", token(READ, Reach::Everything)),
     ("show_subnet", token(READ, Reach::Everything)),

@@ -9,7 +9,10 @@ use adit_model::state::State;
 use tokio::sync::{mpsc, watch};
 
 use crate::answers::Answers;
+use crate::audit::Audit;
 use crate::control::{Control, Progress};
+use crate::events::Events;
+use crate::metrics::Metrics;
 
 /// A control whose daemon has stopped: it shows an empty state and takes no change.
 pub(crate) fn stopped() -> Arc<Control> {
@@ -19,7 +22,14 @@ pub(crate) fn stopped() -> Arc<Control> {
         problems: Vec::new(),
         healed: BTreeMap::new(),
     };
+    let events = Events::new(0);
+    events.close();
     Arc::new(Control {
+        audit: Arc::new(Audit::new(mpsc::channel(1).0)),
+        events: Arc::new(events),
+        metrics: Arc::new(Metrics::new()),
+        troubles: Arc::default(),
+        exposition: tokio::sync::Mutex::default(),
         requests: mpsc::channel(1).0,
         awaits: mpsc::channel(1).0,
         peers: mpsc::channel(1).0,

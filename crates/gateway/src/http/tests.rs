@@ -56,6 +56,8 @@ async fn the_document_holds_every_route_and_every_route_answers() {
     let mut expected: Vec<String> = Vec::new();
     for (path, methods) in [
         ("/status", "GET"),
+        ("/log", "GET"),
+        ("/events", "GET"),
         ("/openapi.json", "GET"),
         ("/settings", "GET PATCH"),
         ("/uplinks", "GET"),

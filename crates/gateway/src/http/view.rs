@@ -2,14 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime};
 
 use adit_api::timestamp::Timestamp;
 use adit_api::types::device::{Device, DeviceDetail};
 use adit_api::types::forward::Forward;
 use adit_api::types::pinhole::Pinhole;
 use adit_api::types::settings::{Settings, SettingsMtu};
-use adit_api::types::status::{Api, Counts, Mtu, Status, StatusProblem};
 use adit_api::types::subnet::{EffectiveDelivery, Subnet};
 use adit_api::types::token::Token;
 use adit_api::types::uplink::Uplink;
@@ -18,9 +16,6 @@ use adit_model::{state, uplink};
 use ipnet::IpNet;
 
 use crate::control::Snapshot;
-
-/// A session that WireGuard no longer uses (REJECT_AFTER_TIME).
-const SESSION: Duration = Duration::from_secs(180);
 
 pub(super) fn device(snapshot: &Snapshot, device: &state::Device) -> Device {
     let delegations = snapshot.state.delegations_of(device.id);
@@ -45,7 +40,7 @@ fn device_with(snapshot: &Snapshot, device: &state::Device, delegations: Vec<IpN
         delegations,
         enabled: device.enabled,
         expires: device.expires.map(Timestamp),
-        connected: last_handshake.is_some_and(|time| is_recent(snapshot.now, time)),
+        connected: peer.is_some_and(|peer| peer.is_connected(snapshot.now)),
         last_handshake: last_handshake.map(Timestamp::from),
         endpoint: peer.and_then(|peer| peer.endpoint),
         received_bytes: peer.map_or(0, |peer| peer.received),
@@ -220,60 +215,6 @@ pub(super) fn settings(snapshot: &Snapshot) -> Settings {
     }
 }
 
-pub(super) fn status(snapshot: &Snapshot) -> Status {
-    let state = &snapshot.state;
-    let is_connected = |device: &&state::Device| {
-        let peer = snapshot.peers.get(&device.public_key);
-        peer.and_then(|peer| peer.last_handshake)
-            .is_some_and(|time| is_recent(snapshot.now, time))
-    };
-    Status {
-        revision: state.revision,
-        applied: snapshot.applied,
-        dataplane: snapshot.dataplane.to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        interface: snapshot.interface.clone(),
-        listen_port: state.settings.listen_port,
-        public_key: snapshot.gateway_key,
-        problems: snapshot
-            .all_problems()
-            .into_iter()
-            .map(|problem| StatusProblem {
-                code: problem.code,
-                object: problem.object,
-                message: problem.message,
-                fix: problem.fix,
-            })
-            .collect(),
-        healed: snapshot
-            .healed
-            .iter()
-            .map(|(kind, count)| ((*kind).to_owned(), *count))
-            .collect(),
-        counts: Counts {
-            devices: state.devices.len(),
-            connected: state.devices.values().filter(is_connected).count(),
-            subnets: state.subnets.len(),
-            forwards: state.forwards.len(),
-            pinholes: state.pinholes.len(),
-        },
-        mtu: Mtu {
-            value: snapshot.mtu,
-            reason: snapshot.mtu_reason.clone(),
-        },
-        uplinks: snapshot
-            .uplinks
-            .iter()
-            .map(|shown| uplink(snapshot, shown))
-            .collect(),
-        api: snapshot.api.as_ref().map(|api| Api {
-            address: api.address,
-            tls: api.fingerprint.is_some(),
-            fingerprint: api.fingerprint.clone(),
-        }),
-    }
-}
-
 /// 0 for what is not stored: an uplink of which nothing was said.
 fn version(snapshot: &Snapshot, key: Key) -> u64 {
     snapshot.state.version(key).unwrap_or_default()
@@ -296,9 +237,4 @@ fn name_of(snapshot: &Snapshot, device: state::DeviceId) -> String {
         .devices
         .get(&device)
         .map_or_else(|| device.to_string(), |device| device.name.clone())
-}
-
-/// A clock that was set back leaves handshakes in the future; they are recent ones.
-fn is_recent(now: SystemTime, time: SystemTime) -> bool {
-    now.duration_since(time).is_ok_and(|since| since < SESSION) || time > now
 }

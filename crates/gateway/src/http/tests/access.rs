@@ -67,6 +67,8 @@ impl World {
             facts: facts.clone(),
             answers: Answers::default(),
             published,
+            events: Arc::clone(&stopped().events),
+            metrics: Arc::clone(&stopped().metrics),
         };
         std::thread::spawn(move || writer.run(received));
         let (awaits, mut awaited) = mpsc::channel::<Await>(16);
