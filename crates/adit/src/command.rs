@@ -2,9 +2,11 @@
 
 mod completions;
 mod device;
+mod events;
 mod forward;
 mod gateway;
 mod lab;
+mod log;
 mod pinhole;
 mod settings;
 mod status;
@@ -55,7 +57,7 @@ struct Global {
     /// Write one JSON document
     #[arg(long, global = true)]
     json: bool,
-    /// Log more; twice for everything
+    /// Log more: -v for every decision, -vv for everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
 }
@@ -66,7 +68,11 @@ enum Command {
     #[command(subcommand)]
     Gateway(gateway::GatewayCommand),
     /// Show what is up, who is connected, and what is wrong
-    Status,
+    Status(status::StatusArguments),
+    /// Show what happens, as it happens: changes, traffic, problems; with --json one document a line
+    Events,
+    /// Show who changed what
+    Log(log::LogArguments),
     /// The interfaces that face the Internet
     #[command(subcommand)]
     Uplink(uplink::UplinkCommand),
@@ -174,7 +180,11 @@ fn dispatch(arguments: Arguments, output: Output) -> Result<ExitCode, Failure> {
             completions::run(output, &arguments);
             Ok(ExitCode::SUCCESS)
         }
-        Command::Status => talk(&global, output, status::run),
+        Command::Status(arguments) => {
+            talk(&global, output, |session| status::run(session, arguments))
+        }
+        Command::Events => talk(&global, output, events::run),
+        Command::Log(arguments) => talk(&global, output, |session| log::run(session, arguments)),
         Command::Uplink(command) => talk(&global, output, |session| uplink::run(session, command)),
         Command::Subnet(command) => talk(&global, output, |session| subnet::run(session, command)),
         Command::Device(command) => talk(&global, output, |session| device::run(session, command)),

@@ -1,4 +1,4 @@
-//! When something ends: a point in time, a span from now, or never.
+//! Times as people give them: a point in time, a span from now, a span before now, or never.
 
 use std::str::FromStr;
 use std::time::SystemTime;
@@ -44,6 +44,26 @@ impl FromStr for Expiry {
             "it takes a span such as 30d, 12h or 45m, a time such as 2030-12-31T23:59:59Z, or `none`"
                 .to_owned()
         })
+    }
+}
+
+/// What `--since` takes: a point in time, or a span before now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Past(pub(crate) Timestamp);
+
+impl FromStr for Past {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(time) = text.parse() {
+            return Ok(Self(time));
+        }
+        let now = Timestamp::from(SystemTime::now());
+        let seconds = span(text).ok_or_else(|| {
+            "it takes a span such as 7d, 2h or 45m, or a time such as 2030-12-31T23:59:59Z"
+                .to_owned()
+        })?;
+        Ok(Self(Timestamp(now.0.saturating_sub(seconds))))
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod command;
 mod expiry;
+mod journal;
 mod output;
 mod remote;
 mod target;

@@ -76,6 +76,14 @@ impl Output {
         write(io::stdout().lock(), text);
     }
 
+    /// One of many lines, as they come; false when nobody reads them any more.
+    pub(crate) fn line(self, text: &str) -> bool {
+        let mut stdout = io::stdout().lock();
+        writeln!(stdout, "{text}")
+            .and_then(|()| stdout.flush())
+            .is_ok()
+    }
+
     /// Something that people want to know besides.
     pub(crate) fn note(self, text: &str) {
         if !self.json {

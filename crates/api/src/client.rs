@@ -1,6 +1,7 @@
 //! A client for the administrator's Unix socket, or for a gateway's address with a token.
 
 mod connection;
+mod stream;
 mod trust;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 
+pub use self::stream::{EventStream, Received};
 use crate::problem::Problem;
 use crate::types::Removed;
 use crate::types::device::{
@@ -20,6 +22,7 @@ use crate::types::device::{
     SetDevice,
 };
 use crate::types::forward::{AddForward, Forward, Forwards, SetForward};
+use crate::types::log::{Log, LogOrder, LogParameters};
 use crate::types::pinhole::{AddPinhole, Pinhole, Pinholes, SetPinhole};
 use crate::types::settings::{SetSettings, Settings};
 use crate::types::status::Status;
@@ -205,6 +208,40 @@ impl Client {
     /// The state of the whole.
     pub async fn status(&self) -> Result<Status, ClientError> {
         self.get("/status").await
+    }
+
+    /// A part of the audit log.
+    pub async fn log(&self, parameters: &LogParameters) -> Result<Log, ClientError> {
+        let LogParameters {
+            limit,
+            after,
+            order,
+            device,
+            object,
+            since,
+        } = parameters;
+        let order = match order {
+            LogOrder::Newest => None,
+            LogOrder::Oldest => Some("oldest".to_owned()),
+        };
+        let parameters = [
+            ("limit", limit.map(|limit| limit.to_string())),
+            ("after", after.map(|after| after.to_string())),
+            ("order", order),
+            ("device", device.as_deref().map(escape)),
+            ("object", object.as_deref().map(escape)),
+            ("since", since.map(|since| since.to_string())),
+        ];
+        let query: Vec<String> = parameters
+            .into_iter()
+            .filter_map(|(name, value)| value.map(|value| format!("{name}={value}")))
+            .collect();
+        self.get(&format!("/log?{}", query.join("&"))).await
+    }
+
+    /// Listens to the events; `last` is the id of the last one that was seen.
+    pub async fn events(&self, last: Option<u64>) -> Result<EventStream, ClientError> {
+        connection::listen(self, &format!("{PREFIX}/events"), last).await
     }
 
     /// All subnets.

@@ -52,6 +52,9 @@ const FIREWALL_FAILED: &str = "firewall-failed";
 /// Beside the record of settings: the tracked connections that have yet to end.
 const SWEEPS: &str = "sweeps";
 
+/// The code of the problem that something could not be looked at.
+const OBSERVE_FAILED: &str = "observe-failed";
+
 /// A kind of kernel object that is observed by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
@@ -82,6 +85,8 @@ pub struct Report {
     pub problems: Vec<Problem>,
     /// Settings that others have come to depend on.
     pub kept: Vec<Kept>,
+    /// Something could not be looked at, so nothing was planned for it.
+    pub is_blind: bool,
 }
 
 /// Everything that is needed to change this host.
@@ -152,7 +157,12 @@ impl Reconciler {
             self.problems.is_empty() && self.known.as_deref() == Some(desired.as_ref());
         let report = self.pass(desired, &Part::ALL.into()).await;
         self.is_surprised = false;
-        self.problems = report.problems.iter().cloned().collect();
+        if !report.is_blind {
+            self.problems.clear();
+        }
+        // Steps that failed before are not planned where nothing can be seen: they were not seen to succeed, either.
+        self.problems.retain(|it| it.code != OBSERVE_FAILED);
+        self.problems.extend(report.problems.iter().cloned());
         if is_healing {
             self.count_healed(&report);
         }

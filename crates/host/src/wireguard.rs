@@ -161,6 +161,9 @@ impl WireGuardError {
             Self::Timeout { .. } => {
                 "it hangs or is stopped (`pgrep -af wireguard` shows it): `kill -CONT` wakes it, after `kill -9` it is started again with every device"
             }
+            Self::Refused { errno, .. } if *errno == Errno::EPERM => {
+                "the daemon needs CAP_NET_ADMIN"
+            }
             Self::Io { .. } | Self::Refused { .. } | Self::Malformed { .. } | Self::Netlink(_) => {
                 "it is tried again; see the log of the dataplane if it stays"
             }

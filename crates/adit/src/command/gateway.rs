@@ -1,6 +1,5 @@
 //! `adit gateway`: the daemon on this host.
 
-use std::io::{self, IsTerminal as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -8,8 +7,8 @@ use adit_gateway::{Recovered, Recovery, RunOptions};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use tokio::runtime::Builder;
-use tracing_subscriber::EnvFilter;
 
+use crate::journal;
 use crate::output::{Failure, Output};
 
 /// What `adit gateway` can do.
@@ -63,12 +62,13 @@ pub(super) fn run(
     runtime_dir: Option<PathBuf>,
     verbose: u8,
 ) -> Result<(), Failure> {
-    start_log(verbose);
+    let limiter = journal::start(verbose);
     let runtime = Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("start the runtime")?;
     runtime.block_on(async {
+        tokio::spawn(journal::tell_suppressed(limiter));
         match command {
             GatewayCommand::Run(RunArguments { options, listen }) => {
                 let options = run_options(options, runtime_dir);
@@ -133,25 +133,4 @@ fn run_options(options: Options, runtime_dir: Option<PathBuf>) -> RunOptions {
         interface: options.interface,
         listen: None,
     }
-}
-
-/// `RUST_LOG` wins over `-v`.
-fn start_log(verbose: u8) {
-    let level = match verbose {
-        0 => "info",
-        1 => "debug",
-        _ => "trace",
-    };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    // It writes out whole messages at `trace`, and the kernel's WireGuard is told its keys in some.
-    let filter = match "netlink_proto::codecs=off".parse() {
-        Ok(silent) => filter.add_directive(silent),
-        Err(_) => EnvFilter::new("info"),
-    };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(verbose > 0)
-        .init();
 }

@@ -1,27 +1,48 @@
 //! `adit status`: what is up, who is connected, what is wrong and how to mend it.
 
-use adit_api::types::device::Device;
 use adit_api::types::status::Status;
 use adit_api::types::uplink::Uplink;
+use clap::Args;
 
 use super::device::view::{ago, bytes};
 use super::{Session, count};
 use crate::output::{Failure, Output, or_dash};
 
-/// More would push what is wrong off the screen; `adit device list` has them all.
-const SHOWN: usize = 20;
+/// Arguments of `adit status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArguments {
+    /// Fail with status 1 unless all is well; for monitoring
+    #[arg(long)]
+    check: bool,
+}
 
-pub(super) async fn run(session: Session) -> Result<(), Failure> {
+pub(super) async fn run(session: Session, arguments: StatusArguments) -> Result<(), Failure> {
     let Session { client, output } = session;
     let status = client.status().await?;
     if output.is_json() {
-        return output.document(&status);
+        output.document(&status)?;
+    } else {
+        overview(output, &status);
+        connected(output, &status);
+        unseen(output, &status);
+        problems(output, &status);
     }
-    let devices = client.devices().await?.devices;
-    overview(output, &status);
-    connected(output, &devices);
-    never_seen(output, &status, &devices);
-    problems(output, &status);
+    if arguments.check && !(status.applied && status.problems.is_empty()) {
+        let number = status.problems.len();
+        return Err(Failure::Refused {
+            code: "not-well",
+            message: format!(
+                "the gateway is not well: {}{}",
+                count(number, "problem"),
+                if status.applied {
+                    ""
+                } else {
+                    ", and not all that is committed is in force"
+                }
+            ),
+            hint: "`adit status` shows each with its fix".to_owned(),
+        });
+    }
     Ok(())
 }
 
@@ -50,6 +71,17 @@ fn overview(output: Output, status: &Status) {
             .iter()
             .map(|uplink| ("uplink", describe(uplink))),
     );
+    fields.extend(status.subnets.iter().map(|subnet| {
+        let ipv6 = subnet.ipv6.map(|prefix| format!(", {prefix}"));
+        let text = format!(
+            "{} {}{}; {}",
+            subnet.name,
+            subnet.ipv4,
+            ipv6.unwrap_or_default(),
+            count(subnet.devices, "device")
+        );
+        ("subnet", text)
+    }));
     fields.push((
         "mtu",
         format!("{} ({})", status.mtu.value, status.mtu.reason),
@@ -104,26 +136,16 @@ fn describe(uplink: &Uplink) -> String {
     )
 }
 
-fn connected(output: Output, devices: &[Device]) {
-    let connected: Vec<&Device> = devices.iter().filter(|device| device.connected).collect();
-    if connected.is_empty() {
+fn connected(output: Output, status: &Status) {
+    if status.connected.is_empty() {
         return;
     }
     output.result("\n");
-    let header = [
-        "CONNECTED",
-        "IPV4",
-        "IPV6",
-        "FROM",
-        "HANDSHAKE",
-        "RECEIVED",
-        "SENT",
-    ];
-    let rows = connected.iter().take(SHOWN).map(|device| {
+    let header = ["CONNECTED", "IPV4", "FROM", "HANDSHAKE", "RECEIVED", "SENT"];
+    let rows = status.connected.iter().map(|device| {
         vec![
             device.name.clone(),
             device.ipv4.to_string(),
-            or_dash(device.ipv6),
             or_dash(device.endpoint),
             or_dash(device.last_handshake.map(ago)),
             bytes(device.received_bytes),
@@ -131,39 +153,35 @@ fn connected(output: Output, devices: &[Device]) {
         ]
     });
     output.table(&header, rows);
-    if connected.len() > SHOWN {
-        let more = connected.len() - SHOWN;
+    let more = status.counts.connected - status.connected.len();
+    if more > 0 {
         output.result(&format!("and {more} more: `adit device list`"));
     }
 }
 
-fn never_seen(output: Output, status: &Status, devices: &[Device]) {
-    let never: Vec<&Device> = devices
-        .iter()
-        .filter(|device| device.enabled && device.last_handshake.is_none())
-        .collect();
-    let Some(first) = never.first() else {
+fn unseen(output: Output, status: &Status) {
+    let Some(name) = status.unseen.first() else {
         return;
     };
-    let names: Vec<&str> = never
-        .iter()
-        .take(SHOWN)
-        .map(|device| device.name.as_str())
-        .collect();
-    let dots = if never.len() > SHOWN { ", …" } else { "" };
+    let more = status.counts.unseen - status.unseen.len();
+    let more = if more > 0 {
+        format!(" and {more} more")
+    } else {
+        String::new()
+    };
     let endpoint = status
         .uplinks
         .iter()
         .find(|uplink| uplink.default)
         .and_then(|uplink| uplink.effective_endpoint.as_deref())
         .unwrap_or("this host");
-    let (port, name) = (status.listen_port, &first.name);
+    let port = status.listen_port;
     output.result(&format!(
-        "\nNot connected since the tunnel is up: {}{dots}\n  \
+        "\nNot connected since the tunnel is up: {}{more}\n  \
            - Is the tunnel up on the device (`wg-quick up adit`, or the switch in the app)?\n  \
            - Does the provider's firewall let UDP port {port} in to {endpoint}?\n  \
            - Has the device the right endpoint and keys? `adit device config {name}` shows what it needs.",
-        names.join(", ")
+        status.unseen.join(", ")
     ));
 }
 

@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, IF_MATCH};
-use http::{Method, Request};
+use http::{HeaderName, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
+use super::stream::{Connection, EventStream};
 use super::{Client, ClientError, Target, trust};
 use crate::problem::Problem;
 
@@ -19,80 +21,126 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Far more than the largest page.
 const LARGEST_ANSWER: usize = 64 << 20;
 
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
 pub(super) async fn request(
     client: &Client,
     method: Method,
     path: &str,
     body: Option<Vec<u8>>,
 ) -> Result<Vec<u8>, ClientError> {
-    let work = async {
-        match &client.target {
-            Target::Unix(socket) => {
-                let stream = UnixStream::connect(socket)
-                    .await
-                    .map_err(|error| unreachable(client, error.to_string()))?;
-                exchange(client, stream, method, path, body).await
-            }
-            Target::Tcp {
-                host, port, tls, ..
-            } => {
-                let stream = TcpStream::connect((host.as_str(), *port))
-                    .await
-                    .map_err(|error| unreachable(client, error.to_string()))?;
-                let Some(tls) = tls else {
-                    return exchange(client, stream, method, path, body).await;
-                };
-                let stream = tls
-                    .connector
-                    .connect(tls.name.clone(), stream)
-                    .await
-                    .map_err(|error| untrusted(client, host, &error))?;
-                exchange(client, stream, method, path, body).await
-            }
+    let request = build(client, method, path, body)?;
+    within_limit(client, async {
+        let (response, _connection) = send(client, request).await?;
+        read(client, response).await
+    })
+    .await
+}
+
+/// Asks for a stream of events, and leaves the connection open.
+pub(super) async fn listen(
+    client: &Client,
+    path: &str,
+    last: Option<u64>,
+) -> Result<EventStream, ClientError> {
+    let mut request = build(client, Method::GET, path, None)?;
+    if let Some(last) = last {
+        request.headers_mut().insert(LAST_EVENT_ID, last.into());
+    }
+    within_limit(client, async {
+        let (response, connection) = send(client, request).await?;
+        if response.status().is_success() {
+            return Ok(EventStream::new(response.into_body(), connection));
         }
-    };
+        let answer = read(client, response).await?;
+        Err(client.protocol(format!(
+            "{} bytes where there should be events",
+            answer.len()
+        )))
+    })
+    .await
+}
+
+async fn within_limit<T>(
+    client: &Client,
+    work: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, ClientError> {
     timeout(LIMIT, work).await.map_err(|_| {
         let why = format!("no answer within {} s", LIMIT.as_secs());
         unreachable(client, why)
     })?
 }
 
+async fn send(
+    client: &Client,
+    request: Request<Full<Bytes>>,
+) -> Result<(Response<Incoming>, Connection), ClientError> {
+    match &client.target {
+        Target::Unix(socket) => {
+            let stream = UnixStream::connect(socket)
+                .await
+                .map_err(|error| unreachable(client, error.to_string()))?;
+            exchange(client, stream, request).await
+        }
+        Target::Tcp {
+            host, port, tls, ..
+        } => {
+            let stream = TcpStream::connect((host.as_str(), *port))
+                .await
+                .map_err(|error| unreachable(client, error.to_string()))?;
+            let Some(tls) = tls else {
+                return exchange(client, stream, request).await;
+            };
+            let stream = tls
+                .connector
+                .connect(tls.name.clone(), stream)
+                .await
+                .map_err(|error| untrusted(client, host, &error))?;
+            exchange(client, stream, request).await
+        }
+    }
+}
+
 async fn exchange<S>(
     client: &Client,
     stream: S,
-    method: Method,
-    path: &str,
-    body: Option<Vec<u8>>,
-) -> Result<Vec<u8>, ClientError>
+    request: Request<Full<Bytes>>,
+) -> Result<(Response<Incoming>, Connection), ClientError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| unreachable(client, error.to_string()))?;
-    let connection = tokio::spawn(connection);
-    let request = build(client, method, path, body)?;
-    let answer = async {
-        let response = sender
-            .send_request(request)
-            .await
-            .map_err(|error| unreachable(client, format!("it broke off: {error}")))?;
-        let (head, body) = response.into_parts();
-        let body = Limited::new(body, LARGEST_ANSWER)
-            .collect()
-            .await
-            .map_err(|error| client.protocol(format!("the answer broke off: {error}")))?;
-        Ok((head.status, body.to_bytes()))
-    }
-    .await;
-    connection.abort();
-    let (status, body) = answer?;
+    let connection = Connection::new(tokio::spawn(async move {
+        // What breaks it breaks the answer, too.
+        let _ = connection.await;
+    }));
+    let response = sender
+        .send_request(request)
+        .await
+        .map_err(|error| unreachable(client, format!("it broke off: {error}")))?;
+    Ok((response, connection))
+}
+
+/// The body of a success, or why it is none.
+async fn read(client: &Client, response: Response<Incoming>) -> Result<Vec<u8>, ClientError> {
+    let status = response.status();
+    let body = Limited::new(response.into_body(), LARGEST_ANSWER)
+        .collect()
+        .await
+        .map_err(|error| client.protocol(format!("the answer broke off: {error}")))?
+        .to_bytes();
     if status.is_success() {
         return Ok(body.to_vec());
     }
-    match serde_json::from_slice::<Problem>(&body) {
-        Ok(problem) => Err(ClientError::Problem(Box::new(problem))),
-        Err(_) => Err(client.protocol(format!("it says {status} without a reason"))),
+    Err(refused(client, status, &body))
+}
+
+fn refused(client: &Client, status: StatusCode, body: &[u8]) -> ClientError {
+    match serde_json::from_slice::<Problem>(body) {
+        Ok(problem) => ClientError::Problem(Box::new(problem)),
+        Err(_) => client.protocol(format!("it says {status} without a reason")),
     }
 }
 

@@ -428,7 +428,7 @@ fn shortened(problems: Vec<Problem>) -> Vec<Problem> {
         if count > TOLD_ONE_BY_ONE {
             told.push(Problem {
                 object: format!("{} more", count - TOLD_ONE_BY_ONE),
-                message: "failed likewise; the log names them".to_owned(),
+                message: "failed likewise; with `-v` the log names all of them".to_owned(),
                 fix: "see the others of this code".to_owned(),
                 code,
             });

@@ -7,11 +7,15 @@ use adit_model::desired::Desired;
 use adit_model::desired::firewall::Elements;
 use adit_model::plan::{Actual, ActualFirewall, ActualLink, ActualWireGuard, Sweep};
 use adit_model::problem::Problem;
+use nix::errno::Errno;
 
 use super::sweeps::endpoints_in;
-use super::{Part, Reconciler, Report};
+use super::{OBSERVE_FAILED, Part, Reconciler, Report};
+use crate::netlink::NetlinkError;
 use crate::wireguard::{Dataplane, WireGuardError};
 use crate::{address, link, neighbor, route, rule, sysctl};
+
+const SETTINGS_FIX: &str = "it is tried again; the daemon must be able to read /proc/sys/net";
 
 pub(super) struct Observation {
     pub(super) actual: Actual,
@@ -57,6 +61,7 @@ impl Reconciler {
         for part in parts {
             if let Err(problem) = self.observe_part(part, desired, &mut actual).await {
                 report.problems.push(problem);
+                report.is_blind = true;
             }
         }
         Observation { actual, is_blocked }
@@ -110,24 +115,24 @@ impl Reconciler {
             }
             Part::Addresses => {
                 let observed = address::observe(netlink, &self.interface).await;
-                actual.addresses = observed.map_err(|error| unreadable("addresses", &error))?;
+                actual.addresses = observed.map_err(|error| by_netlink("addresses", &error))?;
             }
             Part::Routes => {
                 let observed = route::observe(netlink).await;
                 actual.routes = observed
-                    .map_err(|error| unreadable("routes", &error))?
+                    .map_err(|error| by_netlink("routes", &error))?
                     .into();
             }
             Part::Rules => {
                 let observed = rule::observe(netlink).await;
                 actual.rules = observed
-                    .map_err(|error| unreadable("rules", &error))?
+                    .map_err(|error| by_netlink("rules", &error))?
                     .into();
             }
             Part::Neighbors => {
                 let observed = neighbor::observe(netlink).await;
                 actual.neighbors = observed
-                    .map_err(|error| unreadable("proxy neighbours", &error))?
+                    .map_err(|error| by_netlink("proxy neighbours", &error))?
                     .into();
             }
             Part::Sysctls => {
@@ -135,8 +140,8 @@ impl Reconciler {
                     self.recorder.changed().map(str::to_owned).collect();
                 let mut values = BTreeMap::new();
                 for path in desired.sysctls.keys().chain(&changed) {
-                    let value =
-                        sysctl::read(path).map_err(|error| unreadable("settings", &error))?;
+                    let value = sysctl::read(path)
+                        .map_err(|error| unseen("settings", error.to_string(), SETTINGS_FIX))?;
                     values.extend(value.map(|value| (path.clone(), value)));
                 }
                 actual.sysctls = values;
@@ -204,12 +209,21 @@ const WAYS_IN: [&str; 6] = [
     "pinhole_ranges",
 ];
 
-fn unreadable(object: &str, error: &impl std::fmt::Display) -> Problem {
+fn by_netlink(object: &str, error: &NetlinkError) -> Problem {
+    let fix = if error.errno() == Some(Errno::EPERM) {
+        "the daemon needs CAP_NET_ADMIN"
+    } else {
+        "it is tried again; if it stays, see `dmesg` for trouble of the kernel"
+    };
+    unseen(object, error.to_string(), fix)
+}
+
+fn unseen(object: &str, message: String, fix: &str) -> Problem {
     Problem {
-        code: "observe-failed".to_owned(),
+        code: OBSERVE_FAILED.to_owned(),
         object: object.to_owned(),
-        message: error.to_string(),
-        fix: "it is tried again; the daemon needs CAP_NET_ADMIN".to_owned(),
+        message,
+        fix: fix.to_owned(),
     }
 }
 
