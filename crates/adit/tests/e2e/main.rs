@@ -16,6 +16,7 @@ mod isolation;
 mod lifecycle;
 mod loss;
 mod mtu;
+mod observation;
 mod reach;
 mod refusals;
 mod routing;
