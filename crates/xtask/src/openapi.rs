@@ -176,7 +176,9 @@ impl<'a> Lint<'a> {
         let fields = object(&schema["properties"]);
         for (name, field) in fields {
             let here = format!("{place}, field {name}");
-            self.check_schema(&here, field, true);
+            // The one value of a tag says which of several schemas it is, and that one is described.
+            let is_tag = array(&field["enum"]).len() == 1;
+            self.check_schema(&here, field, !is_tag);
         }
         for required in array(&schema["required"]) {
             if !fields.contains_key(text(required)) {
@@ -186,7 +188,9 @@ impl<'a> Lint<'a> {
                 );
             }
         }
-        self.check_schema(place, &schema["items"], false);
+        for word in ["items", "additionalProperties"] {
+            self.check_schema(place, &schema[word], false);
+        }
         for word in ["allOf", "oneOf", "anyOf"] {
             for part in array(&schema[word]) {
                 self.check_schema(place, part, false);
