@@ -27,6 +27,9 @@ use crate::writer::{Order, Request, WriteError, seconds_since_1970};
 /// How long the peers are waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long ago the peers may have been asked for where that is good enough.
+const LATELY: Duration = Duration::from_secs(3);
+
 /// A session that WireGuard no longer uses (REJECT_AFTER_TIME).
 const SESSION: Duration = Duration::from_secs(180);
 
@@ -66,7 +69,7 @@ pub struct Snapshot {
     /// Its uplinks.
     pub uplinks: Vec<Uplink>,
     /// How the peers do.
-    pub peers: BTreeMap<PublicKey, PeerStatus>,
+    pub peers: Arc<BTreeMap<PublicKey, PeerStatus>>,
     /// Name of the tunnel interface.
     pub interface: String,
     /// What carries packets: `kernel`, `adit` or `wireguard-go`.
@@ -142,6 +145,8 @@ pub(crate) struct Await {
     pub(crate) answer: oneshot::Sender<Vec<Problem>>,
 }
 
+pub(crate) type Peers = Arc<BTreeMap<PublicKey, PeerStatus>>;
+
 /// Wants the peers as they are now.
 pub(crate) type AskPeers = oneshot::Sender<BTreeMap<PublicKey, PeerStatus>>;
 
@@ -150,6 +155,8 @@ pub struct Control {
     pub(crate) requests: mpsc::Sender<Order>,
     pub(crate) awaits: mpsc::Sender<Await>,
     pub(crate) peers: mpsc::Sender<AskPeers>,
+    /// The peers as they were last asked for, and when.
+    pub(crate) seen: watch::Sender<Option<(Instant, Peers)>>,
     pub(crate) state: watch::Receiver<Arc<State>>,
     pub(crate) facts: watch::Receiver<Arc<Facts>>,
     pub(crate) progress: watch::Receiver<Progress>,
@@ -290,7 +297,7 @@ impl Control {
         let (mtu, mtu_reason) = derive::mtu(&state, &facts);
         Snapshot {
             uplinks: uplink::list(&state, &facts),
-            peers: BTreeMap::new(),
+            peers: Arc::default(),
             interface: self.interface.clone(),
             dataplane: progress.dataplane,
             applied: progress.revision == Some(state.revision) && progress.problems.is_empty(),
@@ -322,6 +329,19 @@ impl Control {
         text
     }
 
+    /// Everything, with the peers as they were seconds ago or are now: telling of one device, or of the next page of a
+    /// list, must not ask for all of them again.
+    pub async fn refreshed_lately(&self) -> Snapshot {
+        let seen = self.seen.borrow().clone();
+        match seen.filter(|(when, _)| when.elapsed() < LATELY) {
+            Some((_, peers)) => Snapshot {
+                peers,
+                ..self.snapshot()
+            },
+            None => self.refreshed().await,
+        }
+    }
+
     /// Everything, with the peers as they are now.
     pub async fn refreshed(&self) -> Snapshot {
         let (answer, peers) = oneshot::channel();
@@ -331,7 +351,9 @@ impl Control {
         };
         // A dataplane that hangs must not keep anybody from seeing that.
         let peers = tokio::time::timeout(PATIENCE, ask).await;
-        let peers = peers.ok().flatten().unwrap_or_default();
+        let peers: Peers = peers.ok().flatten().unwrap_or_default().into();
+        let seen = (Instant::now(), Arc::clone(&peers));
+        self.seen.send_replace(Some(seen));
         Snapshot {
             peers,
             ..self.snapshot()

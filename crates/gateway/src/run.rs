@@ -156,6 +156,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         requests: orders_sender,
         awaits: awaits_sender,
         peers: peers_sender,
+        seen: watch::Sender::default(),
         state: state_receiver,
         facts: facts_receiver,
         progress: progress_receiver,

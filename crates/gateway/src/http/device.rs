@@ -69,7 +69,10 @@ pub(super) async fn list(
     caller: Caller,
     Query(query): Query<DevicePageQuery>,
 ) -> Result<Json<Devices>, Failure> {
-    let snapshot = control.refreshed().await;
+    let snapshot = match query.after {
+        None => control.refreshed().await,
+        Some(_) => control.refreshed_lately().await,
+    };
     let state = &snapshot.state;
     let subnet = query.subnet.as_deref();
     // Which subnets there are is not for everybody to know.
@@ -161,7 +164,7 @@ pub(super) async fn set(
     Body(request): Body<SetDevice>,
 ) -> Result<Answer, Failure> {
     let change = Change::SetDevice(reference.clone(), request.into());
-    let base = control.refreshed().await;
+    let base = control.refreshed_lately().await;
     kind::set::<state::Device>(&control, terms, &reference, change, base).await
 }
 

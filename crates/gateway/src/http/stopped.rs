@@ -33,6 +33,7 @@ pub(crate) fn stopped() -> Arc<Control> {
         requests: mpsc::channel(1).0,
         awaits: mpsc::channel(1).0,
         peers: mpsc::channel(1).0,
+        seen: watch::Sender::default(),
         state: watch::channel(Arc::new(State::default())).1,
         facts: watch::channel(Arc::new(Facts::default())).1,
         progress: watch::channel(progress).1,
