@@ -206,9 +206,16 @@ struct Saved {
     folder: PathBuf,
 }
 
-/// The log of the database goes along: after a kill it holds the last commits.
+/// The log of the database goes along: after a kill it holds the last commits. So do the other witnesses, which would not
+/// believe a database that is older than they are.
 fn copy_database(from: &Path, to: &Path) -> Result<()> {
-    for name in ["adit.db", "adit.db-wal"] {
+    for name in [
+        "adit.db",
+        "adit.db-wal",
+        "adit.revision",
+        "adit.snapshot",
+        "adit.snapshot.1",
+    ] {
         let (from, to) = (from.join(name), to.join(name));
         if from.exists() {
             fs::copy(&from, &to).with_context(|| format!("copy {}", from.display()))?;
