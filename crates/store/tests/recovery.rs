@@ -283,14 +283,20 @@ fn a_flipped_bit_never_changes_the_state() {
     let directory = in_memory();
     for number in 0..count {
         let crashed = &worlds[number % worlds.len()];
-        let weights: Vec<(&String, &Vec<u8>)> = crashed
+        // The database and its log twice as often as the rest.
+        let files: Vec<&(String, Vec<u8>)> = crashed
             .files
             .iter()
+            .chain(
+                crashed
+                    .files
+                    .iter()
+                    .filter(|(name, _)| name.starts_with("adit.db")),
+            )
             .filter(|(_, bytes)| !bytes.is_empty())
-            .map(|(name, bytes)| (name, bytes))
             .collect();
         random = next(random);
-        let (name, bytes) = weights[usize::try_from(random >> 33).unwrap() % weights.len()];
+        let (name, bytes) = files[usize::try_from(random >> 33).unwrap() % files.len()];
         random = next(random);
         let position = usize::try_from(random >> 33).unwrap() % bytes.len();
         random = next(random);
