@@ -1,4 +1,4 @@
-//! Netlink messages of the kernel's WireGuard.
+//! What the kernel's WireGuard says of its peers.
 
 #![no_main]
 

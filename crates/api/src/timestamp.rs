@@ -8,6 +8,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 const DAY: i64 = 86_400;
 
+/// 9999-12-31T23:59:59Z
+const LAST: i64 = 253_402_300_799;
+
 /// Seconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(pub u64);
@@ -106,7 +109,9 @@ fn parse(text: &str) -> Option<i64> {
     if hour > 23 || minute > 59 || second > 60 || date_of(days) != (year, month, day) {
         return None;
     }
-    Some(days * DAY + hour * 3600 + minute * 60 + second - offset)
+    let seconds = days * DAY + hour * 3600 + minute * 60 + second - offset;
+    // A leap second, or an offset, may lead into a year that has five digits and cannot be written.
+    (seconds <= LAST).then_some(seconds)
 }
 
 fn numbers<const N: usize>(text: &str, separator: char, widths: &[usize; N]) -> Option<[i64; N]> {
@@ -185,6 +190,7 @@ mod tests {
             "2024-01-01T00:00:00+2:00",
             "2024-1-01T00:00:00Z",
             "1969-12-31T23:59:59Z",
+            "9999-12-31T23:59:60Z",
             "ä",
         ] {
             assert!(text.parse::<Timestamp>().is_err(), "{text}");

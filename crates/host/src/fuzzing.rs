@@ -1,12 +1,15 @@
 //! Doors for the fuzz targets: what reads bytes that come from outside, as functions of those bytes.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use adit_model::protocol::Protocol;
-use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
-use netlink_packet_generic::GenlMessage;
+use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_wireguard::WireguardMessage;
+use netlink_packet_wireguard::{
+    WireguardAllowedIp, WireguardAllowedIpAttr, WireguardAttribute, WireguardCmd, WireguardMessage,
+    WireguardPeer, WireguardPeerAttribute, WireguardTimeSpec,
+};
 
 use crate::conntrack::{self, Changed};
 use crate::{
@@ -47,12 +50,38 @@ pub fn route_netlink(datagram: &[u8]) {
     watch::read(datagram, &mut watch::Pending::default());
 }
 
-/// What the kernel's WireGuard says of an interface.
-pub fn wireguard_netlink(message: &[u8]) {
-    let read = NetlinkMessage::<GenlMessage<WireguardMessage>>::deserialize(message);
-    if let Ok(NetlinkPayload::InnerMessage(inner)) = read.map(|message| message.payload) {
-        let _ = wireguard::kernel::observed(vec![inner.into_parts().1]);
-    }
+/// What the kernel's WireGuard says of an interface, decoded: 32 bytes of a key, then times, sizes and a prefix. The
+/// library that decodes it panics on attributes that are shorter than the kernel makes them, so it is left out.
+pub fn wireguard_netlink(peers: &[u8]) {
+    let peer = |bytes: &[u8]| -> Option<WireguardPeer> {
+        let (key, rest) = bytes.split_first_chunk::<32>()?;
+        let (seconds, rest) = rest.split_first_chunk::<8>()?;
+        let (nano_seconds, rest) = rest.split_first_chunk::<8>()?;
+        let (address, rest) = rest.split_first_chunk::<16>()?;
+        let (ipv4, _) = address.split_first_chunk::<4>()?;
+        let [length, family] = *rest.first_chunk::<2>()?;
+        let address: IpAddr = if family.is_multiple_of(2) {
+            (*ipv4).into()
+        } else {
+            (*address).into()
+        };
+        Some(WireguardPeer(vec![
+            WireguardPeerAttribute::PublicKey(*key),
+            WireguardPeerAttribute::LastHandshake(WireguardTimeSpec {
+                seconds: i64::from_le_bytes(*seconds),
+                nano_seconds: i64::from_le_bytes(*nano_seconds),
+            }),
+            WireguardPeerAttribute::AllowedIps(vec![WireguardAllowedIp(vec![
+                WireguardAllowedIpAttr::IpAddr(address),
+                WireguardAllowedIpAttr::Cidr(length),
+            ])]),
+        ]))
+    };
+    let peers = peers.chunks(66).filter_map(peer).collect();
+    let _ = wireguard::kernel::observed(vec![WireguardMessage {
+        cmd: WireguardCmd::GetDevice,
+        attributes: vec![WireguardAttribute::Peers(peers)],
+    }]);
 }
 
 /// What a userspace WireGuard says of its interface.
