@@ -123,6 +123,31 @@ fn jumps_of_the_clock_move_expiries_and_nothing_else() -> Result<()> {
         with_guest = talk_to_guest()?;
         Ok(true)
     })?;
+    // The log is in the order of what happened, though its times are not.
+    let told = world.adit("log --limit 200")?;
+    let entries = told["entries"].as_array().context("entries")?;
+    let field = |name: &str| -> Vec<u64> {
+        entries
+            .iter()
+            .filter_map(|entry| entry[name].as_u64())
+            .collect()
+    };
+    let times: Vec<&str> = entries
+        .iter()
+        .filter_map(|entry| entry["time"].as_str())
+        .collect();
+    ensure!(
+        entries.len() > 15 && field("number").is_sorted_by(|newer, older| newer > older),
+        "{told}"
+    );
+    ensure!(
+        field("revision").is_sorted_by(|newer, older| newer >= older),
+        "{told}"
+    );
+    ensure!(
+        !times.is_sorted_by(|newer, older| newer >= older),
+        "the clock did not jump: {told}"
+    );
     let log = world.gateway.log()?;
     ensure!(!log.contains("panicked"), "{log}");
     Ok(())
