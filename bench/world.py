@@ -40,7 +40,12 @@ class Socket(http.client.HTTPConnection):
         return self.ask("POST", route, json.dumps(body))
 
     def ask(self, method, route, body):
-        self.request(method, "/api/v1" + route, body, {"content-type": "application/json"})
+        try:
+            self.request(method, "/api/v1" + route, body, {"content-type": "application/json"})
+        except BrokenPipeError:
+            # The gateway ends connections that were idle.
+            self.close()
+            self.request(method, "/api/v1" + route, body, {"content-type": "application/json"})
         answer = self.getresponse()
         text = answer.read()
         if answer.status >= 300:
