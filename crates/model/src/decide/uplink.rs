@@ -79,7 +79,8 @@ pub(super) fn set(
     Ok(())
 }
 
-/// An advertised address is one uplink's alone, and no device's.
+/// An advertised address is one uplink's alone, and no device's. Another address of the interface itself would be two places
+/// at once for the forwards that name it.
 fn check_advertised(draft: &Draft<'_>, name: &str, address: Ipv4Addr) -> Result<(), Refusal> {
     let other = draft
         .uplinks
@@ -89,6 +90,20 @@ fn check_advertised(draft: &Draft<'_>, name: &str, address: Ipv4Addr) -> Result<
         return Err(Refusal::UplinkInvalid {
             name: name.to_owned(),
             reason: format!("{address} belongs to uplink {}", other.name),
+        });
+    }
+    let is_second =
+        draft.uplinks.iter().any(|uplink| {
+            uplink.name == name
+                && uplink.local_ipv4() != Some(address)
+                && draft.facts.addresses.iter().any(|held| {
+                    held.interface == name && held.address.addr() == IpAddr::V4(address)
+                })
+        });
+    if is_second {
+        return Err(Refusal::UplinkInvalid {
+            name: name.to_owned(),
+            reason: format!("{address} is on the interface itself, so nothing translates it"),
         });
     }
     subnet::check_overlap(draft, IpAddr::V4(address).into(), None)
