@@ -19,6 +19,7 @@ mod keeper;
 mod key;
 mod metrics;
 mod options;
+mod policing;
 mod run;
 mod trouble;
 mod writer;

@@ -33,6 +33,7 @@ use crate::keeper::Keeper;
 use crate::key;
 use crate::metrics::Metrics;
 use crate::options::{RunOptions, Settled, check_interface};
+use crate::policing;
 use crate::writer::{Writer, restore};
 
 /// Name of the socket in the runtime directory.
@@ -138,6 +139,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         .name("writer".to_owned())
         .spawn(move || writer.run(orders_receiver))
         .context("cannot start the writer")?;
+    let policed = handle.policed();
     let bridge = Bridge {
         handle,
         interface: options.interface.clone(),
@@ -188,6 +190,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     let mut beside = JoinSet::new();
     beside.spawn(watch_network(Arc::downgrade(&control), Arc::clone(&events)));
     beside.spawn(tell_refused(Arc::clone(&audit)));
+    beside.spawn(policing::tell(Arc::downgrade(&control), policed));
     if let Some(address) = options.metrics {
         let control = Arc::downgrade(&control);
         beside.spawn(http::serve_metrics(address, control, stop.clone()));
@@ -216,6 +219,10 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         let _ = tokio::task::spawn_blocking(move || writer.join()).await;
         let _ = keeper.await;
         let _ = bridge.await;
+        // Nobody would lift it.
+        if let Err(error) = adit_host::policing::withdraw().await {
+            tracing::warn!(%error, "a limit of sources stays");
+        }
     };
     if tokio::time::timeout(GRACE, finish).await.is_err() {
         tracing::warn!("some answers were not waited for");
@@ -342,6 +349,7 @@ fn recorded_interface(state_dir: &Path) -> anyhow::Result<Option<String>> {
 async fn withdraw(interface: &str, state_dir: &Path, runtime_dir: &Path) -> anyhow::Result<()> {
     let reconciler = reconciler(interface, state_dir, runtime_dir);
     let report = reconciler?.teardown().await;
+    adit_host::policing::withdraw().await?;
     for kept in &report.kept {
         tracing::warn!(setting = kept.path, "left as it is: {}", kept.reason);
     }

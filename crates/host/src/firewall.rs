@@ -18,9 +18,11 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::netfilter::{Request, Requests, SUBSYSTEM_NFTABLES, attribute, u32_be};
 
 pub(crate) mod listing;
+mod police;
 pub(crate) mod watch;
 
 pub use listing::Fingerprint;
+pub use police::{Police, Source};
 pub use watch::Watch;
 
 #[derive(Debug, Error)]

@@ -12,6 +12,7 @@ pub mod listener;
 pub mod neighbor;
 mod netfilter;
 pub mod netlink;
+pub mod policing;
 pub mod reconcile;
 pub mod route;
 pub mod rule;

@@ -13,6 +13,7 @@ pub mod facts;
 pub mod key;
 mod name;
 pub mod plan;
+pub mod policing;
 pub mod problem;
 pub mod protocol;
 pub mod refusal;

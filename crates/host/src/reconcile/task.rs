@@ -13,8 +13,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::{Part, ReconcileError, Reconciler, Report};
 use crate::facts;
-use crate::firewall;
+use crate::firewall::{self, Police};
 use crate::netlink::Netlink;
+use crate::policing::{self, Policed};
 use crate::watch::{self as events, Event};
 use crate::wireguard;
 
@@ -48,6 +49,7 @@ pub struct Handle {
     requests: mpsc::Sender<Request>,
     facts: watch::Receiver<Arc<Facts>>,
     status: watch::Receiver<Status>,
+    policed: watch::Receiver<Option<Policed>>,
 }
 
 /// How the reconciler fares.
@@ -102,6 +104,11 @@ impl Handle {
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()
     }
+
+    /// Whether sources are held to a limit; changes are told.
+    pub fn policed(&self) -> watch::Receiver<Option<Policed>> {
+        self.policed.clone()
+    }
 }
 
 /// Starts the task. Facts are there when this returns; nothing is changed before the first [`Handle::apply`].
@@ -121,6 +128,13 @@ pub async fn start(reconciler: Reconciler) -> Result<Handle, ReconcileError> {
         Arc::clone(&look_for_facts),
         facts_sender,
     ));
+    let (port_sender, port) = watch::channel(None);
+    let (policed_sender, policed) = watch::channel(None);
+    beside.spawn(policing::keep(
+        Police::beside(&reconciler.table),
+        port,
+        policed_sender,
+    ));
     let task = Task {
         reconciler,
         requests,
@@ -129,6 +143,7 @@ pub async fn start(reconciler: Reconciler) -> Result<Handle, ReconcileError> {
         look_for_facts,
         _beside: beside,
         status: status_sender,
+        port: port_sender,
         touched: Touched::default(),
         retry: None,
         pause: FIRST_RETRY,
@@ -142,6 +157,7 @@ pub async fn start(reconciler: Reconciler) -> Result<Handle, ReconcileError> {
         requests: requests_sender,
         facts,
         status,
+        policed,
     })
 }
 
@@ -154,6 +170,8 @@ struct Task {
     /// Ends with this task.
     _beside: JoinSet<()>,
     status: watch::Sender<Status>,
+    /// Where the tunnel listens.
+    port: watch::Sender<Option<u16>>,
     touched: Touched,
     retry: Option<Instant>,
     pause: Duration,
@@ -381,6 +399,10 @@ impl Task {
             self.retry = Some(Instant::now() + self.pause.max(took * RETRY_SHARE));
             self.pause = (self.pause * 2).min(LAST_RETRY);
         }
+        let known = self.reconciler.known.as_ref();
+        let port = known.and_then(|known| Some(known.wireguard.as_ref()?.listen_port));
+        self.port
+            .send_if_modified(|told| std::mem::replace(told, port) != port);
         let status = Status {
             dataplane: self.reconciler.dataplane(),
             problems: self.reconciler.problems.clone(),

@@ -5,6 +5,7 @@
 mod connections;
 mod flows;
 mod packets;
+mod policing;
 mod table;
 mod world;
 
