@@ -119,29 +119,28 @@ impl Keeper {
     }
 
     async fn limit(&mut self, port: u16, limit: u64) {
-        let is_first = self.policed.borrow().is_none();
-        let outcome = if is_first {
+        let known = self.policed.borrow().clone();
+        let outcome = match &known {
+            Some(_) => self.police.change(port, limit).await,
+            None => {
+                self.removal = None;
+                self.clipped = 0;
+                self.listed = Instant::now();
+                self.police.begin(port, limit).await
+            }
+        };
+        if let Err(error) = outcome {
+            tracing::debug!(%error, "the dataplane is overloaded, and sources cannot be limited");
+            return;
+        }
+        if known.is_none() {
             tracing::warn!(
                 limit,
                 "more arrives for the tunnel than the dataplane carries: each source is limited, in packets per second"
             );
-            self.removal = None;
-            self.clipped = 0;
-            self.listed = Instant::now();
-            self.police.begin(port, limit).await
-        } else {
-            self.police.change(port, limit).await
-        };
-        if let Err(error) = outcome {
-            tracing::warn!(%error, "sources cannot be limited");
         }
-        self.policed.send_modify(|policed| {
-            let sources = policed.take().map(|policed| policed.sources);
-            *policed = Some(Policed {
-                limit,
-                sources: sources.unwrap_or_default(),
-            });
-        });
+        let sources = known.map(|policed| policed.sources).unwrap_or_default();
+        self.policed.send_replace(Some(Policed { limit, sources }));
     }
 
     async fn list(&mut self) {

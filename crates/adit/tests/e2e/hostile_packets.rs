@@ -265,8 +265,8 @@ fn all_closed(world: &World, hostile: &Device) -> Result<()> {
         IpAddr::V6(PUBLIC6),
     ];
     let own = (hostile.ipv4, hostile.ipv6()?);
-    let answers = probe(&hostile.host, own, &ports, 8_000, &targets)?;
     for target in targets {
+        let answers = probe(&hostile.host, own, &ports, 8_000, &[target])?;
         let entry = &answers[target.to_string()];
         ensure!(
             entry["sent"].as_u64() > Some(u64::from(*ports.end())),
