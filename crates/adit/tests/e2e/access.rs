@@ -27,7 +27,7 @@ fn the_api_is_there_for_those_who_have_a_token() -> Result<()> {
     )?;
     gateway.run_with(["--config".as_ref(), configuration.as_os_str()]);
     gateway.start()?;
-    let mut world = World { gateway, lab };
+    let mut world = World::of(gateway, lab);
     world.adit("subnet add lan --ipv4 10.59.0.0/24 --ipv6 2001:db8:100:1::/64")?;
     let mut findings = Findings::default();
     findings.check("its own certificate", own_certificate(&world));

@@ -433,7 +433,7 @@ fn a_client_that_heard_nothing_asks_again_after_a_crash_and_gets_one_device() ->
     let mut gateway = lab.gateway(binary())?;
     let faults = Faults::install(&mut gateway)?;
     gateway.start()?;
-    let mut world = World { gateway, lab };
+    let mut world = World::of(gateway, lab);
     world.adit("subnet add lan --ipv4 10.59.0.0/24 --ipv6 none")?;
     let api = Api::new(world.gateway.runtime_dir());
     for (number, (point, is_made)) in DEATHS.iter().enumerate() {

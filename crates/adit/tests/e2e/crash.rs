@@ -89,7 +89,7 @@ impl Victim {
         let mut gateway = lab.gateway(binary())?;
         let faults = Faults::install(&mut gateway)?;
         gateway.start()?;
-        let world = World { gateway, lab };
+        let world = World::of(gateway, lab);
         let foreign = Snapshot::of_others(&vps, world.gateway.interface())?.without_sysctls();
         Ok(Self {
             world,

@@ -27,7 +27,7 @@ fn world(purpose: &str) -> Result<(World, Faults)> {
     let mut gateway = lab.gateway(binary())?;
     let faults = Faults::install(&mut gateway)?;
     gateway.start()?;
-    let world = World { gateway, lab };
+    let world = World::of(gateway, lab);
     world.adit("subnet add lan --ipv4 10.59.0.0/24 --ipv6 2001:db8:1::/64")?;
     Ok((world, faults))
 }
@@ -302,7 +302,7 @@ fn without_nft_for_a_while() -> Result<()> {
     }
     gateway.set_environment("PATH", OsStr::new(&programs));
     gateway.start()?;
-    let world = World { gateway, lab };
+    let world = World::of(gateway, lab);
     let prefix = world.prefix()?;
     world.adit(&format!(
         "subnet add lan --ipv4 10.59.0.0/24 --ipv6 {prefix}"

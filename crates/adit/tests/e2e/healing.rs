@@ -275,7 +275,7 @@ fn a_subnet_leaves_by_another_uplink_than_the_default() -> Result<()> {
         "200",
     ])?;
     let gateway = lab.start_gateway(binary())?;
-    let world = World { gateway, lab };
+    let world = World::of(gateway, lab);
     world.adit("subnet add second --ipv4 10.59.0.0/24 --egress eth1")?;
     let laptop = world.join("laptop", "")?;
     let far = udp(&world.host("internet")?, at(INTERNET4, 7000))?;
@@ -390,7 +390,7 @@ fn objects_of_others_stay_and_teardown_leaves_nothing() -> Result<()> {
     let everything = Snapshot::of_all(&vps)?;
 
     let gateway = lab.start_gateway(binary())?;
-    let mut world = World { gateway, lab };
+    let mut world = World::of(gateway, lab);
     world.adit("subnet add lan --ipv4 10.59.0.0/24 --ipv6 2001:db8:1::/64")?;
     world.adit("subnet add other --ipv4 10.60.0.0/24")?;
     let server = world.join(

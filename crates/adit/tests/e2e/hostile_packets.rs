@@ -12,8 +12,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Account, Capture, Device, Dialogue, Findings, INTERNET4, INTERNET6, PUBLIC4, PUBLIC6, Snapshot,
-    World, at, connect, dataplane, is_soak, listen, probe, udp,
+    Account, Capture, Device, Dialogue, Findings, INTERNET4, INTERNET6, Machine, PUBLIC4, PUBLIC6,
+    Snapshot, World, at, connect, dataplane, is_soak, listen, probe, udp,
 };
 
 const PROGRAM: &str = include_str!("hostile/packets.py");
@@ -32,6 +32,7 @@ const HOSTILE_CORE: &str = "1";
 
 #[test]
 fn a_hostile_device_troubles_nobody() -> Result<()> {
+    let _machine = Machine::alone();
     let mut world = World::with_subnet("routed", "e2e-flood")?;
     let hostile = world.join("box", "--kind server")?;
     let laptop = world.join("laptop", "")?;

@@ -17,8 +17,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::support::{
-    Device, Dialogue, Findings, INTERNET4, INTERNET6, PUBLIC4, Transfer, World, at, binary,
-    converse, dataplane, is_soak, listen, udp,
+    Device, Dialogue, Findings, INTERNET4, INTERNET6, Machine, PUBLIC4, Transfer, World, at,
+    binary, converse, dataplane, is_soak, listen, udp,
 };
 
 const PACE: Duration = Duration::from_millis(5);
@@ -28,11 +28,13 @@ const WEB: u16 = 8080;
 
 #[test]
 fn no_packet_is_lost_with_a_routed_prefix() -> Result<()> {
+    let _machine = Machine::alone();
     nothing_is_lost("routed")
 }
 
 #[test]
 fn no_packet_is_lost_with_an_on_link_prefix() -> Result<()> {
+    let _machine = Machine::alone();
     nothing_is_lost("on-link")
 }
 

@@ -39,7 +39,7 @@ fn nothing_is_said(topology: &str) -> Result<()> {
         findings: Findings::default(),
     };
     let gateway = lab.start_gateway(binary())?;
-    let mut world = World { gateway, lab };
+    let mut world = World::of(gateway, lab);
     ear.listen("the first start", &[])?;
     let prefix = world.prefix()?;
     world.adit(&format!(
@@ -164,7 +164,7 @@ fn probes_from_outside_learn_nothing_of_devices() -> Result<()> {
     let own = [IpAddr::V4(PUBLIC4), IpAddr::V6(PUBLIC6)];
     let before = scan(&internet, &own)?;
     let gateway = lab.start_gateway(binary())?;
-    let world = World { gateway, lab };
+    let world = World::of(gateway, lab);
     world.adit("subnet add lan --ipv4 10.59.0.0/24 --ipv6 2001:db8:100:1::/64")?;
     let server = world.join("box", "--kind server")?;
     let _web = listen(&server.host, "[::]:80".parse()?)?;

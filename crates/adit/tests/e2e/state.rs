@@ -113,7 +113,7 @@ impl OnDisk {
         let lab = Lab::temporary(&Topology::by_name("routed")?, purpose)?;
         let disk = disk(&lab.folder().join("state"), &lab.folder())?;
         let gateway = lab.start_gateway(binary())?;
-        let world = World { gateway, lab };
+        let world = World::of(gateway, lab);
         let prefix = world.prefix()?;
         world.adit(&format!(
             "subnet add lan --ipv4 10.59.0.0/24 --ipv6 {prefix}"

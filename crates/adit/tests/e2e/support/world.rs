@@ -9,6 +9,8 @@ use adit_lab::{Gateway, Host, Lab, TemporaryLab, Topology, WgQuick, wait_until};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
+use super::machine::Machine;
+
 pub(crate) const INTERNET4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
 pub(crate) const INTERNET6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 0x10);
 pub(crate) const STRANGER4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 20);
@@ -21,6 +23,7 @@ pub(crate) const PUBLIC6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0,
 pub(crate) struct World {
     pub(crate) gateway: Gateway,
     pub(crate) lab: TemporaryLab,
+    _machine: Machine,
 }
 
 /// A host that is a device of the gateway; the device bears the host's name.
@@ -45,9 +48,23 @@ pub(crate) struct Refused {
 impl World {
     /// The topology with a gateway that has nothing to do yet.
     pub(crate) fn start(topology: &str, purpose: &str) -> Result<Self> {
+        let machine = Machine::share();
         let lab = Lab::temporary(&Topology::by_name(topology)?, purpose)?;
         let gateway = lab.start_gateway(binary())?;
-        Ok(Self { gateway, lab })
+        Ok(Self {
+            gateway,
+            lab,
+            _machine: machine,
+        })
+    }
+
+    /// Of what was started by hand.
+    pub(crate) fn of(gateway: Gateway, lab: TemporaryLab) -> Self {
+        Self {
+            gateway,
+            lab,
+            _machine: Machine::share(),
+        }
     }
 
     /// [`Self::start`] with the subnet `lan`: 10.59.0.0/24 and a global prefix, delivered as the topology does.
