@@ -14,7 +14,9 @@ thread_local! {
 fuzz_target!(|request: &[u8]| {
     let end = request.iter().position(|byte| *byte == b'\n');
     let (line, body) = request.split_at(end.unwrap_or(request.len()));
-    let Some((method, target)) = std::str::from_utf8(line).ok().and_then(|it| it.split_once(' '))
+    let Some((method, target)) = std::str::from_utf8(line)
+        .ok()
+        .and_then(|it| it.split_once(' '))
     else {
         return;
     };

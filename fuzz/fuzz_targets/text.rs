@@ -19,7 +19,11 @@ fn again<T: FromStr + Display + PartialEq + Debug>(text: &str) {
     if let Ok(read) = text.parse::<T>() {
         let written = read.to_string();
         let reread = written.parse::<T>().ok();
-        assert_eq!(reread.as_ref(), Some(&read), "{text:?} is written as {written:?}");
+        assert_eq!(
+            reread.as_ref(),
+            Some(&read),
+            "{text:?} is written as {written:?}"
+        );
     }
 }
 

@@ -1,18 +1,25 @@
 //! The commands: their arguments, and which module does them.
 
+mod backup;
 mod completions;
+mod confirmation;
+mod declaration;
 mod device;
+mod doctor;
 mod events;
 mod forward;
 mod gateway;
+mod import;
 mod lab;
 mod log;
 mod pinhole;
 mod settings;
+mod setup;
 mod status;
 mod subnet;
 mod token;
 mod uplink;
+pub(crate) mod wireguard;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -54,6 +61,10 @@ struct Global {
     /// The certificate to trust for --url, or its authority's [default: the authorities of this host]
     #[arg(long, global = true, value_name = "FILE")]
     ca_file: Option<PathBuf>,
+    /// Take a change back unless `adit confirm` comes within SECONDS, or `off` [default: 60 for a change that may cut off a
+    /// caller who comes through the tunnel]
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = confirmation::seconds)]
+    confirm: Option<String>,
     /// Write one JSON document
     #[arg(long, global = true)]
     json: bool,
@@ -69,10 +80,26 @@ enum Command {
     Gateway(gateway::GatewayCommand),
     /// Show what is up, who is connected, and what is wrong
     Status(status::StatusArguments),
+    /// Look for everything that could be wrong, with or without the daemon; each with its fix
+    Doctor(doctor::DoctorArguments),
     /// Show what happens, as it happens: changes, traffic, problems; with --json one document a line
     Events,
     /// Show who changed what
     Log(log::LogArguments),
+    /// Confirm the last change, which is taken back otherwise
+    Confirm,
+    /// Write the manual state as a file, without secrets
+    Export,
+    /// Show what a file of declared state would change, and whose traffic is affected
+    Plan(declaration::PlanArguments),
+    /// Make the manual state what a file declares; what the file does not name goes
+    Apply(declaration::ApplyArguments),
+    /// Take another WireGuard server over, so that its devices go on as they are
+    Import(import::ImportArguments),
+    /// Write everything of the gateway on this host into one file, keys included
+    Backup(backup::BackupArguments),
+    /// Put a backup in the place of the state of the gateway on this host
+    Restore(backup::RestoreArguments),
     /// The interfaces that face the Internet
     #[command(subcommand)]
     Uplink(uplink::UplinkCommand),
@@ -94,6 +121,8 @@ enum Command {
     /// The settings of the gateway
     #[command(subcommand)]
     Settings(settings::SettingsCommand),
+    /// Carry the packets of a WireGuard interface where the kernel does not; `wg` configures it
+    Wireguard(wireguard::WireguardArguments),
     /// An Internet in a box, to try things out
     #[command(subcommand)]
     Lab(lab::LabCommand),
@@ -175,6 +204,7 @@ fn dispatch(arguments: Arguments, output: Output) -> Result<ExitCode, Failure> {
             gateway::run(command, output, global.runtime_dir, global.verbose)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Wireguard(arguments) => Ok(wireguard::run(&arguments, global.verbose)?),
         Command::Lab(command) => Ok(lab::run(command, output.is_json())?),
         Command::Completions(arguments) => {
             completions::run(output, &arguments);
@@ -183,8 +213,32 @@ fn dispatch(arguments: Arguments, output: Output) -> Result<ExitCode, Failure> {
         Command::Status(arguments) => {
             talk(&global, output, |session| status::run(session, arguments))
         }
+        Command::Doctor(arguments) => {
+            let runtime_dir = global.runtime_dir.clone();
+            let is_here = global.url.is_none();
+            talk(&global, output, |session| {
+                doctor::run(session, arguments, runtime_dir, is_here)
+            })
+        }
         Command::Events => talk(&global, output, events::run),
         Command::Log(arguments) => talk(&global, output, |session| log::run(session, arguments)),
+        Command::Confirm => talk(&global, output, confirmation::run),
+        Command::Export => talk(&global, output, declaration::export),
+        Command::Plan(arguments) => talk(&global, output, |session| {
+            declaration::plan(session, arguments)
+        }),
+        Command::Apply(arguments) => talk(&global, output, |session| {
+            declaration::apply(session, arguments)
+        }),
+        Command::Import(arguments) => {
+            talk(&global, output, |session| import::run(session, arguments))
+        }
+        Command::Backup(arguments) => talk(&global, output, |session| {
+            backup::back_up(session, arguments, global.runtime_dir.clone())
+        }),
+        Command::Restore(arguments) => talk(&global, output, |session| {
+            backup::restore(session, arguments, global.runtime_dir.clone())
+        }),
         Command::Uplink(command) => talk(&global, output, |session| uplink::run(session, command)),
         Command::Subnet(command) => talk(&global, output, |session| subnet::run(session, command)),
         Command::Device(command) => talk(&global, output, |session| device::run(session, command)),
@@ -206,15 +260,15 @@ where
     F: Future<Output = Result<(), Failure>>,
     W: FnOnce(Session) -> F,
 {
-    let session = Session {
-        client: client(global)?,
-        output,
-    };
+    let client = client(global)?.confirming(global.confirm.clone(), confirmation::address());
+    let awaiting = client.clone();
+    let session = Session { client, output };
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build()
         .context("start the runtime")?;
     runtime.block_on(work(session))?;
+    confirmation::remind(output, awaiting.awaits());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,6 +1,7 @@
 //! The adit command: arguments, and what is done with them.
 
 mod command;
+mod envelope;
 mod expiry;
 mod journal;
 mod output;
@@ -22,6 +23,7 @@ pub fn command() -> clap::Command {
 
 /// Does what a command line says.
 pub fn run(words: Vec<OsString>) -> ExitCode {
+    let words = command::wireguard::spelled_out(words);
     // An error in the arguments is told in the form that they ask for, wherever the option stands.
     let json = words
         .iter()

@@ -146,21 +146,28 @@ impl Output {
         if self.json || !io::stdin().is_terminal() {
             return Ok(());
         }
-        let mut stderr = io::stderr().lock();
-        // A prompt that cannot be shown leaves the question unanswered below.
-        let _ = write!(stderr, "{question} [y/N] ").and_then(|()| stderr.flush());
-        let mut answer = String::new();
-        io::stdin()
-            .read_line(&mut answer)
-            .map_err(|error| Failure::Failed(error.into()))?;
-        if matches!(answer.trim(), "y" | "Y" | "yes") {
-            return Ok(());
+        ask(question)
+    }
+
+    /// Asks a person for a text; none without a person, or without an answer.
+    pub(crate) fn question(self, question: &str) -> Result<Option<String>, Failure> {
+        if self.json || !io::stdin().is_terminal() {
+            return Ok(None);
         }
-        Err(Failure::Refused {
-            code: "not-confirmed",
-            message: "nothing was changed".to_owned(),
-            hint: "answer `y`, or add `--yes`".to_owned(),
-        })
+        let answer = answer(question)?;
+        Ok(Some(answer).filter(|text| !text.is_empty()))
+    }
+
+    /// Asks a person; without one the answer is no.
+    pub(crate) fn consent(self, question: &str) -> Result<(), Failure> {
+        if self.json || !io::stdin().is_terminal() {
+            return Err(Failure::Refused {
+                code: "not-confirmed",
+                message: "nothing was changed, since there is nobody to ask".to_owned(),
+                hint: "look at the plan, and add `--yes`".to_owned(),
+            });
+        }
+        ask(question)
     }
 
     /// Tells why a command failed.
@@ -255,6 +262,29 @@ impl Output {
         };
         write(io::stderr().lock(), &text);
     }
+}
+
+fn ask(question: &str) -> Result<(), Failure> {
+    let answer = answer(&format!("{question} [y/N]"))?;
+    if matches!(answer.as_str(), "y" | "Y" | "yes") {
+        return Ok(());
+    }
+    Err(Failure::Refused {
+        code: "not-confirmed",
+        message: "nothing was changed".to_owned(),
+        hint: "answer `y`, or add `--yes`".to_owned(),
+    })
+}
+
+fn answer(question: &str) -> Result<String, Failure> {
+    let mut stderr = io::stderr().lock();
+    // A prompt that cannot be shown leaves the question unanswered below.
+    let _ = write!(stderr, "{question} ").and_then(|()| stderr.flush());
+    let mut answer = String::new();
+    io::stdin()
+        .read_line(&mut answer)
+        .map_err(|error| Failure::Failed(error.into()))?;
+    Ok(answer.trim().to_owned())
 }
 
 /// `-` for what is not there.

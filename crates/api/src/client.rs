@@ -7,6 +7,8 @@ mod trust;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::Method;
 use serde::Serialize;
@@ -17,11 +19,15 @@ use tokio_rustls::rustls::pki_types::ServerName;
 pub use self::stream::{EventStream, Received};
 use crate::problem::Problem;
 use crate::types::Removed;
+use crate::types::backup::{Backup, Kept, Restoring};
+use crate::types::confirmation::Confirmed;
+use crate::types::declaration::{Apply, Declared, HostPlan, Plan};
 use crate::types::device::{
     AddDevice, AddedDevice, ConfigurationQuery, Device, DeviceDetail, Devices, RekeyDevice,
     SetDevice,
 };
 use crate::types::forward::{AddForward, Forward, Forwards, SetForward};
+use crate::types::import::{ImportServer, Imported};
 use crate::types::log::{Log, LogOrder, LogParameters};
 use crate::types::pinhole::{AddPinhole, Pinhole, Pinholes, SetPinhole};
 use crate::types::settings::{SetSettings, Settings};
@@ -41,6 +47,12 @@ pub struct Client {
     token: Option<Secret>,
     /// The version that what is changed must have.
     version: Option<u64>,
+    /// Seconds within which a change is to be confirmed, or `off`.
+    confirm: Option<String>,
+    /// Where whoever uses this host comes from.
+    address: Option<IpAddr>,
+    /// Seconds within which the last change has to be confirmed; 0: it has not.
+    awaits: Arc<AtomicU64>,
 }
 
 /// Why there is no answer to work with.
@@ -133,6 +145,9 @@ impl Client {
             target: Target::Unix(socket.to_owned()),
             token: None,
             version: None,
+            confirm: None,
+            address: None,
+            awaits: Arc::default(),
         }
     }
 
@@ -194,6 +209,9 @@ impl Client {
             },
             token,
             version: None,
+            confirm: None,
+            address: None,
+            awaits: Arc::default(),
         })
     }
 
@@ -203,6 +221,43 @@ impl Client {
             version,
             ..self.clone()
         }
+    }
+
+    /// The same client, whose changes are taken back unless they are confirmed within so many seconds, or `off`; unless said,
+    /// those that may cut off whoever comes from the address, where one is known.
+    pub fn confirming(self, confirm: Option<String>, address: Option<IpAddr>) -> Self {
+        Self {
+            confirm,
+            address,
+            ..self
+        }
+    }
+
+    /// Seconds within which a change of this client, or a copy of it, has to be confirmed.
+    pub fn awaits(&self) -> Option<u64> {
+        Some(self.awaits.load(Ordering::Relaxed)).filter(|seconds| *seconds > 0)
+    }
+
+    /// What the gateway has to do on its host.
+    pub async fn host_plan(&self) -> Result<HostPlan, ClientError> {
+        self.get("/plan").await
+    }
+
+    /// Everything that is kept, for a backup.
+    pub async fn kept(&self) -> Result<Kept, ClientError> {
+        let answer = self.request(Method::POST, "/backup", None).await?;
+        self.read(&answer)
+    }
+
+    /// Puts a backup in the place of the gateway's state; the gateway starts anew then.
+    pub async fn restore(&self, backup: &Backup) -> Result<Restoring, ClientError> {
+        self.send(Method::POST, "/restore", backup).await
+    }
+
+    /// Confirms the change that awaits it.
+    pub async fn confirm(&self) -> Result<Confirmed, ClientError> {
+        let answer = self.request(Method::POST, "/confirm", None).await?;
+        self.read(&answer)
     }
 
     /// The state of the whole.
@@ -242,6 +297,11 @@ impl Client {
     /// Listens to the events; `last` is the id of the last one that was seen.
     pub async fn events(&self, last: Option<u64>) -> Result<EventStream, ClientError> {
         connection::listen(self, &format!("{PREFIX}/events"), last).await
+    }
+
+    /// Takes another server over, or tells what would be.
+    pub async fn import(&self, request: &ImportServer) -> Result<Imported, ClientError> {
+        self.send(Method::POST, "/import", request).await
     }
 
     /// All subnets.
@@ -456,6 +516,21 @@ impl Client {
     pub async fn set_uplink(&self, name: &str, request: &SetUplink) -> Result<Uplink, ClientError> {
         self.send(Method::PATCH, &path("uplinks", name), request)
             .await
+    }
+
+    /// The manual state as a document.
+    pub async fn declaration(&self) -> Result<Declared, ClientError> {
+        self.get("/declaration").await
+    }
+
+    /// What a declaration would change.
+    pub async fn plan(&self, request: &Apply) -> Result<Plan, ClientError> {
+        self.send(Method::POST, "/declaration/plan", request).await
+    }
+
+    /// Makes the manual state what a declaration says.
+    pub async fn apply(&self, request: &Apply) -> Result<Plan, ClientError> {
+        self.send(Method::POST, "/declaration/apply", request).await
     }
 
     /// The settings.

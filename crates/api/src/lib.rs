@@ -6,5 +6,5 @@ pub mod client;
 pub mod problem;
 mod schema;
 pub mod text;
-pub mod timestamp;
+pub use adit_model::timestamp;
 pub mod types;

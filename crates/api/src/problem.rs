@@ -67,7 +67,7 @@ impl fmt::Display for Problem {
 pub const fn status(refusal: &Refusal) -> u16 {
     match refusal {
         Refusal::NotFound { .. } | Refusal::UplinkUnknown { .. } => 404,
-        Refusal::VersionMismatch { .. } => 412,
+        Refusal::VersionMismatch { .. } | Refusal::RevisionMoved { .. } => 412,
         Refusal::NameTaken { .. }
         | Refusal::SubnetInUse { .. }
         | Refusal::Overlap { .. }
@@ -79,7 +79,11 @@ pub const fn status(refusal: &Refusal) -> u16 {
         | Refusal::DelegationExhausted { .. }
         | Refusal::DelegationCoversHost { .. }
         | Refusal::PortTaken { .. }
-        | Refusal::PortReserved { .. } => 409,
+        | Refusal::AwaitsConfirmation { .. }
+        | Refusal::NothingToConfirm { .. }
+        | Refusal::NotTakenBack { .. }
+        | Refusal::PortReserved { .. }
+        | Refusal::ImportKeyTaken { .. } => 409,
         Refusal::NameInvalid { .. }
         | Refusal::LabelTooLong { .. }
         | Refusal::SubnetUnclear { .. }
@@ -101,6 +105,8 @@ pub const fn status(refusal: &Refusal) -> u16 {
         | Refusal::HostnameUnsupported { .. }
         | Refusal::SettingInvalid { .. }
         | Refusal::UplinkInvalid { .. }
+        | Refusal::DeclarationRefused { .. }
+        | Refusal::ImportRefused { .. }
         | Refusal::NothingToChange { .. } => 422,
     }
 }

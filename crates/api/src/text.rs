@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use adit_model::change::{DelegationWish, Ipv6Wish};
+pub use adit_model::declaration::PortSpan;
 use adit_model::state::Egress;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::de::{Error as _, Visitor};
@@ -25,15 +26,6 @@ pub trait Readable: Sized {
 
     /// Writes what [`Readable::read`] reads.
     fn write(&self) -> String;
-}
-
-/// The first and the last of consecutive ports, `FIRST-LAST`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PortSpan {
-    /// First port.
-    pub first: u16,
-    /// Last port.
-    pub last: u16,
 }
 
 /// A delegation that is wanted: a length (integer) or a prefix (text).
@@ -159,21 +151,10 @@ impl Readable for Ipv6Wish {
 }
 
 impl Readable for Egress {
-    const TAKES: &'static str = "an address of this host or the name of an uplink";
+    const TAKES: &'static str = Self::TAKES;
 
     fn read(text: &str) -> Result<Self, String> {
-        if let Ok(address) = text.parse() {
-            return Ok(Self::Address(address));
-        }
-        let is_interface = !text.is_empty()
-            && text.len() <= 15
-            && !text.contains('/')
-            && !text.chars().any(|c| c.is_whitespace() || c.is_control());
-        if is_interface {
-            Ok(Self::Interface(text.to_owned()))
-        } else {
-            Err(refuse::<Self>(text))
-        }
+        text.parse()
     }
 
     fn write(&self) -> String {
@@ -185,15 +166,11 @@ impl Readable for PortSpan {
     const TAKES: &'static str = "a range of ports such as 40000-65535";
 
     fn read(text: &str) -> Result<Self, String> {
-        let (first, last) = text.split_once('-').ok_or_else(|| refuse::<Self>(text))?;
-        match (first.trim().parse(), last.trim().parse()) {
-            (Ok(first), Ok(last)) => Ok(Self { first, last }),
-            (Ok(_) | Err(_), _) => Err(refuse::<Self>(text)),
-        }
+        text.parse()
     }
 
     fn write(&self) -> String {
-        format!("{}-{}", self.first, self.last)
+        self.to_string()
     }
 }
 

@@ -1,8 +1,12 @@
 //! Bodies of requests and answers, by object. Requests refuse fields that they do not know; answers may grow.
 
+pub mod backup;
+pub mod confirmation;
+pub mod declaration;
 pub mod device;
 pub mod event;
 pub mod forward;
+pub mod import;
 pub mod log;
 pub mod page;
 pub mod pinhole;

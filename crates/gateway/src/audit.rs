@@ -12,7 +12,7 @@ use adit_model::state::Device;
 use adit_store::{Entry, LogQuery};
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 
-pub(crate) use self::description::{action_of, of_change};
+pub(crate) use self::description::{action_of, all_changes, of_change};
 use self::refused::Refused;
 use crate::caller::{Bearer, Caller};
 use crate::writer::Order;
@@ -63,6 +63,16 @@ impl Audit {
         };
         tracing::info!(device = %device.name, %caller, "configuration shown");
         self.write(Note { subjects, event }).await;
+    }
+
+    /// Everything is about to be shown for a backup.
+    pub(crate) async fn backed_up(&self, caller: &Caller) {
+        tracing::info!(%caller, "the state is backed up");
+        self.write(Note {
+            subjects: Vec::new(),
+            event: event(who(caller), Action::BackUp, String::new()),
+        })
+        .await;
     }
 
     /// Somebody came without good credentials.
@@ -145,6 +155,7 @@ fn who(caller: &Caller) -> Who {
             uid: *uid,
             name: uid.and_then(user_name),
         },
+        Caller::Gateway => Who::Gateway,
         Caller::Token(Bearer {
             id, name, source, ..
         }) => Who::Token {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use adit_host::reconcile::Handle;
+use adit_host::reconcile::{Handle, Outlook};
 use adit_model::desired::derive::{Derivation, Inputs};
 use adit_model::facts::Facts;
 use adit_model::key::{PrivateKey, PublicKey};
@@ -26,13 +26,15 @@ const REMEMBERED: usize = 2048;
 pub(crate) struct Bridge {
     pub(crate) handle: Handle,
     pub(crate) interface: String,
-    pub(crate) private_key: PrivateKey,
+    /// Another one comes with the state of the change that took it over.
+    pub(crate) private_key: watch::Receiver<PrivateKey>,
     pub(crate) state: watch::Receiver<Arc<State>>,
     /// Facts with the gateway's key in them, for decisions.
     pub(crate) facts: watch::Sender<Arc<Facts>>,
     pub(crate) progress: watch::Sender<Progress>,
     pub(crate) awaits: mpsc::Receiver<Await>,
     pub(crate) peers: mpsc::Receiver<AskPeers>,
+    pub(crate) outlooks: mpsc::Receiver<oneshot::Sender<Outlook>>,
     pub(crate) metrics: Arc<Metrics>,
     /// What the kernel did not take, by revision: those who wait for a revision hear of its own steps only.
     pub(crate) outcomes: VecDeque<(u64, Vec<Problem>)>,
@@ -78,6 +80,10 @@ impl Bridge {
                     let Some(answer) = request else { return };
                     self.tell_peers(answer);
                 }
+                request = self.outlooks.recv() => {
+                    let Some(answer) = request else { return };
+                    self.tell_outlook(answer);
+                }
                 () = tokio::time::sleep(sleep) => {
                     self.apply().await;
                 }
@@ -88,12 +94,18 @@ impl Bridge {
     /// Leads the kernel to the present state. What was committed meanwhile is part of it.
     async fn apply(&mut self) {
         let state = Arc::clone(&self.state.borrow_and_update());
+        let private_key = *self.private_key.borrow();
+        let gateway_key = Some(private_key.public_key());
+        if self.facts.borrow().gateway_key != gateway_key {
+            self.facts
+                .send_modify(|facts| Arc::make_mut(facts).gateway_key = gateway_key);
+        }
         let facts = Arc::clone(&self.facts.borrow());
         let inputs = Inputs {
             state: &state,
             facts: &facts,
             interface: &self.interface,
-            private_key: &self.private_key,
+            private_key: &private_key,
             now: seconds_since_1970(),
         };
         let desired = match &mut self.derivation {
@@ -142,7 +154,7 @@ impl Bridge {
 
     fn take_facts(&self, facts: &Facts) {
         let facts = Facts {
-            gateway_key: Some(self.private_key.public_key()),
+            gateway_key: Some(self.private_key.borrow().public_key()),
             ..facts.clone()
         };
         self.facts.send_replace(Arc::new(facts));
@@ -186,6 +198,15 @@ impl Bridge {
                 })
                 .collect();
             let _ = answer.send(peers);
+        });
+    }
+
+    fn tell_outlook(&self, answer: oneshot::Sender<Outlook>) {
+        let handle = self.handle.clone();
+        tokio::spawn(async move {
+            if let Some(outlook) = handle.outlook().await {
+                let _ = answer.send(outlook);
+            }
         });
     }
 

@@ -15,6 +15,8 @@ pub enum Caller {
     },
     /// A program with a token.
     Token(Bearer),
+    /// The gateway by itself.
+    Gateway,
 }
 
 /// The token that came with a request.
@@ -34,7 +36,7 @@ impl Caller {
     /// The only device whose things this caller sees and changes; none: everything.
     pub const fn device(&self) -> Option<DeviceId> {
         match self {
-            Self::User { .. } => None,
+            Self::User { .. } | Self::Gateway => None,
             Self::Token(bearer) => bearer.device,
         }
     }
@@ -45,6 +47,7 @@ impl Caller {
             Self::User { uid: Some(uid) } => format!("uid {uid}"),
             Self::User { uid: None } => "user".to_owned(),
             Self::Token(bearer) => format!("token {}", bearer.id),
+            Self::Gateway => "gateway".to_owned(),
         }
     }
 
@@ -59,6 +62,7 @@ impl fmt::Display for Caller {
         match self {
             Self::User { uid: Some(uid) } => write!(formatter, "uid {uid}"),
             Self::User { uid: None } => formatter.write_str("a user of this host"),
+            Self::Gateway => formatter.write_str("the gateway"),
             Self::Token(Bearer {
                 id, name, source, ..
             }) => {

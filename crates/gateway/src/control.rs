@@ -2,22 +2,26 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use adit_host::reconcile::Outlook;
 use adit_model::change::{Change, Expected};
 use adit_model::desired::derive;
 use adit_model::facts::Facts;
+use adit_model::foreign::Ruleset;
 use adit_model::key::PublicKey;
-use adit_model::problem::{self, Problem};
+use adit_model::problem::{self, Origin, Problem};
 use adit_model::refusal::Refusal;
 use adit_model::state::{Device, State};
 use adit_model::uplink::{self, Uplink};
-use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot, watch};
+use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc, oneshot, watch};
 
 use crate::answers::{Answers, Repeatable};
 use crate::audit::Audit;
 use crate::caller::Caller;
+use crate::confirmation::Confirm;
 use crate::events::Events;
 use crate::metrics::{Metrics, Present};
 use crate::trouble::Troubles;
@@ -29,6 +33,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long ago the peers may have been asked for where that is good enough.
 const LATELY: Duration = Duration::from_secs(3);
+
+/// Until the key is known, which it is before anybody is listened to.
+const NO_KEY: PublicKey = PublicKey::from_bytes([0; 32]);
 
 /// A session that WireGuard no longer uses (REJECT_AFTER_TIME).
 const SESSION: Duration = Duration::from_secs(180);
@@ -66,13 +73,15 @@ pub struct Snapshot {
     pub state: Arc<State>,
     /// What this host is like.
     pub facts: Arc<Facts>,
+    /// What others filter on it.
+    pub foreign: Arc<Ruleset>,
     /// Its uplinks.
     pub uplinks: Vec<Uplink>,
     /// How the peers do.
     pub peers: Arc<BTreeMap<PublicKey, PeerStatus>>,
     /// Name of the tunnel interface.
     pub interface: String,
-    /// What carries packets: `kernel`, `adit` or `wireguard-go`.
+    /// What carries packets: `kernel`, or the name of a program.
     pub dataplane: &'static str,
     /// Whether the kernel has what the last revision wants.
     pub applied: bool,
@@ -88,6 +97,8 @@ pub struct Snapshot {
     pub gateway_key: PublicKey,
     /// The API over TCP, if it is served.
     pub api: Option<ApiListener>,
+    /// The host that the state was restored from.
+    pub origin: Option<Origin>,
     /// When it was taken.
     pub now: SystemTime,
 }
@@ -152,18 +163,25 @@ pub(crate) type AskPeers = oneshot::Sender<BTreeMap<PublicKey, PeerStatus>>;
 
 /// The daemon's inside, as listeners see it.
 pub struct Control {
+    /// Where state and key are.
+    pub(crate) state_dir: PathBuf,
+    /// The host that the state was restored from.
+    pub(crate) origin: Option<Origin>,
+    /// Ends the daemon, which begins anew.
+    pub(crate) restart: Arc<Notify>,
     pub(crate) requests: mpsc::Sender<Order>,
     pub(crate) awaits: mpsc::Sender<Await>,
     pub(crate) peers: mpsc::Sender<AskPeers>,
+    pub(crate) outlooks: mpsc::Sender<oneshot::Sender<Outlook>>,
     /// The peers as they were last asked for, and when.
     pub(crate) seen: watch::Sender<Option<(Instant, Peers)>>,
     pub(crate) state: watch::Receiver<Arc<State>>,
     pub(crate) facts: watch::Receiver<Arc<Facts>>,
+    pub(crate) foreign: watch::Receiver<Arc<Ruleset>>,
     pub(crate) progress: watch::Receiver<Progress>,
     /// What is wrong with the disk of the state.
     pub(crate) storage: watch::Receiver<Vec<Problem>>,
     pub(crate) interface: String,
-    pub(crate) gateway_key: PublicKey,
     pub(crate) answers: Answers,
     pub(crate) api: watch::Receiver<Option<ApiListener>>,
     pub(crate) audit: Arc<Audit>,
@@ -208,8 +226,25 @@ impl Snapshot {
     /// All that is wrong: what did not succeed, and what is wrong with the state on this host. The latter is
     /// looked for among all objects.
     pub fn all_problems(&self) -> Vec<Problem> {
-        let of_state = problem::of_state(&self.state, &self.facts, seconds_since_1970());
-        self.problems.iter().cloned().chain(of_state).collect()
+        let now = seconds_since_1970();
+        let of_state = problem::of_state(&self.state, &self.facts, now);
+        let of_foreign = problem::of_foreign(
+            &self.state,
+            &self.facts,
+            now,
+            &self.interface,
+            &self.foreign,
+        );
+        let of_origin = self.origin.as_ref().map(|origin| {
+            let is_connected = |key: &PublicKey| {
+                let peer = self.peers.get(key);
+                peer.is_some_and(|peer| peer.last_handshake.is_some())
+            };
+            problem::of_origin(&self.state, &self.facts, origin, is_connected)
+        });
+        let own = self.problems.iter().cloned();
+        let told = own.chain(of_state).chain(of_foreign);
+        told.chain(of_origin.into_iter().flatten()).collect()
     }
 }
 
@@ -226,7 +261,8 @@ impl Control {
         caller: Caller,
         expected: Option<Expected>,
     ) -> Result<Committed, ChangeError> {
-        self.change_once(change, caller, expected, None).await
+        self.change_once(change, caller, expected, Confirm::Never, None)
+            .await
     }
 
     /// [`Self::change`] that is not made again when the caller asks again.
@@ -235,6 +271,7 @@ impl Control {
         change: Change,
         caller: Caller,
         expected: Option<Expected>,
+        confirm: Confirm,
         repeatable: Option<Repeatable>,
     ) -> Result<Committed, ChangeError> {
         let (answer, committed) = oneshot::channel();
@@ -242,11 +279,12 @@ impl Control {
             change,
             expected,
             caller: caller.clone(),
+            confirm,
             repeatable,
             answer,
         };
         self.requests
-            .send(Order::Change(request))
+            .send(Order::Change(Box::new(request)))
             .await
             .map_err(|_| ChangeError::Stopping)?;
         let committed = match committed.await.map_err(|_| ChangeError::Stopping)? {
@@ -274,6 +312,16 @@ impl Control {
         } else {
             Err(ChangeError::Apply { problems })
         }
+    }
+
+    /// What a look at the whole host would lead to now.
+    pub(crate) async fn outlook(&self) -> Result<Outlook, ChangeError> {
+        let (answer, answered) = oneshot::channel();
+        self.outlooks
+            .send(answer)
+            .await
+            .map_err(|_| ChangeError::Stopping)?;
+        answered.await.map_err(|_| ChangeError::Stopping)
     }
 
     /// Everything, without asking the dataplane for its peers.
@@ -305,11 +353,13 @@ impl Control {
             healed: progress.healed,
             mtu,
             mtu_reason,
-            gateway_key: self.gateway_key,
+            gateway_key: facts.gateway_key.unwrap_or(NO_KEY),
             api,
+            origin: self.origin.clone(),
             now: SystemTime::now(),
             state,
             facts,
+            foreign: Arc::clone(&self.foreign.borrow()),
         }
     }
 

@@ -4,14 +4,18 @@ mod admission;
 mod answer;
 mod attempts;
 mod authority;
+mod backup;
 mod condition;
 mod configuration;
+mod confirmation;
 mod connection;
+mod declaration;
 mod device;
 mod document;
 mod events;
 mod forward;
 mod guard;
+mod import;
 mod kind;
 mod listener;
 mod log;
@@ -33,7 +37,6 @@ use std::sync::Arc;
 
 use adit_api::problem::Problem;
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
 use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::routing::get;
@@ -52,6 +55,10 @@ use crate::control::Control;
 
 const PREFIX: &str = "/api/v1";
 const LARGEST_REQUEST: usize = 256 << 10;
+/// Some ten thousand devices.
+const LARGEST_DECLARATION: usize = 16 << 20;
+/// Everything of a hundred thousand objects; only from the administrator.
+const LARGEST_BACKUP: usize = 64 << 20;
 
 /// Everything under `/api/v1`, for the administrator; anything else is answered with a problem.
 pub(crate) fn router(control: Arc<Control>) -> Router {
@@ -97,7 +104,6 @@ fn service(control: &Arc<Control>) -> (Router<Arc<Control>>, Operations) {
     let router = router
         .layer(document::layer(&document))
         .layer(from_fn_with_state(Arc::clone(control), repetition::layer))
-        .layer(DefaultBodyLimit::max(LARGEST_REQUEST))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(from_fn(connection::check_head))
@@ -129,6 +135,14 @@ fn routes() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(token::show, token::remove))
         .routes(routes!(uplink::list))
         .routes(routes!(uplink::show, uplink::set))
+        .routes(routes!(backup::make))
+        .routes(routes!(backup::restore))
+        .routes(routes!(confirmation::confirm))
+        .routes(routes!(declaration::show))
+        .routes(routes!(declaration::outlook))
+        .routes(routes!(declaration::plan))
+        .routes(routes!(declaration::apply))
+        .routes(routes!(import::import))
         .routes(routes!(log::show))
         .routes(routes!(events::listen))
         .routes(routes!(settings::show, settings::set))

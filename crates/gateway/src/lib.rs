@@ -5,11 +5,14 @@
 mod access;
 mod answers;
 mod audit;
+mod backup;
 mod bridge;
 mod caller;
 mod certificate;
 mod claim;
+mod confirmation;
 mod control;
+mod doctor;
 mod events;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -19,14 +22,19 @@ mod keeper;
 mod key;
 mod metrics;
 mod options;
+mod owner;
 mod policing;
 mod run;
 mod trouble;
 mod writer;
 
-pub use adit_store::{Recovered, Recovery};
+pub use adit_host::wireguard::{Program, Starter};
+pub use adit_store::{Downgraded, Recovered, Recovery};
+pub use backup::{back_up, complete, restore_from};
 pub use caller::{Bearer, Caller};
+pub use confirmation::Confirm;
 pub use control::{ApiListener, ChangeError, Committed, Control, PeerStatus, Snapshot};
+pub use doctor::{examine, lent_addresses};
 pub use http::document;
 pub use options::RunOptions;
-pub use run::{recover, run, teardown};
+pub use run::{Ending, downgrade, recover, run, teardown};

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use adit_api::types::log::Action;
+use adit_model::problem::Severity;
 
 use self::exposition::{Exposition, Kind};
 use self::histogram::Histogram;
@@ -62,7 +63,12 @@ impl Metrics {
             Action::Set => "set",
             Action::Rekey => "rekey",
             Action::Remove => "remove",
+            Action::Apply => "apply",
+            Action::Confirm => "confirm",
+            Action::TakeBack => "take-back",
+            Action::Import => "import",
             Action::ShowConfiguration
+            | Action::BackUp
             | Action::RefuseCredentials
             | Action::Start
             | Action::Stop
@@ -272,7 +278,10 @@ fn tell_gateway(text: &mut Exposition, snapshot: &Snapshot, present: Present) {
     );
     let mut problems: BTreeMap<&str, u64> = BTreeMap::new();
     let present_problems = snapshot.all_problems();
-    for problem in &present_problems {
+    let errors = present_problems
+        .iter()
+        .filter(|problem| problem.severity() == Severity::Error);
+    for problem in errors {
         *problems.entry(&problem.code).or_default() += 1;
     }
     for (code, count) in problems {

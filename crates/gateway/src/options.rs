@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use adit_host::wireguard::Starter;
 use anyhow::{Context, bail};
 use serde::Deserialize;
 
@@ -27,6 +28,8 @@ pub struct RunOptions {
     pub interface: Option<String>,
     /// Where the API is served over TCP; nowhere.
     pub listen: Option<SocketAddr>,
+    /// Who starts a userspace WireGuard where the kernel has none.
+    pub starter: Starter,
 }
 
 /// The same, resolved.
@@ -38,6 +41,7 @@ pub(crate) struct Settled {
     pub(crate) listen: Option<Listen>,
     /// Where metrics are served; none: on the administrator's socket only.
     pub(crate) metrics: Option<SocketAddr>,
+    pub(crate) starter: Starter,
 }
 
 /// How the API is served over TCP.
@@ -123,6 +127,7 @@ impl RunOptions {
             interface,
             listen,
             metrics: file.metrics.settle()?,
+            starter: self.starter,
         })
     }
 }

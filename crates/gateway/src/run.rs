@@ -12,20 +12,22 @@ use std::time::Duration;
 use adit_api::types::log::Action;
 use adit_host::reconcile::{self, ReconcileError, Reconciler};
 use adit_model::facts::Facts;
-use adit_store::{LogQuery, Recovered, Recovery, Store};
+use adit_store::{Downgraded, LogQuery, Recovered, Recovery, Store};
 use anyhow::{Context, anyhow, bail};
 use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::{Resource, setrlimit};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
+use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::access::Access;
 use crate::answers::Answers;
 use crate::audit::{self, Audit};
+use crate::backup;
 use crate::bridge::Bridge;
 use crate::claim::Claim;
+use crate::confirmation;
 use crate::control::{Control, Progress};
 use crate::events::{Events, watch_network};
 use crate::http;
@@ -33,6 +35,7 @@ use crate::keeper::Keeper;
 use crate::key;
 use crate::metrics::Metrics;
 use crate::options::{RunOptions, Settled, check_interface};
+use crate::owner::Owner;
 use crate::policing;
 use crate::writer::{Writer, restore};
 
@@ -57,12 +60,15 @@ const GRACE: Duration = Duration::from_secs(5);
 /// # Errors
 ///
 /// What keeps it from starting, with the way out. The kernel is as it was then.
-pub async fn run(options: RunOptions) -> anyhow::Result<()> {
+pub async fn run(options: RunOptions) -> anyhow::Result<Ending> {
     let options = options.settle()?;
+    Owner::check(&options.state_dir)?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let _claim = Claim::take().await?;
     forbid_core_dumps()?;
+    backup::finish(&options.state_dir)?;
+    let origin = backup::origin(&options.state_dir);
     let (store, mut loaded) = Store::open(&options.state_dir).context("cannot open the state")?;
     if let Some(trouble) = store.health().trouble() {
         tracing::error!("{trouble}. Changes are refused until it can be written; packets flow");
@@ -71,7 +77,6 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         let kept = restoration.kept.display();
         tracing::error!("{}; the damaged files are {kept}*", restoration.message);
     }
-    let private_key = key::load_or_create(&options.state_dir, loaded.revision == 0)?;
     let answers = Answers::new(std::mem::take(&mut loaded.answers));
     let state = restore(loaded).with_context(|| {
         format!(
@@ -79,9 +84,16 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
             options.state_dir.display()
         )
     })?;
+    let private_key = key::load_or_create(
+        &options.state_dir,
+        state.revision == 0,
+        state.settings.gateway_key,
+    )?;
+    let (key_sender, key_receiver) = watch::channel(private_key);
     let listener = listen(&options.runtime_dir)?;
     withdraw_renamed(&options).await?;
-    let reconciler = reconciler(&options.interface, &options.state_dir, &options.runtime_dir)?;
+    let reconciler = reconciler(&options.interface, &options.state_dir, &options.runtime_dir)?
+        .with_starter(options.starter);
     let handle = reconcile::start(reconciler)
         .await
         .context("cannot observe this host")?;
@@ -113,6 +125,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     let (orders_sender, orders_receiver) = mpsc::channel(1024);
     let (awaits_sender, awaits_receiver) = mpsc::channel(1024);
     let (peers_sender, peers_receiver) = mpsc::channel(64);
+    let (outlooks_sender, outlooks_receiver) = mpsc::channel(8);
 
     let (storage_sender, storage_receiver) = watch::channel(Vec::new());
     let keeper = Keeper {
@@ -126,6 +139,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     let events = Arc::new(Events::new(state.revision));
     let metrics = Arc::new(Metrics::new());
     let start = start_detail(&store, &options.interface);
+    let inherited = state.confirmation.as_ref().map(|it| it.revision);
     let writer = Writer {
         store,
         state,
@@ -134,37 +148,46 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         facts: facts_receiver.clone(),
         published: state_sender,
         answers: answers.clone(),
+        directory: options.state_dir.clone(),
+        private_key: key_sender,
     };
     let writer = std::thread::Builder::new()
         .name("writer".to_owned())
         .spawn(move || writer.run(orders_receiver))
         .context("cannot start the writer")?;
     let policed = handle.policed();
+    let foreign = handle.foreign();
     let bridge = Bridge {
         handle,
         interface: options.interface.clone(),
-        private_key,
+        private_key: key_receiver,
         state: state_receiver.clone(),
         facts: facts_sender,
         progress: progress_sender,
         awaits: awaits_receiver,
         peers: peers_receiver,
+        outlooks: outlooks_receiver,
         metrics: Arc::clone(&metrics),
         outcomes: VecDeque::new(),
         derivation: None,
     };
     let bridge = tokio::spawn(bridge.run());
+    let restart = Arc::new(Notify::new());
     let control = Arc::new(Control {
+        state_dir: options.state_dir.clone(),
+        origin,
+        restart: Arc::clone(&restart),
         requests: orders_sender,
         awaits: awaits_sender,
         peers: peers_sender,
+        outlooks: outlooks_sender,
         seen: watch::Sender::default(),
         state: state_receiver,
         facts: facts_receiver,
+        foreign,
         progress: progress_receiver,
         storage: storage_receiver,
         interface: options.interface.clone(),
-        gateway_key: private_key.public_key(),
         answers,
         api: api_receiver,
         audit: Arc::clone(&audit),
@@ -191,6 +214,11 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     beside.spawn(watch_network(Arc::downgrade(&control), Arc::clone(&events)));
     beside.spawn(tell_refused(Arc::clone(&audit)));
     beside.spawn(policing::tell(Arc::downgrade(&control), policed));
+    beside.spawn(confirmation::watch(
+        Arc::downgrade(&control),
+        control.state.clone(),
+        inherited,
+    ));
     if let Some(address) = options.metrics {
         let control = Arc::downgrade(&control);
         beside.spawn(http::serve_metrics(address, control, stop.clone()));
@@ -198,10 +226,11 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     let server = tokio::spawn(http::serve(listener, http::router(control), stop));
     tracing::info!(interface = options.interface, socket = %options.runtime_dir.join(SOCKET).display(), "the gateway runs");
 
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let ending = tokio::select! {
+        _ = terminate.recv() => Ending::Stopped,
+        _ = interrupt.recv() => Ending::Stopped,
+        () = restart.notified() => Ending::Restart,
+    };
     tracing::info!("stopping; tunnel, routes and firewall stay in place");
     stop_sender.send_replace(true);
     remove_socket(&options.runtime_dir);
@@ -227,7 +256,16 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     if tokio::time::timeout(GRACE, finish).await.is_err() {
         tracing::warn!("some answers were not waited for");
     }
-    Ok(())
+    Ok(ending)
+}
+
+/// How a daemon ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It was told to.
+    Stopped,
+    /// It has to begin anew, with another state.
+    Restart,
 }
 
 async fn tell_refused(audit: Arc<Audit>) {
@@ -268,6 +306,7 @@ pub async fn teardown(options: RunOptions) -> anyhow::Result<()> {
         interface,
         listen: _,
         metrics: _,
+        starter: _,
     } = options.settle()?;
     if UnixStream::connect(runtime_dir.join(SOCKET)).is_ok() {
         bail!(
@@ -282,6 +321,7 @@ pub async fn teardown(options: RunOptions) -> anyhow::Result<()> {
             .create(&state_dir)
             .with_context(|| format!("cannot make {}", state_dir.display()))?;
     }
+    let _owner = Owner::act(&state_dir);
     let recorded = recorded_interface(&state_dir)?;
     if let Some(other) = recorded.filter(|recorded| *recorded != interface) {
         withdraw(&other, &state_dir, &runtime_dir).await?;
@@ -300,8 +340,31 @@ pub async fn teardown(options: RunOptions) -> anyhow::Result<()> {
 /// When the daemon runs, when there is nothing to take, or when the disk refuses.
 pub fn recover(options: RunOptions, recovery: Recovery) -> anyhow::Result<Option<Recovered>> {
     let directory = options.settle()?.state_dir;
+    let _owner = Owner::act(&directory);
     adit_store::recover(&directory, recovery)
         .with_context(|| format!("cannot recover the state in {}", directory.display()))
+}
+
+/// Leads the database back to an older schema, for an older version; works with the daemon stopped.
+///
+/// # Errors
+///
+/// When the daemon runs, when a change awaits its confirmation, when there is no such schema, or when the disk refuses.
+pub async fn downgrade(options: RunOptions, schema: i64) -> anyhow::Result<Downgraded> {
+    let directory = options.settle()?.state_dir;
+    let _claim = Claim::take().await?;
+    let _owner = Owner::act(&directory);
+    let failed = || format!("cannot lead the state in {} back", directory.display());
+    let (store, loaded) = Store::open(&directory).with_context(failed)?;
+    let state = restore(loaded).with_context(failed)?;
+    drop(store);
+    if state.confirmation.is_some() {
+        bail!(
+            "a change awaits its confirmation, which older versions do not know: start the gateway, which takes it back, or \
+             `adit confirm` it, and stop it again"
+        );
+    }
+    adit_store::downgrade(&directory, schema).with_context(failed)
 }
 
 /// An interface bears no mark but its name: under a new one the daemon would not find what it left under the old one.

@@ -2,16 +2,18 @@
 //! the new state.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use adit_model::change::{Change, Expected};
-use adit_model::confinement;
-use adit_model::decide::{Random, decide};
+use adit_model::decide::{Random, decide, decide_awaiting};
 use adit_model::edit::{Edit, Key, Object, ObjectError};
 use adit_model::facts::Facts;
+use adit_model::key::PrivateKey;
 use adit_model::refusal::Refusal;
 use adit_model::state::State;
+use adit_model::{confinement, confirmation};
 use adit_store::answer::Answer;
 use adit_store::{Entry, Loaded, LogQuery, NewEntry, Store, Write};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -19,7 +21,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::answers::{Answers, Repeatable};
 use crate::audit::{self, Note};
 use crate::caller::Caller;
+use crate::confirmation::Confirm;
 use crate::events::Events;
+use crate::key;
 use crate::metrics::Metrics;
 
 /// The most changes that share one commit.
@@ -28,7 +32,7 @@ const BATCH: usize = 256;
 /// What the writer is asked for.
 pub(crate) enum Order {
     /// A change.
-    Change(Request),
+    Change(Box<Request>),
     /// An entry for the audit log that tells of no change; answered when it is durable, or cannot be.
     Note(Note, oneshot::Sender<()>),
     /// A part of the audit log.
@@ -41,6 +45,7 @@ pub(crate) struct Request {
     /// What the caller saw of the object that the change is for.
     pub(crate) expected: Option<Expected>,
     pub(crate) caller: Caller,
+    pub(crate) confirm: Confirm,
     pub(crate) repeatable: Option<Repeatable>,
     pub(crate) answer: Reply,
 }
@@ -100,6 +105,9 @@ pub(crate) struct Writer {
     pub(crate) facts: watch::Receiver<Arc<Facts>>,
     pub(crate) published: watch::Sender<Arc<State>>,
     pub(crate) answers: Answers,
+    /// Where the private key is.
+    pub(crate) directory: PathBuf,
+    pub(crate) private_key: watch::Sender<PrivateKey>,
     pub(crate) events: Arc<Events>,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -123,7 +131,7 @@ impl Writer {
             let mut next = Some(first);
             while let Some(order) = next {
                 match order {
-                    Order::Change(request) => requests.push(request),
+                    Order::Change(request) => requests.push(*request),
                     Order::Note(note, answer) => notes.push((note, answer)),
                     Order::Read(query, answer) => reads.push((query, answer)),
                 }
@@ -174,6 +182,7 @@ impl Writer {
         let mut begun = HashSet::new();
         let mut notes = Vec::new();
         let mut changes = Vec::new();
+        let mut key = None;
         let revision = before.revision + 1;
         self.state.revision = revision;
         for request in batch {
@@ -181,17 +190,21 @@ impl Writer {
                 change,
                 expected,
                 caller,
+                confirm,
                 repeatable,
                 answer,
             } = request;
             let action = audit::action_of(&change);
+            let taken = taken_key(&change);
             if let Some(repeatable) = &repeatable
                 && (begun.contains(&repeatable.key) || self.is_answered(repeatable))
             {
                 repeated.push(answer);
                 continue;
             }
-            match self.decide(change, &caller, expected.as_ref(), &facts) {
+            let is_first = decided.iter().all(|it: &Decided| it.edits.is_empty());
+            let seen = if is_first { before.revision } else { revision };
+            match self.decide(change, (&caller, confirm), expected.as_ref(), seen, &facts) {
                 Ok(edits) => {
                     let previous = self.state.clone();
                     for edit in &edits {
@@ -202,6 +215,7 @@ impl Writer {
                         changes.push(action);
                     }
                     notes.extend(note);
+                    key = taken.or(key);
                     begun.extend(repeatable.as_ref().map(|repeatable| repeatable.key.clone()));
                     decided.push(Decided {
                         edits,
@@ -235,7 +249,7 @@ impl Writer {
             .collect();
         let started = Instant::now();
         if !writes.is_empty()
-            && let Err(error) = self.store.commit(revision, &writes)
+            && let Err(error) = self.put(revision, &writes, key.as_ref())
         {
             self.state = before;
             tracing::error!(%error, "a commit failed; the changes were not made");
@@ -249,6 +263,10 @@ impl Writer {
         }
         if is_changed {
             self.metrics.committed(started.elapsed());
+            // Whoever sees the state sees the key that belongs to it.
+            if let Some(key) = key {
+                self.private_key.send_replace(key);
+            }
             for (action, kind) in changes {
                 self.metrics.changed(action, kind);
             }
@@ -267,6 +285,32 @@ impl Writer {
         }
     }
 
+    /// Commits, with the key that is taken over: after a crash at any moment both are there or neither is.
+    fn put(
+        &mut self,
+        revision: u64,
+        writes: &[Write],
+        key: Option<&PrivateKey>,
+    ) -> Result<(), String> {
+        let Some(key) = key else {
+            let committed = self.store.commit(revision, writes);
+            return committed.map_err(|error| error.to_string());
+        };
+        key::stage(&self.directory, key).map_err(|error| error.to_string())?;
+        adit_fault::passing("writer/staged");
+        if let Err(error) = self.store.commit(revision, writes) {
+            if let Err(error) = key::discard(&self.directory) {
+                tracing::error!(%error, "a key that was not taken over is left");
+            }
+            return Err(error.to_string());
+        }
+        adit_fault::passing("writer/taken");
+        if let Err(error) = key::adopt(&self.directory) {
+            tracing::error!(%error, "the key that was taken over is put in its place at the next start");
+        }
+        Ok(())
+    }
+
     fn is_answered(&self, repeatable: &Repeatable) -> bool {
         let now = seconds_since_1970();
         self.answers.get(&repeatable.key, now).is_some()
@@ -275,8 +319,9 @@ impl Writer {
     fn decide(
         &self,
         change: Change,
-        caller: &Caller,
+        (caller, confirm): (&Caller, Confirm),
         expected: Option<&Expected>,
+        seen: u64,
         facts: &Facts,
     ) -> Result<Vec<Edit>, WriteError> {
         // Here, because nothing can change any more between the look and the change; and first, so that no version of what
@@ -289,21 +334,42 @@ impl Writer {
         if let Some(expected) = expected {
             self.check(&change, expected).map_err(WriteError::Refused)?;
         }
+        if let Change::Apply(apply) = &change
+            && let Some(expected) = apply.revision.filter(|expected| *expected != seen)
+        {
+            let revision = seen;
+            let refusal = Refusal::RevisionMoved { expected, revision };
+            return Err(WriteError::Refused(refusal));
+        }
         // A listener may have come since the facts were observed, and sends no event.
         let fresh;
         let facts = if matches!(
             change,
-            Change::AddForward(_) | Change::SetForward(..) | Change::SetSettings(_)
+            Change::AddForward(_)
+                | Change::SetForward(..)
+                | Change::SetSettings(_)
+                | Change::Apply(_)
+                | Change::Import(_)
         ) {
-            fresh = self.with_listeners(facts);
+            fresh = with_listeners(facts);
             &fresh
         } else {
             facts
         };
-        let mut random: Random = [0; 64];
-        getrandom::fill(&mut random)
-            .map_err(|error| WriteError::Store(format!("cannot get random bytes: {error}")))?;
-        decide(&self.state, change, facts, seconds_since_1970(), &random)
+        let random = random().map_err(WriteError::Store)?;
+        let now = seconds_since_1970();
+        let terms = match confirm {
+            // Who has a token for one device could keep others from their way back.
+            _ if caller.device().is_some() => None,
+            Confirm::Never => None,
+            Confirm::Usual(source) => Some((now + confirmation::USUAL, Some(source))),
+            Confirm::Within(seconds) => Some((now + seconds, None)),
+        };
+        let decided = match terms {
+            Some(terms) => decide_awaiting(&self.state, change, facts, now, &random, terms),
+            None => decide(&self.state, change, facts, now, &random),
+        };
+        decided
             .map_err(|refusal| match caller.device() {
                 Some(_) => confinement::redact(refusal),
                 None => refusal,
@@ -322,18 +388,53 @@ impl Writer {
         }
         expected.check(&self.state)
     }
+}
 
-    fn with_listeners(&self, facts: &Facts) -> Facts {
-        match adit_host::listener::observe(&facts.listeners) {
-            Ok(listeners) => Facts {
-                listeners,
-                ..facts.clone()
-            },
-            Err(error) => {
-                tracing::warn!(%error, "cannot look for listeners");
-                facts.clone()
-            }
+/// Facts with the listeners of this moment.
+pub(crate) fn with_listeners(facts: &Facts) -> Facts {
+    match adit_host::listener::observe(&facts.listeners) {
+        Ok(listeners) => Facts {
+            listeners,
+            ..facts.clone()
+        },
+        Err(error) => {
+            tracing::warn!(%error, "cannot look for listeners");
+            facts.clone()
         }
+    }
+}
+
+/// What a decision may use.
+pub(crate) fn random() -> Result<Random, String> {
+    let mut random: Random = [0; 64];
+    getrandom::fill(&mut random).map_err(|error| format!("cannot get random bytes: {error}"))?;
+    Ok(random)
+}
+
+/// The private key that a change makes the gateway's.
+fn taken_key(change: &Change) -> Option<PrivateKey> {
+    match change {
+        Change::Import(import) => Some(import.private_key),
+        Change::AddSubnet(_)
+        | Change::SetSubnet(..)
+        | Change::RemoveSubnet { .. }
+        | Change::AddDevice(_)
+        | Change::SetDevice(..)
+        | Change::RekeyDevice { .. }
+        | Change::RemoveDevice(_)
+        | Change::AddForward(_)
+        | Change::SetForward(..)
+        | Change::RemoveForward(_)
+        | Change::AddPinhole(_)
+        | Change::SetPinhole(..)
+        | Change::RemovePinhole(_)
+        | Change::SetUplink(..)
+        | Change::SetSettings(_)
+        | Change::AddToken(_)
+        | Change::RemoveToken(_)
+        | Change::Apply(_)
+        | Change::Confirm
+        | Change::TakeBack(_) => None,
     }
 }
 
@@ -418,6 +519,7 @@ mod tests {
             egress: None,
             peers: true,
             host_access: false,
+            gateway_address: true,
             force: false,
         })
     }
@@ -437,6 +539,8 @@ mod tests {
                 answers,
                 events: Arc::new(Events::new(0)),
                 metrics: Arc::new(Metrics::new()),
+                directory: directory.to_owned(),
+                private_key: watch::Sender::new(PrivateKey::from_random([1; 32])),
             },
             receiver,
         )
@@ -454,6 +558,7 @@ mod tests {
                 change: subnet(name, third),
                 caller: Caller::User { uid: Some(0) },
                 expected: None,
+                confirm: Confirm::Never,
                 repeatable: None,
                 answer,
             });
@@ -491,6 +596,7 @@ mod tests {
             change,
             caller: Caller::User { uid: Some(0) },
             expected,
+            confirm: Confirm::Never,
             repeatable: None,
             answer,
         };
@@ -509,6 +615,7 @@ mod tests {
                 change: subnet(name, third),
                 caller: Caller::User { uid: Some(0) },
                 expected: None,
+                confirm: Confirm::Never,
                 repeatable: None,
                 answer,
             }]);

@@ -1,7 +1,7 @@
 //! Addresses on our interface.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use adit_model::desired::address::Address;
 use ipnet::IpNet;
@@ -31,6 +31,23 @@ pub async fn observe(
             .collect()),
         Err(cause) => Err(because(cause)),
     }
+}
+
+/// IPv6 addresses that are this host's for a time only: by router advertisement, or DHCP.
+pub async fn lent(netlink: &Netlink) -> Result<BTreeSet<Ipv6Addr>, NetlinkError> {
+    let because = NetlinkError::because("observe", "addresses");
+    let messages = match list(netlink).await {
+        Ok(messages) => messages,
+        Err(cause) => return Err(because(cause)),
+    };
+    Ok(messages
+        .iter()
+        .filter(|message| !message.header.flags.contains(AddressHeaderFlags::Permanent))
+        .filter_map(|message| match prefix_of(message)?.addr() {
+            IpAddr::V6(address) => Some(address),
+            IpAddr::V4(_) => None,
+        })
+        .collect())
 }
 
 /// Adds an address without a route to its prefix, usable at once; one that is there is added already.

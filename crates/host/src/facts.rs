@@ -14,6 +14,7 @@ use netlink_packet_route::route::{
 };
 use thiserror::Error;
 
+use crate::firewall::evidence;
 use crate::netlink::{Netlink, NetlinkError, name_of};
 use crate::sysctl::{self, SysctlError};
 use crate::{address, link, listener, route};
@@ -84,6 +85,11 @@ pub async fn observe(netlink: &Netlink, tunnel_interface: &str) -> Result<Facts,
             .map_err(std::io::Error::other)
             .flatten()
             .map_err(FactsError::Listeners)?,
+        evidence: evidence::observe().unwrap_or_else(|error| {
+            // It is a hint, and everything else goes without it.
+            tracing::debug!(%error, "cannot see what packets show of the prefixes");
+            BTreeMap::new()
+        }),
         ipv6: Path::new("/proc/thread-self/net/if_inet6").exists(),
         // What the daemon knows of itself is filled in by the daemon.
         ..Facts::default()
@@ -157,11 +163,13 @@ fn settings<'a>(
 ) -> Result<BTreeMap<String, String>, SysctlError> {
     let mut paths = vec![
         "net/ipv4/conf/all/forwarding".to_owned(),
+        "net/ipv4/conf/all/rp_filter".to_owned(),
         "net/ipv6/conf/all/forwarding".to_owned(),
         "net/ipv6/conf/all/disable_ipv6".to_owned(),
         "net/netfilter/nf_conntrack_max".to_owned(),
     ];
     for link in links {
+        paths.push(format!("net/ipv4/conf/{link}/rp_filter"));
         paths.push(format!("net/ipv6/conf/{link}/accept_ra"));
         paths.push(format!("net/ipv6/conf/{link}/disable_ipv6"));
     }

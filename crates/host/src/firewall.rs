@@ -10,13 +10,16 @@ use std::process::{Output, Stdio};
 use std::sync::Arc;
 
 use adit_model::desired::firewall::{Elements, Firewall, TABLE, Translations, render_removal};
+use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use thiserror::Error;
 use tokio::process::Command;
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::netfilter::{Request, Requests, SUBSYSTEM_NFTABLES, attribute, u32_be};
+use crate::netfilter::{Request, Requests, SUBSYSTEM_NFTABLES, attribute, push_attribute, u32_be};
 
+pub mod evidence;
+pub mod foreign;
 pub(crate) mod listing;
 mod police;
 pub(crate) mod watch;
@@ -189,6 +192,39 @@ async fn commit(
         own.pop_first();
     }
     Ok(Some(after))
+}
+
+/// Whether the gateway's table is there, whatever is in it.
+///
+/// # Errors
+///
+/// The kernel does not tell.
+pub fn is_there() -> Result<bool, FirewallError> {
+    is_loaded(TABLE)
+}
+
+/// Whether there is a table of ours of this name, which is written as `inet NAME`.
+fn is_loaded(table: &str) -> Result<bool, FirewallError> {
+    const GET_TABLE: u8 = 1;
+    const FAMILY_INET: u8 = 1;
+    const NAME: u16 = 1;
+    let name = table.rsplit(' ').next().unwrap_or(table);
+    let mut attributes = Vec::new();
+    push_attribute(&mut attributes, NAME, format!("{name}\0").as_bytes());
+    let request = Request {
+        subsystem: SUBSYSTEM_NFTABLES,
+        kind: GET_TABLE,
+        family: FAMILY_INET,
+        attributes,
+    };
+    match Requests::open().and_then(|mut requests| requests.get(&request, |_| Some(()))) {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => Ok(false),
+        Err(cause) => Err(FirewallError::Netlink {
+            operation: "look for a table",
+            cause,
+        }),
+    }
 }
 
 fn current_generation() -> Result<u32, FirewallError> {

@@ -101,6 +101,8 @@ pub fn netfilter(datagram: &[u8]) {
     };
     let criteria = conntrack::Criteria::of(&everything);
     for message in netfilter::messages(datagram) {
+        let _ = firewall::evidence::read(message);
+        firewall::foreign::read_message(message);
         let _ = firewall::watch::is_ours(message);
         let _ = firewall::generation_in(message.attributes);
         let _ = conntrack::deletion(&criteria, message);

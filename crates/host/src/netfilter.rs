@@ -98,15 +98,19 @@ impl Requests {
         request: &Request,
         select: impl Fn(Message<'_>) -> Option<T>,
     ) -> io::Result<Vec<T>> {
-        for _ in 0..DUMP_ATTEMPTS {
-            match self.dump_once(request, &select) {
-                Ok(Some(selected)) => return Ok(selected),
-                Ok(None) => {}
-                Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(io::ErrorKind::ResourceBusy.into())
+        self.dump_until(usize::MAX, request, select)
+    }
+
+    /// [`Self::dump`] of which there is no more than `most`; none if there is. The rest is not asked of the kernel then, and
+    /// the socket is of no more use.
+    pub(crate) fn dump_up_to<T>(
+        mut self,
+        most: usize,
+        request: &Request,
+        select: impl Fn(Message<'_>) -> Option<T>,
+    ) -> io::Result<Option<Vec<T>>> {
+        let selected = self.dump_until(most, request, select)?;
+        Ok((selected.len() <= most).then_some(selected))
     }
 
     /// Sends all requests, and reports how each ended.
@@ -130,12 +134,33 @@ impl Requests {
         Ok(outcomes)
     }
 
+    fn dump_until<T>(
+        &mut self,
+        most: usize,
+        request: &Request,
+        select: impl Fn(Message<'_>) -> Option<T>,
+    ) -> io::Result<Vec<T>> {
+        for _ in 0..DUMP_ATTEMPTS {
+            match self.dump_once(most, request, &select) {
+                Ok(Some(selected)) => return Ok(selected),
+                Ok(None) => {}
+                Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::ErrorKind::ResourceBusy.into())
+    }
+
     fn dump_once<T>(
         &mut self,
+        most: usize,
         request: &Request,
         select: impl Fn(Message<'_>) -> Option<T>,
     ) -> io::Result<Option<Vec<T>>> {
-        adit_fault::point("netfilter/dump")?;
+        adit_fault::point(match request.subsystem {
+            SUBSYSTEM_NFTABLES => "nft/read",
+            _ => "netfilter/dump",
+        })?;
         let sequence = self.send(&[request], REQUEST | DUMP)?;
         let mut selected = Vec::new();
         let mut whole = true;
@@ -152,6 +177,9 @@ impl Requests {
             }
             // A datagram that was cut off.
             whole &= parts.0.is_empty();
+            if whole && selected.len() > most {
+                return Ok(Some(selected));
+            }
         }
     }
 
@@ -190,16 +218,19 @@ pub(crate) fn messages(datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
 }
 
 /// The value of the first attribute of this kind.
-pub(crate) fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
-    let mut rest = attributes;
-    loop {
+pub(crate) fn attribute(list: &[u8], kind: u16) -> Option<&[u8]> {
+    attributes(list).find_map(|(it, value)| (it == kind).then_some(value))
+}
+
+/// Every attribute with its kind, up to what cannot be read.
+pub(crate) fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
         let length = usize::from(u16_at(rest, 0)?);
         let value = rest.get(4..length)?;
-        if u16_at(rest, 2)? & ATTRIBUTE_MASK == kind {
-            return Some(value);
-        }
-        rest = rest.get(length.next_multiple_of(4)..)?;
-    }
+        let kind = u16_at(rest, 2)? & ATTRIBUTE_MASK;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
 }
 
 /// Appends an attribute. The kind carries the flag for nesting, if the attribute does.

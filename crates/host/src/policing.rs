@@ -50,6 +50,7 @@ pub async fn keep(
 ) {
     let mut keeper = Keeper {
         police,
+        port: None,
         policed,
         policing: Policing::default(),
         totals: Totals::default(),
@@ -64,6 +65,7 @@ pub async fn keep(
     loop {
         tick.tick().await;
         let port = *port.borrow();
+        keeper.follow(port);
         if let Some(port) = port
             && let Err(error) = keeper.look(port).await
         {
@@ -75,6 +77,7 @@ pub async fn keep(
 
 struct Keeper {
     police: Police,
+    port: Option<u16>,
     policed: watch::Sender<Option<Policed>>,
     policing: Policing,
     /// When it last looked.
@@ -90,6 +93,18 @@ struct Keeper {
 }
 
 impl Keeper {
+    /// A limit is one of a port: where the tunnel listens on another, it begins anew.
+    fn follow(&mut self, port: Option<u16>) {
+        if std::mem::replace(&mut self.port, port) == port || self.policing.limit().is_none() {
+            return;
+        }
+        self.policing = Policing::default();
+        // What another socket has lost is read anew.
+        self.totals = Totals::default();
+        self.policed.send_replace(None);
+        self.removal = Some(Instant::now());
+    }
+
     async fn look(&mut self, port: u16) -> io::Result<()> {
         let totals = Totals::read()?;
         // Sockets are looked through only when one of them has lost something.

@@ -19,7 +19,7 @@ use crate::neighbor;
 use crate::netlink::{Netlink, NetlinkError};
 use crate::route::Seen;
 use crate::sysctl::{Kept, Recorder, SysctlError};
-use crate::wireguard::{Dataplane, WireGuardError};
+use crate::wireguard::{Dataplane, Heard, Starter, WireGuardError};
 
 mod execution;
 mod observation;
@@ -89,12 +89,23 @@ pub struct Report {
     pub is_blind: bool,
 }
 
+/// What a look at everything would lead to.
+#[derive(Clone, Debug, Default)]
+pub struct Outlook {
+    /// What would be done.
+    pub steps: Vec<Step>,
+    /// What cannot be looked at, for which nothing is planned.
+    pub problems: Vec<Problem>,
+}
+
 /// Everything that is needed to change this host.
 #[derive(Debug)]
 pub struct Reconciler {
     interface: String,
     netlink: Netlink,
     dataplane: Option<Arc<Dataplane>>,
+    starter: Starter,
+    heard: Arc<Heard>,
     /// Index of the interface that `dataplane` carries; another one means that somebody made it anew.
     index: Option<u32>,
     recorder: Recorder,
@@ -132,6 +143,8 @@ impl Reconciler {
             interface: interface.to_owned(),
             netlink: Netlink::open()?,
             dataplane: None,
+            starter: Starter::default(),
+            heard: Arc::default(),
             index: None,
             recorder: Recorder::open(record)?,
             table: Table::default(),
@@ -148,6 +161,11 @@ impl Reconciler {
     pub fn with_spare_record(self, spare: &Path) -> Result<Self, ReconcileError> {
         let recorder = self.recorder.with_spare(spare)?;
         Ok(Self { recorder, ..self })
+    }
+
+    /// Leaves it to others to start a userspace WireGuard, or not.
+    pub fn with_starter(self, starter: Starter) -> Self {
+        Self { starter, ..self }
     }
 
     /// Observes everything and leads it to what is desired.
@@ -199,13 +217,31 @@ impl Reconciler {
         report
     }
 
+    /// Observes everything, and tells what [`Self::reconcile`] would do. Nothing is changed.
+    pub async fn outlook(&mut self) -> Outlook {
+        let Some(desired) = self.latest.clone() else {
+            return Outlook::default();
+        };
+        let mut report = Report::default();
+        let observation = self.observe(&desired, &Part::ALL.into(), &mut report).await;
+        let steps = if observation.is_blocked {
+            plan(&without_tunnel(&desired), &observation.actual)
+        } else {
+            plan(&desired, &observation.actual)
+        };
+        Outlook {
+            steps: self.with_sweep(steps),
+            problems: report.problems,
+        }
+    }
+
     /// Withdraws everything of ours from this host, and restores what was: what a crashed daemon left, too. The second
     /// time it finds nothing to do.
     pub async fn teardown(&mut self) -> Report {
         self.reconcile(&Arc::new(Desired::default())).await
     }
 
-    /// What carries the tunnel: `kernel`, `wireguard-go` or `adit`; none before there is an interface.
+    /// What carries the tunnel: `kernel`, or the name of a program; none before there is an interface.
     pub fn dataplane(&self) -> Option<&'static str> {
         self.dataplane.as_ref().map(|dataplane| dataplane.name())
     }
@@ -272,11 +308,7 @@ impl Reconciler {
             ActualFirewall::Absent | ActualFirewall::Unknown | ActualFirewall::Unsure => None,
         };
         if observation.is_blocked {
-            // The interface belongs to others: nothing of ours may lead there.
-            let rest = Desired {
-                sysctls: desired.sysctls.clone(),
-                ..Desired::default()
-            };
+            let rest = without_tunnel(desired);
             let steps = self.with_sweep(plan(&rest, &observation.actual));
             self.perform(&rest, firewall, steps, &mut report).await;
             self.known = None;
@@ -312,6 +344,14 @@ impl Reconciler {
             tracing::warn!(kind, count, "healed what others had changed");
             *self.healed.entry(kind).or_default() += count;
         }
+    }
+}
+
+/// What is left where the interface belongs to others: nothing of ours may lead there.
+fn without_tunnel(desired: &Desired) -> Desired {
+    Desired {
+        sysctls: desired.sysctls.clone(),
+        ..Desired::default()
     }
 }
 

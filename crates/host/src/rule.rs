@@ -80,6 +80,7 @@ fn message(rule: &Rule) -> RuleMessage {
     };
     message.header.action = RuleAction::ToTable;
     message.header.src_len = rule.source.prefix_len();
+    message.header.dst_len = rule.destination.map_or(0, |net| net.prefix_len());
     message.attributes = vec![
         RuleAttribute::Priority(rule.priority),
         RuleAttribute::Table(rule.table),
@@ -87,6 +88,11 @@ fn message(rule: &Rule) -> RuleMessage {
     ];
     if rule.source.prefix_len() > 0 {
         message.attributes.push(RuleAttribute::Source(source));
+    }
+    if let Some(destination) = rule.destination {
+        message
+            .attributes
+            .push(RuleAttribute::Destination(destination.addr()));
     }
     if let Some(interface) = &rule.input_interface {
         message
@@ -115,6 +121,7 @@ pub(crate) fn rule_of(message: &RuleMessage) -> Option<Rule> {
     let mut rule = Rule {
         priority: 0,
         source,
+        destination: None,
         input_interface: None,
         mark: None,
         table: message.header.table.into(),
@@ -129,6 +136,9 @@ pub(crate) fn rule_of(message: &RuleMessage) -> Option<Rule> {
             RuleAttribute::Table(table) => rule.table = *table,
             RuleAttribute::Source(address) => {
                 source = IpNet::new(*address, message.header.src_len).ok()?;
+            }
+            RuleAttribute::Destination(address) => {
+                rule.destination = Some(IpNet::new(*address, message.header.dst_len).ok()?);
             }
             RuleAttribute::Iifname(interface) => rule.input_interface = Some(interface.clone()),
             RuleAttribute::FwMark(mark) if *mark != 0 => rule.mark = Some(*mark),

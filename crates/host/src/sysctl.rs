@@ -86,7 +86,7 @@ impl Recorder {
     pub fn set(&mut self, path: &str, value: &str) -> Result<bool, SysctlError> {
         let missing = || failure("set", path)(io::ErrorKind::NotFound.into());
         let found = read(path)?.ok_or_else(missing)?;
-        if same(&found, value) {
+        if same(&found, value) || is_taken(path, &found) {
             return Ok(false);
         }
         let recorded = self.record.settings.iter_mut().find(|it| it.path == path);
@@ -197,6 +197,12 @@ const CONFIGURED_LINKS: &str = "net/ipv4/conf";
 
 /// Links of programs that forward for containers and virtual machines.
 const FORWARDING_LINKS: [&str; 6] = ["br-", "cni", "docker", "lxcbr", "podman", "virbr"];
+
+/// Whether a program in user space (networkd, NetworkManager) takes the advertisements of a link instead of the kernel since
+/// it was decided that the kernel shall: the next decision knows.
+fn is_taken(path: &str, found: &str) -> bool {
+    path.ends_with("/accept_ra") && same(found, "0")
+}
 
 enum Outcome {
     Restored,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use adit_model::desired::link::Link;
@@ -13,18 +14,36 @@ use nix::errno::Errno;
 use crate::link;
 use crate::netlink::{Netlink, NetlinkError};
 
+mod heard;
 pub(crate) mod kernel;
 mod process;
 pub(crate) mod uapi;
 
+pub use heard::Greeting;
+pub(crate) use heard::Heard;
 pub use kernel::Kernel;
+pub use process::Program;
 pub use uapi::Userspace;
 
 /// How long one request to a dataplane may take before it counts as hung.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The name of a userspace implementation whose process is not seen, or not known.
+const UNKNOWN: &str = "userspace";
+
 /// How long after it has not answered once.
 const SHORT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Whether the running kernel has WireGuard, as far as it was needed yet: a module may be loaded later.
+pub fn is_in_kernel() -> bool {
+    Path::new("/sys/module/wireguard").exists()
+}
+
+/// Peers that are greeted in one request.
+const GREETINGS_AT_ONCE: usize = 200;
+
+/// The keepalive that a greeting switches on, in seconds, and off again.
+const KEEPALIVE: u16 = 25;
 
 /// What carries the packets of the tunnel interface.
 #[derive(Debug)]
@@ -33,6 +52,16 @@ pub enum Dataplane {
     Kernel(Kernel),
     /// A process of its own, by its UAPI socket.
     Userspace(Userspace),
+}
+
+/// Who starts a userspace WireGuard where the kernel has none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Starter {
+    /// This process starts that program, which outlives it.
+    Own(Program),
+    /// The service manager, as a unit of its own; it is adopted when it is there.
+    #[default]
+    Unit,
 }
 
 /// What a WireGuard interface holds.
@@ -64,7 +93,11 @@ pub struct ObservedPeer {
 /// A change of one peer; no other peer notices it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerChange {
-    /// Adds the peer, or makes it exactly this; a session that it has goes on.
+    /// Adds the peer, or what it lacks of this; a session that it has goes on, and nothing that it has is away for
+    /// even one packet. AllowedIPs beyond these stay.
+    Extend(PublicKey, Peer),
+    /// Adds the peer, or makes it exactly this; a session that it has goes on. The kernel and wireguard-go take its
+    /// AllowedIPs away and give them again: a packet in between finds none.
     Set(PublicKey, Peer),
     /// Removes the peer and its session.
     Remove(PublicKey),
@@ -119,11 +152,17 @@ pub enum WireGuardError {
         /// Interface name.
         interface: String,
     },
+    /// The kernel cannot do WireGuard, and the unit that shall has not brought the interface up.
+    #[error("the unit adit-wireguard@{interface} has not brought up interface {interface}")]
+    Awaited {
+        /// Interface name.
+        interface: String,
+    },
     /// The userspace program ended instead of serving its socket.
     #[error("{program} did not bring up interface {interface}: {status}")]
     Start {
         /// Name of the program.
-        program: &'static str,
+        program: String,
         /// Interface name.
         interface: String,
         /// How it ended.
@@ -150,9 +189,14 @@ impl WireGuardError {
     /// The way out, for people.
     pub fn fix(&self) -> &'static str {
         match self {
-            Self::Missing { .. } => "install wireguard-go or a kernel with the wireguard module",
+            Self::Missing { .. } => {
+                "what carries packets in the kernel's place is gone: install Adit again, or a kernel with the wireguard module"
+            }
+            Self::Awaited { .. } => {
+                "`adit gateway setup` enables it where the kernel has no WireGuard; `journalctl -u 'adit-wireguard@*'` tells what it said"
+            }
             Self::Start { .. } => {
-                "run wireguard-go by hand to see its message; it needs /dev/net/tun and CAP_NET_ADMIN"
+                "run it by hand with --foreground to see its message; it needs /dev/net/tun and CAP_NET_ADMIN"
             }
             Self::Taken { .. } | Self::Foreign { .. } => "choose another with --interface",
             Self::Refused { errno, .. } if *errno == Errno::EADDRINUSE => {
@@ -181,6 +225,7 @@ impl WireGuardError {
             Self::Malformed { .. }
             | Self::Timeout { .. }
             | Self::Missing { .. }
+            | Self::Awaited { .. }
             | Self::Start { .. }
             | Self::Taken { .. }
             | Self::Foreign { .. }
@@ -205,7 +250,7 @@ impl Dataplane {
                     interface: name.to_owned(),
                 });
             }
-            let implementation = process.map_or("wireguard-go", |process| process.implementation);
+            let implementation = process.map_or(UNKNOWN, |process| process.implementation);
             return Ok(Some(Self::Userspace(Userspace::new(name, implementation))));
         }
         if !exists {
@@ -220,7 +265,11 @@ impl Dataplane {
     }
 
     /// Finds the interface, or makes it: in the kernel where that can be, else by a process that outlives this one.
-    pub async fn ensure(netlink: &Netlink, wanted: &Link) -> Result<Self, WireGuardError> {
+    pub async fn ensure(
+        netlink: &Netlink,
+        wanted: &Link,
+        starter: &Starter,
+    ) -> Result<Self, WireGuardError> {
         if let Some(found) = Self::open(netlink, &wanted.name).await? {
             return Ok(found);
         }
@@ -232,17 +281,27 @@ impl Dataplane {
                     interface: wanted.name.clone(),
                 });
         }
-        Self::start_userspace(&wanted.name).await
+        match starter {
+            Starter::Own(program) => Self::start_userspace(program, &wanted.name).await,
+            Starter::Unit => Err(WireGuardError::Awaited {
+                interface: wanted.name.clone(),
+            }),
+        }
     }
 
     /// Starts a userspace implementation, whether or not the kernel has one of its own.
-    pub async fn start_userspace(interface: &str) -> Result<Self, WireGuardError> {
-        process::start(interface).await?;
-        let userspace = Userspace::new(interface, process::WIREGUARD_GO);
+    pub async fn start_userspace(
+        program: &Program,
+        interface: &str,
+    ) -> Result<Self, WireGuardError> {
+        process::start(program, interface).await?;
+        let process = process::find(interface);
+        let implementation = process.map_or(UNKNOWN, |process| process.implementation);
+        let userspace = Userspace::new(interface, implementation);
         Ok(Self::Userspace(userspace))
     }
 
-    /// The name that `status` shows: `kernel`, `wireguard-go` or `adit`.
+    /// The name that `status` shows: `kernel`, `adit`, `wireguard-go`, or `userspace` for another.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Kernel(_) => "kernel",
@@ -296,6 +355,15 @@ impl Dataplane {
         }
     }
 
+    /// Tells where peers were last heard from, and begins a handshake with those that may have a session: by themselves
+    /// they would notice after 15 s that nobody answers.
+    pub async fn greet(&self, greetings: &[Greeting]) -> Result<(), WireGuardError> {
+        match self {
+            Self::Kernel(kernel) => kernel.greet(greetings).await,
+            Self::Userspace(userspace) => userspace.greet(greetings).await,
+        }
+    }
+
     fn interface(&self) -> &str {
         match self {
             Self::Kernel(kernel) => kernel.interface(),
@@ -318,6 +386,7 @@ impl Dataplane {
         match self {
             Self::Kernel(kernel) => Ok(link::remove(netlink, kernel.interface()).await?),
             Self::Userspace(userspace) => {
+                process::stop_unit(userspace.interface()).await;
                 link::remove(netlink, userspace.interface()).await?;
                 uapi::wait_until_gone(userspace.interface()).await
             }

@@ -180,6 +180,44 @@ fn start_service(host: &Host, service: &Service) -> Result<()> {
             );
             host.exec_with_input(["nft", "-f", "-"], &rules)?;
         }
+        Service::OneToOne {
+            interface,
+            public,
+            private,
+        } => {
+            let rules = format!(
+                "table ip lab_one_to_one {{\n  chain prerouting {{\n    type nat hook prerouting priority dstnat\n    iifname \
+                 \"{interface}\" ip daddr {public} dnat to {private}\n  }}\n  chain postrouting {{\n    type nat hook \
+                 postrouting priority srcnat\n    oifname \"{interface}\" ip saddr {private} snat to {public}\n  }}\n}}\n"
+            );
+            host.exec_with_input(["nft", "-f", "-"], &rules)?;
+        }
+        Service::SourceFilter {
+            interface,
+            prefixes,
+        } => {
+            let of_family = |ipv6| {
+                let own = prefixes
+                    .iter()
+                    .filter(|prefix| prefix.contains(':') == ipv6);
+                own.map(String::as_str).collect::<Vec<_>>().join(", ")
+            };
+            let rules = format!(
+                "table inet lab_sources {{\n  chain forward {{\n    type filter hook forward priority filter\n    iifname \
+                 \"{interface}\" ip saddr != {{ {} }} counter drop\n    iifname \"{interface}\" ip6 saddr != {{ {} }} counter \
+                 drop\n  }}\n}}\n",
+                of_family(false),
+                of_family(true)
+            );
+            host.exec_with_input(["nft", "-f", "-"], &rules)?;
+        }
+        Service::DestinationFilter { interface, prefix } => {
+            let rules = format!(
+                "table ip6 lab_destinations {{\n  chain forward {{\n    type filter hook forward priority filter\n    oifname \
+                 \"{interface}\" ip6 daddr != {prefix} drop\n  }}\n}}\n"
+            );
+            host.exec_with_input(["nft", "-f", "-"], &rules)?;
+        }
         Service::Radvd {
             interface,
             prefixes,
@@ -225,7 +263,10 @@ fn await_service(
     host: &dyn Fn(&str) -> Host,
 ) -> Result<()> {
     match service {
-        Service::Masquerade { .. } => Ok(()),
+        Service::Masquerade { .. }
+        | Service::OneToOne { .. }
+        | Service::SourceFilter { .. }
+        | Service::DestinationFilter { .. } => Ok(()),
         Service::Radvd { interface, .. } => {
             for link in &topology.links {
                 let [left, right] = &link.ends;

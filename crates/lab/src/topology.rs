@@ -3,11 +3,10 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-mod on_link;
-mod routed;
+mod provider;
 mod world;
 
 /// The link that [`crate::Lab::set_path_mtu`] narrows: in the middle of the way between VPS and home.
@@ -19,6 +18,9 @@ const RESERVED_HOST_NAMES: [&str; 4] = ["interfaces", "processes", "run", "state
 pub struct Topology {
     pub name: String,
     pub summary: String,
+    /// An IPv6 prefix that the provider gave the VPS for its subnets.
+    #[serde(default)]
+    pub prefix: Option<String>,
     pub hosts: Vec<HostPlan>,
     pub links: Vec<Link>,
 }
@@ -56,6 +58,7 @@ pub struct Bridge {
 pub struct Route {
     /// A prefix, or `default`.
     pub destination: String,
+    /// The next hop, and a metric if it matters: `192.0.2.1 metric 200`.
     pub via: String,
 }
 
@@ -64,6 +67,19 @@ pub struct Route {
 pub enum Service {
     /// IPv4 source NAT of everything that leaves by the interface.
     Masquerade { interface: String },
+    /// A public IPv4 address that stands for a private one of a neighbour, beyond the interface, in both directions.
+    OneToOne {
+        interface: String,
+        public: String,
+        private: String,
+    },
+    /// What comes in by the interface passes only from these prefixes (BCP 38).
+    SourceFilter {
+        interface: String,
+        prefixes: Vec<String>,
+    },
+    /// IPv6 leaves by the interface only to this prefix.
+    DestinationFilter { interface: String, prefix: String },
     /// Router Advertisements; the prefixes are on-link and not for autoconfiguration.
     Radvd {
         interface: String,
@@ -94,24 +110,23 @@ pub struct End {
 
 impl Topology {
     pub fn names() -> &'static [&'static str] {
-        &["routed", "on-link"]
+        provider::NAMES
     }
 
     pub fn by_name(name: &str) -> Result<Self> {
-        match name {
-            "routed" => Ok(routed::topology()),
-            "on-link" => Ok(on_link::topology()),
-            _ => bail!(
+        provider::topology(name).with_context(|| {
+            format!(
                 "no topology is named {name:?}: there are {}",
                 Self::names().join(", ")
-            ),
-        }
+            )
+        })
     }
 
     pub fn new(name: &str, summary: &str) -> Self {
         Self {
             name: name.into(),
             summary: summary.into(),
+            prefix: None,
             hosts: Vec::new(),
             links: Vec::new(),
         }

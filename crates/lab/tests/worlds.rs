@@ -90,7 +90,7 @@ fn asks_for(lab: &Lab, address: &str) -> Result<bool> {
         UdpSocket::bind("[2001:db8:ffff::10]:0")?.send_to(b"x", (address, 9))?;
         Ok(())
     })??;
-    let routed_here = address.starts_with("2001:db8:100:");
+    let routed_here = lab.topology().name == "routed" && address.starts_with("2001:db8:100:");
     let solicitation = format!("who has {address}");
     let arrival = format!("> {address}.9: UDP");
     if routed_here {
@@ -375,5 +375,85 @@ fn ensure_nothing_left(instance: &str, pids: &BTreeSet<u32>) -> Result<()> {
             "process {pid} is left: {stat}"
         );
     }
+    Ok(())
+}
+
+#[test]
+fn each_provider_gives_what_it_says() -> Result<()> {
+    let reaches = |lab: &Lab, host: &str, address: &str| -> Result<bool> {
+        let ping = ["ping", "-c1", "-W1", address];
+        Ok(lab.host(host)?.try_exec(ping)?.status.success())
+    };
+    let up = |name: &str| Lab::temporary(&Topology::by_name(name)?, "lab-provider");
+    let (near, far) = ("203.0.113.2", "2001:db8:ffff::10");
+
+    let lab = up("one-to-one-nat")?;
+    let shown = lab.host("vps")?.exec(["ip", "-4", "address"])?.stdout;
+    ensure!(
+        shown.contains("10.0.0.2/24") && !shown.contains(near),
+        "{shown}"
+    );
+    ensure!(reaches(&lab, "internet", near)? && reaches(&lab, "vps", "198.51.100.10")?);
+    ensure!(
+        !reaches(&lab, "internet", "10.0.0.2")?,
+        "the private address is on the Internet"
+    );
+
+    let lab = up("single")?;
+    ensure!(reaches(&lab, "internet", "2001:db8:1::2")? && reaches(&lab, "vps", far)?);
+    lab.host("vps")?.exec([
+        "ip",
+        "address",
+        "add",
+        "2001:db8:1::3/128",
+        "dev",
+        "eth0",
+        "nodad",
+    ])?;
+    ensure!(
+        !reaches(&lab, "internet", "2001:db8:1::3")?,
+        "a second address arrives"
+    );
+
+    let lab = up("narrow")?;
+    for (address, arrives) in [("2001:db8:1::f00e", true), ("2001:db8:1::f010", false)] {
+        let prefix = format!("{address}/128");
+        lab.host("vps")?
+            .exec(["ip", "address", "add", &prefix, "dev", "eth0", "nodad"])?;
+        ensure!(reaches(&lab, "internet", address)? == arrives, "{address}");
+    }
+
+    let lab = up("ipv4-only")?;
+    ensure!(reaches(&lab, "internet", near)? && !reaches(&lab, "vps", far)?);
+
+    let lab = up("two-uplinks")?;
+    for (source, through) in [("203.0.113.2", "eth0"), ("198.18.2.2", "eth1")] {
+        let vps = lab.host("vps")?;
+        for device in ["eth0", "eth1"] {
+            vps.exec([
+                "ip",
+                "route",
+                "replace",
+                "198.51.100.10",
+                "via",
+                if device == "eth0" {
+                    "203.0.113.1"
+                } else {
+                    "198.18.2.1"
+                },
+            ])?;
+            let ping = vps.try_exec(["ping", "-c1", "-W1", "-I", source, "198.51.100.10"])?;
+            ensure!(
+                ping.status.success() == (device == through),
+                "{source} by {device}: {ping}"
+            );
+        }
+    }
+
+    let lab = up("partly-routed")?;
+    ensure!(
+        asks_for(&lab, "2001:db8:100:1::abcd")?,
+        "it asks for what it calls routed"
+    );
     Ok(())
 }

@@ -22,6 +22,13 @@ pub fn host_ipv6(prefix: Ipv6Net, ipv4: Ipv4Addr) -> Ipv6Addr {
     Ipv6Addr::from(u128::from(prefix.network()) | (u128::from(u32::from(ipv4)) & mask))
 }
 
+/// Whether an address is one that the Internet does not reach: private (RFC 1918), or shared by the customers of a
+/// provider (RFC 6598).
+pub fn is_private(address: Ipv4Addr) -> bool {
+    let [first, second, ..] = address.octets();
+    address.is_private() || (first == 100 && second & 0xc0 == 64)
+}
+
 /// Whether an address is a unique local one, fc00::/7 (RFC 4193 section 3.1).
 pub fn is_unique_local(address: Ipv6Addr) -> bool {
     address.octets()[0] & 0xfe == 0xfc

@@ -7,7 +7,9 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::configuration::Routing;
+use crate::declaration::Declaration;
 use crate::edit::Key;
+use crate::import::Import;
 use crate::key::PublicKey;
 use crate::protocol::Protocol;
 use crate::refusal::Refusal;
@@ -60,6 +62,14 @@ pub enum Change {
     AddToken(AddToken),
     /// Removes a token.
     RemoveToken(String),
+    /// Makes the manual state what a declaration says.
+    Apply(Box<Apply>),
+    /// Confirms the change that awaits it.
+    Confirm,
+    /// Takes back the change of a revision, if it awaits its confirmation still.
+    TakeBack(u64),
+    /// Takes another server over.
+    Import(Box<Import>),
 }
 
 /// What a caller saw of an object that a change is meant for: in the meantime it must not have become another.
@@ -124,6 +134,15 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Patch<T> {
     }
 }
 
+/// A declaration to apply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Apply {
+    /// What shall be there.
+    pub declaration: Declaration,
+    /// The revision that the caller saw; anything else that was changed since is in its way.
+    pub revision: Option<u64>,
+}
+
 /// The IPv6 prefix that is wanted for a subnet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Ipv6Wish {
@@ -153,6 +172,8 @@ pub struct AddSubnet {
     pub peers: bool,
     /// Devices reach the gateway host.
     pub host_access: bool,
+    /// The gateway's interface has an address in it.
+    pub gateway_address: bool,
     /// Does without an IPv6 default route.
     pub force: bool,
 }
@@ -172,6 +193,8 @@ pub struct SetSubnet {
     pub peers: Option<bool>,
     /// Devices reach the gateway host.
     pub host_access: Option<bool>,
+    /// The gateway's interface has an address in it.
+    pub gateway_address: Option<bool>,
     /// Does without an IPv6 default route.
     pub force: bool,
 }
@@ -200,6 +223,8 @@ pub struct AddDevice {
     pub ipv4: Option<Ipv4Addr>,
     /// Its public key.
     pub public_key: PublicKey,
+    /// Where its translated traffic leaves.
+    pub egress: Option<Egress>,
     /// Prefixes for the network behind it.
     pub delegate: Vec<DelegationWish>,
     /// Seconds since 1970.
@@ -217,6 +242,8 @@ pub struct SetDevice {
     pub routing: Option<Routing>,
     /// New address.
     pub ipv4: Option<Ipv4Addr>,
+    /// New egress.
+    pub egress: Patch<Egress>,
     /// Enable or disable.
     pub enabled: Option<bool>,
     /// New expiry.

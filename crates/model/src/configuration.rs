@@ -1,8 +1,17 @@
 //! The text of a device's WireGuard configuration.
 
+mod files;
 mod inbound;
+mod mikrotik;
+mod network_manager;
+mod networkd;
+mod openwrt;
+mod opnsense;
+mod policy;
 
+use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -17,6 +26,31 @@ pub enum Routing {
     Split,
     /// Replies to what came in through it.
     Inbound,
+}
+
+/// What a configuration is written for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Format {
+    /// `wg-quick`, and every WireGuard app.
+    #[default]
+    WgQuick,
+    /// `systemd-networkd`.
+    Networkd,
+    /// NetworkManager.
+    NetworkManager,
+    /// OpenWrt.
+    Openwrt,
+    /// MikroTik's RouterOS 7.
+    Mikrotik,
+    /// OPNsense.
+    Opnsense,
+}
+
+/// A name that no format has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no configuration format `{name}`")]
+pub struct FormatUnknown {
+    name: String,
 }
 
 /// Everything that a configuration says.
@@ -55,13 +89,26 @@ pub enum PrivateKeySource {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerSection {
     pub public_key: String,
-    pub preshared_key: String,
+    /// None for a device that came without.
+    pub preshared_key: Option<String>,
     pub endpoint: String,
 }
 
 impl Configuration {
+    /// The text in a format.
+    pub fn text(&self, format: Format) -> String {
+        match format {
+            Format::WgQuick => self.wg_quick(),
+            Format::Networkd => networkd::text(self),
+            Format::NetworkManager => network_manager::text(self),
+            Format::Openwrt => openwrt::text(self),
+            Format::Mikrotik => mikrotik::text(self),
+            Format::Opnsense => opnsense::text(self),
+        }
+    }
+
     /// The text for `wg-quick`, and with full and split routing for every WireGuard app.
-    pub fn wg_quick(&self) -> String {
+    fn wg_quick(&self) -> String {
         let mut lines = vec![
             format!("# Adit: {}", one_line(&self.name)),
             "[Interface]".to_owned(),
@@ -92,30 +139,78 @@ impl Configuration {
             String::new(),
             "[Peer]".to_owned(),
             format!("PublicKey = {}", one_line(&self.peer.public_key)),
-            format!("PresharedKey = {}", one_line(&self.peer.preshared_key)),
+        ]);
+        if let Some(key) = &self.peer.preshared_key {
+            lines.push(format!("PresharedKey = {}", one_line(key)));
+        }
+        lines.extend([
             format!("Endpoint = {}", one_line(&self.peer.endpoint)),
-            format!("AllowedIPs = {}", self.allowed_ips().join(", ")),
+            format!("AllowedIPs = {}", list(&self.allowed_ips(), ", ")),
             "PersistentKeepalive = 25".to_owned(),
         ]);
         lines.join("\n") + "\n"
     }
 
-    fn allowed_ips(&self) -> Vec<String> {
+    /// What the device lets the gateway send, and sends to it.
+    fn allowed_ips(&self) -> Vec<IpNet> {
         match self.routing {
-            Routing::Full | Routing::Inbound => vec!["0.0.0.0/0".to_owned(), "::/0".to_owned()],
+            Routing::Full | Routing::Inbound => {
+                vec![policy::everything(false), policy::everything(true)]
+            }
             Routing::Split => {
                 let subnets = self
                     .subnet
                     .iter()
                     .map(IpNet::trunc)
                     .filter(|net| is_ipv4(net) || is_unique_local(net));
-                let mut allowed: Vec<String> = subnets.map(|net| net.to_string()).collect();
+                let mut allowed: Vec<IpNet> = subnets.collect();
                 if self.has_global_prefix {
-                    allowed.push("::/0".to_owned());
+                    allowed.push(policy::everything(true));
                 }
                 allowed
             }
         }
+    }
+}
+
+impl Format {
+    /// All of them, for help and errors.
+    pub const ALL: [Self; 6] = [
+        Self::WgQuick,
+        Self::Networkd,
+        Self::NetworkManager,
+        Self::Openwrt,
+        Self::Mikrotik,
+        Self::Opnsense,
+    ];
+
+    /// Its name on the command line and in requests.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::WgQuick => "wg-quick",
+            Self::Networkd => "networkd",
+            Self::NetworkManager => "networkmanager",
+            Self::Openwrt => "openwrt",
+            Self::Mikrotik => "mikrotik",
+            Self::Opnsense => "opnsense",
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
+impl FromStr for Format {
+    type Err = FormatUnknown;
+
+    fn from_str(text: &str) -> Result<Self, FormatUnknown> {
+        let known = Self::ALL.into_iter().find(|format| format.name() == text);
+        known.ok_or_else(|| FormatUnknown {
+            name: text.chars().take(40).collect(),
+        })
     }
 }
 
@@ -127,10 +222,22 @@ impl PrivateKeySource {
                 "PostUp = wg set %i private-key {}",
                 shell_word(path)
             )],
-            Self::Missing { rekey_command } => vec![format!(
-                "# PrivateKey = (put this device's private key here and remove the #; \"{}\" makes a new one)",
+            Self::Missing { .. } => vec![format!("# PrivateKey = ({})", self.absence())],
+        }
+    }
+
+    /// What stands in place of a key that is not known here.
+    fn absence(&self) -> String {
+        match self {
+            Self::Inline(_) => String::new(),
+            Self::File(path) => format!(
+                "put the content of {} here and remove the #",
+                one_line(path)
+            ),
+            Self::Missing { rekey_command } => format!(
+                "put this device's private key here and remove the #; \"{}\" makes a new one",
                 one_line(rekey_command)
-            )],
+            ),
         }
     }
 }
@@ -160,6 +267,24 @@ pub fn mtu(uplink_mtu: u16) -> (u16, String) {
             format!("{what}; {OUTER} of it are for outer IPv6 (40), UDP (8) and WireGuard (32)"),
         )
     }
+}
+
+/// Values in one line.
+fn list<T: ToString>(values: &[T], separator: &str) -> String {
+    let values: Vec<String> = values.iter().map(ToString::to_string).collect();
+    values.join(separator)
+}
+
+/// A host and its port, taken apart.
+fn host_and_port(endpoint: &str) -> (String, String) {
+    let (host, port) = endpoint.rsplit_once(':').unwrap_or((endpoint, "51820"));
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    (one_line(host), one_line(port))
+}
+
+/// One word for any shell.
+fn quoted(text: &str) -> String {
+    format!("'{}'", one_line(text).replace('\'', r"'\''"))
 }
 
 fn is_ipv4(net: &IpNet) -> bool {

@@ -40,7 +40,11 @@ pub fn permits(state: &State, change: &Change, device: DeviceId) -> bool {
         | Change::SetUplink(..)
         | Change::SetSettings(_)
         | Change::AddToken(_)
-        | Change::RemoveToken(_) => false,
+        | Change::RemoveToken(_)
+        | Change::Apply(_)
+        | Change::Confirm
+        | Change::TakeBack(_)
+        | Change::Import(_) => false,
     }
 }
 
@@ -81,6 +85,7 @@ fn is_modest(patch: &SetDevice) -> bool {
         kind,
         routing: _,
         ipv4,
+        egress,
         enabled,
         expires,
         delegate,
@@ -89,6 +94,7 @@ fn is_modest(patch: &SetDevice) -> bool {
     name.is_none()
         && kind.is_none()
         && ipv4.is_none()
+        && egress.is_keep()
         && *enabled != Some(true)
         && matches!(expires, Patch::Keep)
         && delegate.is_empty()

@@ -1,10 +1,14 @@
 //! The only place where anything is decided: a change becomes edits, or is refused.
 
+mod confirmation;
+mod declaration;
 mod delegation;
 mod device;
 mod forward;
+mod import;
 mod occupancy;
 mod pinhole;
+mod replacement;
 mod settings;
 mod subnet;
 mod token;
@@ -41,18 +45,8 @@ pub fn decide(
     now: u64,
     random: &Random,
 ) -> Result<Vec<Edit>, Refusal> {
-    let mut draft = Draft {
-        state,
-        facts,
-        reserved: BTreeMap::new(),
-        uplinks: crate::uplink::list(state, facts),
-        revoked: BTreeSet::new(),
-        now,
-        random,
-        sequence: state.sequence,
-        edits: Vec::new(),
-    };
-    draft.reserved = crate::uplink::reserved(&draft.uplinks, facts);
+    let mut draft = Draft::new(state, facts, now, random);
+    let settles = matches!(change, Change::Confirm | Change::TakeBack(_));
     match change {
         Change::AddSubnet(wish) => subnet::add(&mut draft, wish)?,
         Change::SetSubnet(reference, patch) => subnet::set(&mut draft, &reference, patch)?,
@@ -83,8 +77,62 @@ pub fn decide(
             let key = Key::Token(state.token(&reference)?.id);
             draft.remove(key);
         }
+        Change::Confirm => confirmation::confirm(&mut draft)?,
+        Change::TakeBack(revision) => confirmation::take_back(&mut draft, revision),
+        Change::Apply(declaration) => declaration::apply(&mut draft, declaration.declaration)?,
+        Change::Import(import) => import::import(&mut draft, *import)?,
     }
-    Ok(draft.finish())
+    let edits = draft.finish();
+    if !settles && !edits.is_empty() && state.confirmation.is_some() {
+        confirmation::check_later(state, &edits, facts, now, random)?;
+    }
+    Ok(edits)
+}
+
+/// [`decide`] for a change that is taken back unless it is confirmed until `deadline`, in seconds since 1970; or, where
+/// there is a `source`, only if it may cut off whoever comes from there.
+///
+/// # Errors
+///
+/// As [`decide`], and where another change awaits its confirmation.
+pub fn decide_awaiting(
+    state: &State,
+    change: Change,
+    facts: &Facts,
+    now: u64,
+    random: &Random,
+    (deadline, source): (u64, Option<IpAddr>),
+) -> Result<Vec<Edit>, Refusal> {
+    let settles = matches!(change, Change::Confirm | Change::TakeBack(_));
+    let mut edits = decide(state, change, facts, now, random)?;
+    if settles || edits.is_empty() {
+        return Ok(edits);
+    }
+    let mut after = state.clone();
+    for edit in &edits {
+        after.absorb(edit);
+    }
+    let is_needed = source.is_none_or(|source| {
+        crate::confirmation::may_cut_off(state, &after, &edits, facts, now, source)
+    });
+    if !is_needed {
+        return Ok(edits);
+    }
+    if state.settings.gateway_key != after.settings.gateway_key {
+        return Err(Refusal::NotTakenBack {
+            reason: "the gateway's private key becomes another".to_owned(),
+        });
+    }
+    if let Some(other) = &state.confirmation {
+        return Err(Refusal::AwaitsConfirmation {
+            revision: other.revision,
+            reason: "it needs a confirmation of its own".to_owned(),
+        });
+    }
+    edits.push(crate::confirmation::awaiting(
+        state, &after, &edits, deadline,
+    ));
+    Ok(edits)
 }
 
 /// A decision in the making.
@@ -100,6 +148,23 @@ struct Draft<'a> {
     random: &'a Random,
     sequence: u64,
     edits: Vec<Edit>,
+}
+
+impl<'a> Draft<'a> {
+    fn new(state: &'a State, facts: &'a Facts, now: u64, random: &'a Random) -> Self {
+        let uplinks = crate::uplink::list(state, facts);
+        Self {
+            state,
+            facts,
+            reserved: crate::uplink::reserved(&uplinks, facts),
+            uplinks,
+            revoked: BTreeSet::new(),
+            now,
+            random,
+            sequence: state.sequence,
+            edits: Vec::new(),
+        }
+    }
 }
 
 impl Draft<'_> {
@@ -191,7 +256,11 @@ impl Draft<'_> {
             }
         }
         let host = |ipv4| crate::address::host_ipv6(prefix, ipv4);
-        take(host(subnet.gateway_ipv4()), "the gateway".to_owned());
+        // In a narrow prefix the gateway's address may be the host's own on the uplink: then it has it already.
+        let gateway = host(subnet.gateway_ipv4());
+        if !self.facts.has_address(IpAddr::V6(gateway)) {
+            take(gateway, "the gateway".to_owned());
+        }
         for device in self.state.devices_of(subnet.id) {
             if Some(device.id) != without {
                 take(host(device.ipv4), format!("device `{}`", device.name));

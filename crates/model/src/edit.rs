@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::state::{
-    Delegation, DelegationId, Device, DeviceId, Forward, ForwardId, Pinhole, PinholeId, Settings,
-    State, Subnet, SubnetId, Token, TokenId, Uplink, UplinkId,
+    Confirmation, Delegation, DelegationId, Device, DeviceId, Forward, ForwardId, Pinhole,
+    PinholeId, Settings, State, Subnet, SubnetId, Token, TokenId, Uplink, UplinkId,
 };
 
 /// One object, whole.
@@ -29,6 +29,8 @@ pub enum Object {
     Settings(Settings),
     /// The highest id given.
     Sequence(u64),
+    /// The change that awaits its confirmation.
+    Confirmation(Confirmation),
 }
 
 /// Names one object.
@@ -53,6 +55,8 @@ pub enum Key {
     Settings,
     /// The highest id given.
     Sequence,
+    /// The change that awaits its confirmation.
+    Confirmation,
 }
 
 /// A change of one object.
@@ -87,6 +91,7 @@ impl Key {
             Self::Token(_) => "token",
             Self::Settings => "settings",
             Self::Sequence => "sequence",
+            Self::Confirmation => "confirmation",
         }
     }
 
@@ -100,7 +105,7 @@ impl Key {
             Self::Forward(id) => id.0,
             Self::Pinhole(id) => id.0,
             Self::Token(id) => id.0,
-            Self::Settings | Self::Sequence => 0,
+            Self::Settings | Self::Sequence | Self::Confirmation => 0,
         }
     }
 }
@@ -118,6 +123,7 @@ impl Object {
             Self::Token(object) => Key::Token(object.id),
             Self::Settings(_) => Key::Settings,
             Self::Sequence(_) => Key::Sequence,
+            Self::Confirmation(_) => Key::Confirmation,
         }
     }
 
@@ -168,12 +174,16 @@ impl State {
             Key::Token(id) => self.tokens.get(&id).cloned().map(Object::Token),
             Key::Settings => Some(Object::Settings(self.settings.clone())),
             Key::Sequence => Some(Object::Sequence(self.sequence)),
+            Key::Confirmation => {
+                let confirmation = self.confirmation.as_deref().cloned();
+                confirmation.map(Object::Confirmation)
+            }
         }
     }
 
     /// Every object with the revision of its last write; where none is known, that of the state.
     pub fn objects(&self) -> impl Iterator<Item = (u64, Object)> {
-        let keys = [Key::Settings, Key::Sequence]
+        let keys = [Key::Settings, Key::Sequence, Key::Confirmation]
             .into_iter()
             .chain(self.uplinks.keys().copied().map(Key::Uplink))
             .chain(self.subnets.keys().copied().map(Key::Subnet))
@@ -201,7 +211,7 @@ impl State {
             Key::Pinhole(id) => self.pinholes.version(&id),
             Key::Token(id) => self.tokens.version(&id),
             Key::Settings => Some(self.settings_version),
-            Key::Sequence => None,
+            Key::Sequence | Key::Confirmation => None,
         }
     }
 

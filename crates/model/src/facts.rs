@@ -21,12 +21,26 @@ pub struct Facts {
     /// Sockets of this host that take connections or datagrams from outside (loopback-only ones left out).
     pub listeners: BTreeSet<Listener>,
     /// Settings that decisions depend on, by path below `/proc/sys`: `net/ipv4/conf/all/forwarding`,
-    /// `net/ipv6/conf/all/forwarding`, and per link `net/ipv6/conf/LINK/accept_ra`, `.../disable_ipv6`.
+    /// `net/ipv6/conf/all/forwarding`, `net/ipv4/conf/all/rp_filter`, and per link `net/ipv4/conf/LINK/rp_filter`,
+    /// `net/ipv6/conf/LINK/accept_ra`, `.../disable_ipv6`.
     pub sysctls: BTreeMap<String, String>,
+    /// What packets have shown of the watched prefixes and of the uplinks' own addresses within the last hour, by first address.
+    pub evidence: BTreeMap<Ipv6Addr, Evidence>,
     /// Whether this kernel does IPv6 at all (`/proc/net/if_inet6` is there).
     pub ipv6: bool,
     /// The gateway's own public key, once it is known.
     pub gateway_key: Option<PublicKey>,
+}
+
+/// What packets show of how a provider delivers a prefix.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// A router on an uplink's link asked for an address of it by Neighbor Discovery.
+    pub asked: bool,
+    /// Something came in for it by an uplink.
+    pub heard: bool,
+    /// Devices have sent from it to the Internet, long enough ago for an answer.
+    pub spoke: bool,
 }
 
 /// A network interface.
@@ -86,6 +100,12 @@ impl Facts {
                 route.destination.prefix_len() == 0 && route.destination.addr().is_ipv6() == ipv6
             })
             .min_by_key(|route| (route.metric, route.interface.clone()))
+    }
+
+    /// Whether an address is this host's, on whatever link.
+    pub fn has_address(&self, address: IpAddr) -> bool {
+        let mut addresses = self.addresses.iter();
+        addresses.any(|fact| fact.address.addr() == address)
     }
 
     /// The IPv4 addresses of an interface, in order.

@@ -76,6 +76,16 @@ key! {
     PresharedKey
 }
 
+impl PresharedKey {
+    /// What WireGuard takes for no key.
+    pub(crate) const NONE: Self = Self([0; 32]);
+
+    /// Whether it is no key.
+    pub fn is_none(&self) -> bool {
+        *self == Self::NONE
+    }
+}
+
 impl PrivateKey {
     /// Makes a private key of 32 random bytes (clamped as X25519 wants it).
     pub fn from_random(mut bytes: [u8; 32]) -> Self {

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use crate::desired::Desired;
 use crate::desired::address::Address;
-use crate::desired::firewall::{Firewall, SubnetPolicy, Translations};
+use crate::desired::firewall::{Firewall, Sources, SubnetPolicy, Translations};
 use crate::desired::link::Link;
 use crate::desired::neighbor::ProxyNeighbor;
 use crate::desired::route::Route;
@@ -505,6 +505,8 @@ fn without_way_in(firewall: &Firewall) -> Firewall {
         interface: firewall.interface.clone(),
         uplinks: BTreeSet::new(),
         reply_marks: BTreeMap::new(),
+        sources: Sources::default(),
+        watched: BTreeSet::new(),
         snat_ports: firewall.snat_ports,
         clamp: firewall.clamp,
         connections: firewall.connections.clone(),

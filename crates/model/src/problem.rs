@@ -1,10 +1,15 @@
 //! Problems: what is wrong now, told with its fix.
 
 mod device;
+mod foreign;
 mod forward;
+mod origin;
 mod uplink;
 
+pub use foreign::of_foreign;
 use serde::{Deserialize, Serialize};
+
+pub use self::origin::{Origin, OriginUplink, of_origin};
 
 use crate::facts::Facts;
 use crate::state::State;
@@ -23,6 +28,43 @@ pub struct Problem {
     pub message: String,
     /// What to do.
     pub fix: String,
+}
+
+/// How bad a problem is.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Something does not work that should.
+    #[default]
+    Error,
+    /// All works that can on this host; something could not be had.
+    Notice,
+}
+
+/// The codes of what is told and is no fault.
+const NOTICES: [&str; 1] = ["no-ipv6"];
+
+impl Problem {
+    /// How bad it is.
+    pub fn severity(&self) -> Severity {
+        if NOTICES.contains(&self.code.as_str()) {
+            Severity::Notice
+        } else {
+            Severity::Error
+        }
+    }
 }
 
 /// What is wrong that the state and the host show, the host's own troubles first; `now` is in seconds since 1970.
@@ -49,7 +91,7 @@ struct View<'a> {
     now: u64,
 }
 
-fn problem(
+pub(crate) fn problem(
     code: &str,
     object: impl Into<String>,
     message: impl Into<String>,

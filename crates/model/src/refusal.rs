@@ -154,9 +154,35 @@ refusals! {
     /// A value for an uplink that cannot be.
     UplinkInvalid { name: String, reason: String } =
         "uplink-invalid", "uplink `{name}`: {reason}", "give an IPv4 address that the Internet sees, or a host name that resolves to it";
+    /// A declaration of which a part cannot be.
+    DeclarationRefused { object: String, reason: String, hint: String } =
+        "declaration-refused", "{object} cannot be as the declaration says: {reason}", "{hint}";
+    /// A change that would be in the way of taking another back, or has to be taken back itself.
+    AwaitsConfirmation { revision: u64, reason: String } =
+        "awaits-confirmation", "the change of revision {revision} awaits its confirmation, and this one would be in the way of taking it back: {reason}",
+        "`adit confirm` first, if all is well; else wait until it is taken back (`adit status` shows when)";
+    /// A change that would have to be confirmed, and cannot be taken back.
+    NotTakenBack { reason: String } =
+        "not-taken-back", "this change cannot be taken back when nobody confirms it: {reason}",
+        "come by a way that does not lead through the tunnel, and add `--confirm off`";
+    /// No change awaits its confirmation.
+    NothingToConfirm { revision: u64 } =
+        "nothing-to-confirm", "no change awaits its confirmation (the gateway is at revision {revision})",
+        "`adit log` shows whether it was taken back in the meantime; then make the change again, with a longer `--confirm SECONDS`";
+    /// The state is not, or no longer, the one that the caller saw.
+    RevisionMoved { expected: u64, revision: u64 } =
+        "revision-moved", "the gateway is at revision {revision}, and the change was made for revision {expected}", "look at the plan again: `adit plan -f FILE`";
     /// The object is not, or no longer, the one that the caller saw.
     VersionMismatch { kind: &'static str, id: u64 } =
         "version-mismatch", "{kind} {id} was changed or removed in the meantime", "look at it again and repeat the change";
+    /// Another server's key cannot become the gateway's while devices know the gateway by its own.
+    ImportKeyTaken { devices: usize } =
+        "import-key-taken", "the gateway has {devices} devices, which know it by the key that it has, and not by that of the other server",
+        "import into a gateway without devices: a new one, or after `adit subnet remove NAME --force`";
+    /// Something in another server's configuration that cannot be here.
+    ImportRefused { place: String, reason: String, hint: String } =
+        "import-refused", "{place}: {reason}",
+        "{hint}; nothing was taken over. The other server has to be down (`wg-quick down wg0`): its addresses and its port become the gateway's";
     /// Nothing to change was given.
     NothingToChange { kind: &'static str, reference: String } =
         "nothing-to-change", "no new value was given for {kind} `{reference}`", "`adit {kind} set --help` shows what can be set";

@@ -1,5 +1,6 @@
 //! Everything that is committed: objects by id, and how edits change them.
 
+pub mod confirmation;
 pub mod delegation;
 pub mod device;
 pub mod forward;
@@ -14,9 +15,11 @@ pub mod uplink;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use confirmation::Confirmation;
 pub use delegation::Delegation;
 pub use device::{Device, DeviceKind};
 pub use forward::{Forward, Origin};
@@ -111,6 +114,8 @@ pub struct State {
     pub tokens: Objects<TokenId, Token>,
     /// Settings of the whole.
     pub settings: Settings,
+    /// The change that awaits its confirmation.
+    pub confirmation: Option<Arc<Confirmation>>,
     /// The revision of the settings' last write.
     pub(crate) settings_version: u64,
     index: Index,
@@ -129,6 +134,7 @@ impl PartialEq for State {
             && self.pinholes == other.pinholes
             && self.tokens == other.tokens
             && self.settings == other.settings
+            && self.confirmation == other.confirmation
     }
 }
 
@@ -287,6 +293,9 @@ impl State {
                 self.settings_version = version;
             }
             Object::Sequence(sequence) => self.sequence = sequence,
+            Object::Confirmation(confirmation) => {
+                self.confirmation = Some(Arc::new(confirmation));
+            }
         }
     }
 
@@ -326,6 +335,7 @@ impl State {
                 self.settings_version = self.revision;
             }
             Key::Sequence => self.sequence = 0,
+            Key::Confirmation => self.confirmation = None,
         }
     }
 }
@@ -366,6 +376,12 @@ impl State {
     ) -> impl Iterator<Item = &Delegation> {
         let ids = self.index.delegations_in(first, last);
         ids.filter_map(|id| self.delegations.get(&id))
+    }
+
+    /// The devices with a name: one, but for states that no decision made.
+    pub(crate) fn devices_named(&self, name: &str) -> impl Iterator<Item = &Device> {
+        let ids = self.index.devices_named(name);
+        ids.filter_map(|id| self.devices.get(&id))
     }
 
     /// Whether a device has a name.

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv6Net};
+use serde::{Deserialize, Serialize};
 
 use crate::address;
 use crate::facts::Facts;
-use crate::state::{Delivery, Egress, State, Subnet};
+use crate::state::{Delivery, Device, Egress, State, Subnet};
 
 /// The shortest prefix whose addresses are answered for one by one, where the provider asks for them on the link.
 pub const SHORTEST_PROXIED: u8 = 120;
@@ -23,7 +24,7 @@ pub struct Uplink {
     pub ipv4: Vec<Ipv4Addr>,
     /// IPv6 addresses on it, link-local ones left out.
     pub ipv6: Vec<Ipv6Addr>,
-    /// What the Internet sees of its first IPv4 address.
+    /// What the Internet sees of its own IPv4 address.
     pub advertised: Option<Ipv4Addr>,
     /// What devices connect to, if it was said.
     pub endpoint: Option<String>,
@@ -36,9 +37,14 @@ pub struct Uplink {
 }
 
 impl Uplink {
-    /// Its first IPv4 address.
+    /// The IPv4 address of its own that is used: of several the one that is advertised, else the first that the Internet can
+    /// reach, or, where a foreign one is advertised, the first private one, which is what a provider translates to.
     pub fn local_ipv4(&self) -> Option<Ipv4Addr> {
-        self.ipv4.first().copied()
+        let own = self.advertised.filter(|own| self.ipv4.contains(own));
+        let is_translated = self.advertised.is_some();
+        let mut addresses = self.ipv4.iter().copied();
+        own.or_else(|| addresses.find(|address| address::is_private(*address) == is_translated))
+            .or_else(|| self.ipv4.first().copied())
     }
 
     /// Its first global IPv6 address.
@@ -49,9 +55,19 @@ impl Uplink {
             .find(|address| !address::is_unique_local(*address))
     }
 
-    /// What the Internet sees of it: the advertised IPv4 address, else the local one.
+    /// What the Internet sees of it: the advertised IPv4 address, else the local one if the Internet can reach that.
     pub fn public_ipv4(&self) -> Option<Ipv4Addr> {
-        self.advertised.or_else(|| self.local_ipv4())
+        let local = || {
+            self.local_ipv4()
+                .filter(|address| !address::is_private(*address))
+        };
+        self.advertised.or_else(local)
+    }
+
+    /// The private address behind which it has a public one that nobody has told.
+    pub fn unadvertised(&self) -> Option<Ipv4Addr> {
+        let local = self.local_ipv4()?;
+        (self.advertised.is_none() && address::is_private(local)).then_some(local)
     }
 
     /// What devices connect to: what was said, else the public IPv4 address, else IPv6.
@@ -200,9 +216,49 @@ pub fn on_link_for<'a>(uplinks: &'a [Uplink], subnet: &Subnet) -> Option<&'a Upl
     match subnet.delivery {
         Delivery::Routed => None,
         Delivery::Auto => carrying(uplinks, prefix),
-        Delivery::OnLink => carrying(uplinks, prefix)
-            .or_else(|| uplinks.iter().find(|uplink| !uplink.ipv6.is_empty())),
+        Delivery::OnLink => {
+            let has_ipv6 = |uplink: &&Uplink| !uplink.ipv6.is_empty();
+            let by_egress = || of_egress(uplinks, subnet.egress.as_ref()?).filter(has_ipv6);
+            carrying(uplinks, prefix)
+                .or_else(by_egress)
+                .or_else(|| uplinks.iter().find(has_ipv6))
+        }
     }
+}
+
+/// What packets prove of the way in which a prefix is delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Proof {
+    /// What is for it arrives, and nobody asks for its addresses.
+    Routed,
+    /// The provider asks for its addresses by Neighbor Discovery.
+    OnLink,
+    /// Devices have sent from it, and nothing came back although IPv6 works on the uplink.
+    #[serde(rename = "none")]
+    Nothing,
+    /// Nothing has been seen that would prove anything.
+    Unknown,
+}
+
+/// How a subnet's global prefix is delivered, as far as packets have shown it.
+pub fn proven(uplinks: &[Uplink], facts: &Facts, subnet: &Subnet) -> Option<Proof> {
+    let prefix = subnet.global_ipv6()?;
+    let of = |address| facts.evidence.get(&address).copied().unwrap_or_default();
+    let seen = of(prefix.network());
+    let works = || {
+        let mut own = uplinks.iter().flat_map(|uplink| uplink.ipv6.iter());
+        own.any(|address| of(*address).heard)
+    };
+    Some(if seen.asked {
+        Proof::OnLink
+    } else if seen.heard {
+        Proof::Routed
+    } else if seen.spoke && works() {
+        Proof::Nothing
+    } else {
+        Proof::Unknown
+    })
 }
 
 /// The uplink on which a prefix that is delegated in a subnet has to be answered for.
@@ -267,21 +323,71 @@ pub fn endpoint_of<'a>(
         .or_else(|| uplinks.first())
 }
 
-/// The IPv4 address that a subnet's packets have on the Internet's side of the host.
-pub fn source_ipv4(uplink: &Uplink, subnet: &Subnet) -> Option<Ipv4Addr> {
-    match subnet.egress {
-        Some(Egress::Address(IpAddr::V4(address))) if uplink.ipv4.contains(&address) => {
-            Some(address)
+/// The uplink that a device has chosen for itself in one address family, as far as it can be had. What is not translated
+/// leaves by the uplink of its prefix: any other provider would drop it (BCP 38).
+pub fn chosen<'a>(
+    uplinks: &'a [Uplink],
+    subnet: &Subnet,
+    device: &Device,
+    ipv6: bool,
+) -> Option<&'a Uplink> {
+    let egress = device.egress.as_ref()?;
+    if ipv6 && subnet.local_ipv6().is_none() {
+        return None;
+    }
+    of_egress(uplinks, egress).filter(|uplink| {
+        if ipv6 {
+            uplink.local_ipv6().is_some()
+        } else {
+            uplink.local_ipv4().is_some()
+        }
+    })
+}
+
+/// The uplink and the IPv4 address of a device on the Internet's side of the host.
+pub fn place_ipv4<'a>(
+    uplinks: &'a [Uplink],
+    facts: &Facts,
+    subnet: &Subnet,
+    device: &Device,
+) -> Option<(&'a Uplink, Ipv4Addr)> {
+    let (uplink, egress) = match chosen(uplinks, subnet, device, false) {
+        Some(uplink) => (uplink, &device.egress),
+        None => (of_subnet(uplinks, facts, subnet, false)?, &subnet.egress),
+    };
+    Some((uplink, source_ipv4(uplink, egress.as_ref())?))
+}
+
+/// The same for IPv6, where the subnet's prefix is a unique local one.
+pub fn place_ipv6<'a>(
+    uplinks: &'a [Uplink],
+    facts: &Facts,
+    subnet: &Subnet,
+    device: &Device,
+) -> Option<(&'a Uplink, Ipv6Addr)> {
+    subnet.local_ipv6()?;
+    let (uplink, egress) = match chosen(uplinks, subnet, device, true) {
+        Some(uplink) => (uplink, &device.egress),
+        None => (of_subnet(uplinks, facts, subnet, true)?, &subnet.egress),
+    };
+    Some((uplink, source_ipv6(uplink, egress.as_ref())?))
+}
+
+/// The IPv4 address that packets have on the Internet's side of the host.
+pub fn source_ipv4(uplink: &Uplink, egress: Option<&Egress>) -> Option<Ipv4Addr> {
+    match egress {
+        Some(Egress::Address(IpAddr::V4(address))) if uplink.ipv4.contains(address) => {
+            Some(*address)
         }
         Some(Egress::Address(_) | Egress::Interface(_)) | None => uplink.local_ipv4(),
     }
 }
 
-/// The IPv6 address that the packets of a subnet with a unique local prefix have on the Internet's side.
-pub fn source_ipv6(uplink: &Uplink, subnet: &Subnet) -> Option<Ipv6Addr> {
-    match subnet.egress {
-        Some(Egress::Address(IpAddr::V6(address))) if uplink.ipv6.contains(&address) => {
-            Some(address)
+/// The IPv6 address that packets from a unique local prefix have on the Internet's side.
+pub fn source_ipv6(uplink: &Uplink, egress: Option<&Egress>) -> Option<Ipv6Addr> {
+    match egress {
+        Some(Egress::Address(IpAddr::V6(address))) if uplink.ipv6.contains(address) => {
+            Some(*address)
         }
         Some(Egress::Address(_) | Egress::Interface(_)) | None => uplink.local_ipv6(),
     }

@@ -97,13 +97,21 @@ pub enum StoreError {
 
     #[error(
         "the database {} has schema {found}, and this version of Adit knows schemas up to {known}. Install the \
-         version that wrote it, or remove adit.db-wal beside it and put the copy {}.before-{} in its place",
+         version that wrote it; its `adit gateway downgrade --schema {known}` leads back here with all changes. Without it, \
+         remove adit.db-wal beside the database and put the copy {}.before-{} in its place",
         path.display(), path.display(), known + 1
     )]
     Newer {
         path: PathBuf,
         found: i64,
         known: i64,
+    },
+
+    #[error("there is no schema {wanted} to lead {} back to: it has schema {found}, and 1 is the first", path.display())]
+    NoSchema {
+        path: PathBuf,
+        wanted: i64,
+        found: i64,
     },
 
     #[error(

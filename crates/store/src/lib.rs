@@ -5,6 +5,7 @@ mod database;
 mod digest;
 mod error;
 mod files;
+pub mod foreign;
 mod health;
 mod lock;
 mod log;
@@ -26,8 +27,9 @@ pub use crate::health::Health;
 use crate::lock::Lock;
 pub use crate::log::{Entry, KEPT_ENTRIES, LogQuery, NewEntry};
 use crate::opening::Start;
-pub use crate::opening::{Recovered, Recovery, Restoration};
+pub use crate::opening::{Downgraded, Recovered, Recovery, Restoration};
 use crate::record::Record;
+use crate::snapshot::Snapshot;
 pub use crate::snapshot::Snapshots;
 
 /// The state of one daemon, which is the only process that has it open.
@@ -85,6 +87,12 @@ pub enum Write {
     Answer(Answer),
     /// An entry of the audit log.
     Log(NewEntry),
+}
+
+/// The state in a directory that no daemon has open, as it is; nothing is written or restored.
+pub fn read(directory: &Path) -> Result<Loaded, StoreError> {
+    database::check_library()?;
+    opening::read_only(&Files::new(directory))
 }
 
 impl Store {
@@ -212,6 +220,26 @@ pub fn restorations(directory: &Path) -> Vec<Restoration> {
 pub fn recover(directory: &Path, recovery: Recovery) -> Result<Option<Recovered>, StoreError> {
     database::check_library()?;
     opening::recover(&Files::new(directory), recovery)
+}
+
+/// Puts objects in the place of the state in `directory`, which no daemon may have open; the files that are there are kept
+/// under other names. The revision that it has then, which no state there had before.
+pub fn replace(
+    directory: &Path,
+    revision: u64,
+    objects: Vec<StoredObject>,
+) -> Result<u64, StoreError> {
+    database::check_library()?;
+    let files = Files::new(directory);
+    files.create_directory()?;
+    opening::replace(&files, Snapshot { revision, objects })
+}
+
+/// Leads the database in `directory`, which no daemon may have open, back to an older schema; the one that was there is kept.
+/// What the older schema has no room for.
+pub fn downgrade(directory: &Path, schema: i64) -> Result<Downgraded, StoreError> {
+    database::check_library()?;
+    opening::downgrade(&Files::new(directory), schema)
 }
 
 impl Open {

@@ -16,6 +16,62 @@ pub(crate) const SCHEMAS: &[&str] = &[
     include_str!("migration/3.sql"),
 ];
 
+/// The schema since which the row of the revision sums the others up.
+const SUMS: i64 = 3;
+
+/// The statements that lead back from schema 1, 2, … to the one before. What that has no room for is lost, and told.
+const BACK: &[(&str, &str)] = &[
+    ("", "everything"),
+    (
+        "DROP TABLE answer;",
+        "the answers to requests that may be repeated",
+    ),
+    ("DROP TABLE log;", "the log of changes"),
+];
+
+/// Leads a database, which is open by nobody else, back to an older schema; what it had no room for.
+pub(crate) fn lead_back(
+    connection: &mut Connection,
+    path: &Path,
+    schema: i64,
+) -> Result<Vec<&'static str>, StoreError> {
+    let failed = |error| StoreError::from_sqlite(error, "lead back to an older schema", path);
+    let current = database::schema_version(connection, path)?;
+    let steps: Vec<&(&str, &str)> = (1..)
+        .zip(BACK)
+        .filter(|(version, _)| (schema + 1..=current).contains(version))
+        .map(|(_, step)| step)
+        .collect();
+    let transaction = connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(failed)?;
+    let mut lost = Vec::new();
+    for (statements, what) in steps.into_iter().rev() {
+        transaction.execute_batch(statements).map_err(failed)?;
+        lost.push(*what);
+    }
+    if schema < SUMS {
+        rows::forget_sums(&transaction, path)?;
+    }
+    transaction
+        .pragma_update(None, "user_version", schema)
+        .map_err(failed)?;
+    transaction.commit().map_err(failed)?;
+    Ok(lost)
+}
+
+/// Copies a database to another file, and makes sure that it is the same.
+pub(crate) fn copy(connection: &Connection, files: &Files, to: &Path) -> Result<(), StoreError> {
+    files::remove_unfinished(to)?;
+    files::create_private(to)?;
+    connection
+        .execute("VACUUM INTO ?1", [to.to_string_lossy()])
+        .map_err(|error| {
+            StoreError::from_sqlite(error, "copy the database before a migration", to)
+        })?;
+    verify(connection, &files.database, to)
+}
+
 pub(crate) fn newest(schemas: &[&str]) -> i64 {
     i64::try_from(schemas.len()).unwrap_or(i64::MAX)
 }
@@ -58,6 +114,7 @@ pub(crate) fn run(
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(failed)?;
         transaction.execute_batch(statements).map_err(failed)?;
+        rows::sum_up(&transaction, path)?;
         transaction
             .pragma_update(None, "user_version", version)
             .map_err(failed)?;
@@ -69,14 +126,7 @@ pub(crate) fn run(
 fn back_up(connection: &mut Connection, files: &Files, version: i64) -> Result<(), StoreError> {
     let backup = files.backup(version);
     let unfinished = files::sibling(&backup, ".new");
-    files::remove_unfinished(&unfinished)?;
-    files::create_private(&unfinished)?;
-    connection
-        .execute("VACUUM INTO ?1", [unfinished.to_string_lossy()])
-        .map_err(|error| {
-            StoreError::from_sqlite(error, "copy the database before a migration", &unfinished)
-        })?;
-    verify(connection, &files.database, &unfinished)?;
+    copy(connection, files, &unfinished)?;
     files::sync(&unfinished)?;
     files::rename(&unfinished, &backup)?;
     files.sync_directory()

@@ -201,6 +201,56 @@ pub(crate) fn recover(files: &Files, recovery: Recovery) -> Result<Option<Recove
     }))
 }
 
+/// Puts objects in the place of whatever is there, under a revision that it never had.
+pub(crate) fn replace(files: &Files, content: Snapshot) -> Result<u64, StoreError> {
+    let _lock = Lock::take(&files.lock)?;
+    let known = known(files).max(newest_revision(files)).max(told(files));
+    let revision = content.revision.max(known.map_or(0, |known| known + 1));
+    let content = Snapshot {
+        revision,
+        ..content
+    };
+    build(files, &content)?;
+    exchange(files, &aside(files, REPLACED), revision)?;
+    Ok(revision)
+}
+
+/// A database that was led back to an older schema.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Downgraded {
+    /// What there was no room for.
+    pub lost: Vec<&'static str>,
+    /// The database that was there, under its new name.
+    pub kept: PathBuf,
+}
+
+/// Everything goes to the older schema that it has room for. A crash at any step leaves the one or the other.
+pub(crate) fn downgrade(files: &Files, schema: i64) -> Result<Downgraded, StoreError> {
+    let _lock = Lock::take(&files.lock)?;
+    check_presence(files)?;
+    let (connection, loaded) = open_whole(files)?;
+    let found = database::schema_version(&connection, &files.database)?;
+    if !(1..found).contains(&schema) {
+        return Err(StoreError::NoSchema {
+            path: files.database.clone(),
+            wanted: schema,
+            found,
+        });
+    }
+    let unfinished = files::sibling(&files.database, ".new");
+    migration::copy(&connection, files, &unfinished)?;
+    let mut older = database::connect(&unfinished)?;
+    let lost = migration::lead_back(&mut older, &unfinished, schema)?;
+    older.close().map_err(|(_, error)| {
+        StoreError::from_sqlite(error, "close the older database", &unfinished)
+    })?;
+    files::sync(&unfinished)?;
+    drop(connection);
+    let kept = aside(files, REPLACED);
+    exchange(files, &kept, loaded.revision)?;
+    Ok(Downgraded { lost, kept })
+}
+
 /// The restorations whose files are still there.
 pub(crate) fn restorations(files: &Files) -> Vec<Restoration> {
     let Ok(entries) = fs::read_dir(&files.directory) else {
@@ -225,6 +275,9 @@ pub(crate) fn restorations(files: &Files) -> Vec<Restoration> {
 
 /// How the name of a damaged database begins.
 const ASIDE: &str = "adit.db.damaged-";
+
+/// How the name of a database begins that made way for another.
+const REPLACED: &str = "adit.db.replaced-";
 
 /// How the name of the text about it ends.
 const MESSAGE: &str = ".txt";
@@ -314,6 +367,19 @@ pub(crate) fn restore(
     content: &Snapshot,
     message: &str,
 ) -> Result<PathBuf, StoreError> {
+    build(files, content)?;
+    let kept = aside(files, ASIDE);
+    let text = files::sibling(&kept, MESSAGE);
+    files::create_private(&text)?;
+    fs::write(&text, format!("{message}\n"))
+        .map_err(|error| StoreError::from_io(error, "write", &text))?;
+    files::sync(&text)?;
+    exchange(files, &kept, content.revision)?;
+    Ok(kept)
+}
+
+/// Makes a database that holds `content`, beside the one that is there.
+fn build(files: &Files, content: &Snapshot) -> Result<(), StoreError> {
     let unfinished = files::sibling(&files.database, ".new");
     let writes: Vec<Write> = content
         .objects
@@ -325,17 +391,16 @@ pub(crate) fn restore(
             body: object.body.to_string(),
         })
         .collect();
-    database::build(files, &unfinished, content.revision, &writes)?;
-    let kept = aside(files);
-    let text = files::sibling(&kept, MESSAGE);
-    files::create_private(&text)?;
-    fs::write(&text, format!("{message}\n"))
-        .map_err(|error| StoreError::from_io(error, "write", &text))?;
-    files::sync(&text)?;
+    database::build(files, &unfinished, content.revision, &writes)
+}
+
+/// Gives the new database its name, and the one that is there another.
+fn exchange(files: &Files, kept: &Path, revision: u64) -> Result<(), StoreError> {
+    let unfinished = files::sibling(&files.database, ".new");
     // The log first: beside the new database it would be taken for its own.
     for ending in ["-wal", "-shm", "-journal", ""] {
         let from = files::sibling(&files.database, ending);
-        match fs::rename(&from, files::sibling(&kept, ending)) {
+        match fs::rename(&from, files::sibling(kept, ending)) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 return Err(StoreError::from_io(error, "move out of the way", &from));
             }
@@ -345,17 +410,16 @@ pub(crate) fn restore(
     files.sync_directory()?;
     files::rename(&unfinished, &files.database)?;
     files.sync_directory()?;
-    drop(Record::begin(&files.record, content.revision));
-    files.mark_created()?;
-    Ok(kept)
+    drop(Record::begin(&files.record, revision));
+    files.mark_created()
 }
 
 /// A name that nothing has yet.
-fn aside(files: &Files) -> PathBuf {
+fn aside(files: &Files, prefix: &str) -> PathBuf {
     let seconds = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |elapsed| elapsed.as_secs());
-    let name = |number: u64| files.directory.join(format!("{ASIDE}{number}"));
+    let name = |number: u64| files.directory.join(format!("{prefix}{number}"));
     let is_free = |path: &Path| !path.exists() && !files::sibling(path, MESSAGE).exists();
     (seconds..)
         .map(name)

@@ -73,16 +73,49 @@ pub(crate) fn advance(
     Ok(Head { revision, ..head })
 }
 
+/// Before schema 3 the row of the revision did not sum the others up: now it does.
+pub(crate) fn sum_up(transaction: &Transaction<'_>, path: &Path) -> Result<(), StoreError> {
+    let Ok(revision) = revision_text(transaction, path)?.parse() else {
+        return Ok(());
+    };
+    let mut head = Head::new(revision);
+    let mut statement = transaction
+        .prepare("SELECT digest FROM object")
+        .map_err(|error| unreadable(error, path))?;
+    let digests = statement
+        .query_map([], |row| row.get(0))
+        .map_err(|error| unreadable(error, path))?;
+    for digest in digests {
+        head.add(digest.map_err(|error| unreadable(error, path))?);
+    }
+    drop(statement);
+    set_head(transaction, path, head)
+}
+
+/// As it was before schema 3.
+pub(crate) fn forget_sums(transaction: &Transaction<'_>, path: &Path) -> Result<(), StoreError> {
+    let head = head(transaction, path)?;
+    set_revision_text(transaction, path, &head.revision.to_string())
+}
+
 pub(crate) fn set_head(
     transaction: &Transaction<'_>,
     path: &Path,
     head: Head,
 ) -> Result<(), StoreError> {
     let value = format!("{} {} {}", head.revision, head.count, head.sum);
+    set_revision_text(transaction, path, &value)
+}
+
+fn set_revision_text(
+    transaction: &Transaction<'_>,
+    path: &Path,
+    value: &str,
+) -> Result<(), StoreError> {
     transaction
         .prepare_cached("INSERT OR REPLACE INTO meta (key, value, digest) VALUES (?1, ?2, ?3)")
         .and_then(|mut statement| {
-            statement.execute(params![REVISION, value, meta_digest(REVISION, &value)])
+            statement.execute(params![REVISION, value, meta_digest(REVISION, value)])
         })
         .map(drop)
         .map_err(|error| StoreError::from_sqlite(error, "write the revision", path))
@@ -228,6 +261,14 @@ impl ObjectRow {
 }
 
 pub(crate) fn head(connection: &Connection, path: &Path) -> Result<Head, StoreError> {
+    let text = revision_text(connection, path)?;
+    Head::parse(&text).ok_or_else(|| StoreError::Corrupt {
+        path: path.to_owned(),
+        detail: "its revision is not a number".to_owned(),
+    })
+}
+
+fn revision_text(connection: &Connection, path: &Path) -> Result<String, StoreError> {
     let corrupt = |detail: &str| StoreError::Corrupt {
         path: path.to_owned(),
         detail: detail.to_owned(),
@@ -246,7 +287,7 @@ pub(crate) fn head(connection: &Connection, path: &Path) -> Result<Head, StoreEr
             "there is a wrong digest in the row of the revision",
         ));
     }
-    Head::parse(&value).ok_or_else(|| corrupt("its revision is not a number"))
+    Ok(value)
 }
 
 /// A database whose identity and integrity were found good, and which still does not answer, is damaged: only

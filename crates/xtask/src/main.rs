@@ -2,6 +2,7 @@
 
 mod docs;
 mod layout;
+mod manual;
 mod openapi;
 mod tree;
 
@@ -20,6 +21,7 @@ usage: cargo xtask CHORE
 
   layout    check the imports between crates, the names of files and what must not be in the repository
   docs      write the generated documents; with --check, tell which are out of date
+  manual    write the man pages and the completions of shells to target/manual, for packages
 ";
 
 fn main() -> Result<ExitCode> {
@@ -29,6 +31,7 @@ fn main() -> Result<ExitCode> {
         ["layout"] => report(&layout::check(&Tree::read(repository()?)?)),
         ["docs"] => report(&docs::generate(repository()?, false)?),
         ["docs", "--check"] => report(&docs::generate(repository()?, true)?),
+        ["manual"] => report(&manual::generate(repository()?)?),
         ["--help" | "-h" | "help"] => {
             io::stdout().write_all(USAGE.as_bytes())?;
             Ok(ExitCode::SUCCESS)

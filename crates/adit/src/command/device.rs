@@ -6,15 +6,15 @@ pub(super) mod view;
 use adit_api::text::Delegate;
 use adit_api::types::device::{AddDevice, AddedDevice, ConfigurationQuery, RekeyDevice, SetDevice};
 use adit_model::change::Patch;
+use adit_model::configuration::Format;
 use serde_json::json;
 
 pub(crate) use arguments::DeviceCommand;
-use arguments::{
-    AddArguments, ConfigArguments, Format, RekeyArguments, RemoveArguments, SetArguments,
-};
+pub(super) use arguments::KindName;
+use arguments::{AddArguments, ConfigArguments, RekeyArguments, RemoveArguments, SetArguments};
 
 use super::{Session, count, invalid, read};
-use crate::output::Failure;
+use crate::output::{Failure, Output};
 
 pub(super) async fn run(session: Session, command: DeviceCommand) -> Result<(), Failure> {
     match command {
@@ -41,12 +41,16 @@ async fn add(session: &Session, arguments: AddArguments) -> Result<(), Failure> 
             None => None,
         },
         public_key: arguments.public_key,
+        egress: match &arguments.egress {
+            Some(text) => Some(read("--egress", text)?),
+            None => None,
+        },
         delegate: delegate(&arguments.delegate)?,
         expires: arguments.expires.and_then(|expiry| expiry.moment()),
         key_file: arguments.key_file,
     };
     let added = session.client.add_device(&request).await?;
-    tell(session, &added, "Added", arguments.qr)
+    tell(session.output, &added, "Added", arguments.qr)
 }
 
 async fn rekey(session: &Session, arguments: RekeyArguments) -> Result<(), Failure> {
@@ -58,12 +62,16 @@ async fn rekey(session: &Session, arguments: RekeyArguments) -> Result<(), Failu
         .client_if(arguments.condition)
         .rekey_device(&arguments.name, &request)
         .await?;
-    tell(session, &added, "New key for", arguments.qr)
+    tell(session.output, &added, "New key for", arguments.qr)
 }
 
 /// The configuration is the result; what is said about it goes to standard error, so that `>` makes a whole file.
-fn tell(session: &Session, added: &AddedDevice, done: &str, qr: bool) -> Result<(), Failure> {
-    let output = session.output;
+pub(super) fn tell(
+    output: Output,
+    added: &AddedDevice,
+    done: &str,
+    qr: bool,
+) -> Result<(), Failure> {
     if output.is_json() {
         return output.document(added);
     }
@@ -108,6 +116,11 @@ async fn set(session: &Session, arguments: SetArguments) -> Result<(), Failure> 
         ipv4: match &arguments.ipv4 {
             Some(text) => Some(read("--ipv4", text)?),
             None => None,
+        },
+        egress: match arguments.egress.as_deref() {
+            None => Patch::Keep,
+            Some("none") => Patch::Clear,
+            Some(text) => Patch::Set(read("--egress", text)?),
         },
         enabled: arguments.enabling.wish(),
         expires: match arguments.expires {
@@ -162,9 +175,7 @@ async fn remove(session: &Session, arguments: RemoveArguments) -> Result<(), Fai
 async fn config(session: &Session, arguments: ConfigArguments) -> Result<(), Failure> {
     let output = session.output;
     let query = ConfigurationQuery {
-        format: Some(match arguments.format {
-            Format::WgQuick => "wg-quick".to_owned(),
-        }),
+        format: Some(Format::from(arguments.format).name().to_owned()),
         key_file: arguments.key_file,
     };
     let text = session

@@ -1,13 +1,16 @@
 //! `adit gateway`: the daemon on this host.
 
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
+use std::process::Command;
 
-use adit_gateway::{Recovered, Recovery, RunOptions};
+use adit_gateway::{Downgraded, Ending, Program, Recovered, Recovery, RunOptions, Starter};
 use anyhow::Context as _;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use tokio::runtime::Builder;
 
+use super::setup::{self, SetupArguments};
 use crate::journal;
 use crate::output::{Failure, Output};
 
@@ -16,10 +19,24 @@ use crate::output::{Failure, Output};
 pub(crate) enum GatewayCommand {
     /// Run the gateway in the foreground; when it ends, the tunnel stays up
     Run(RunArguments),
+    /// Make a gateway of this host: show what that takes, then do what is not done yet
+    Setup(Box<SetupArguments>),
     /// Withdraw everything from this host and restore what was; works with the daemon stopped
     Teardown(Options),
     /// Go on with the best copy of a state that was damaged, whatever it lacks; works with the daemon stopped
     Recover(RecoverArguments),
+    /// Lead the state back to an older schema, for an older version of Adit; works with the daemon stopped
+    Downgrade(DowngradeArguments),
+}
+
+/// Arguments of `adit gateway downgrade`.
+#[derive(Debug, Args)]
+pub(crate) struct DowngradeArguments {
+    #[command(flatten)]
+    options: Options,
+    /// The newest schema that the older version knows; it says so when it refuses the database
+    #[arg(long, value_name = "N")]
+    schema: i64,
 }
 
 /// Arguments of `adit gateway recover`.
@@ -54,6 +71,19 @@ pub(crate) struct RunArguments {
     /// Serve the API here too, to those who have a token [default: nowhere]
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
+    /// Where the kernel has no WireGuard: start one, or adopt the one that a unit of its own starts
+    #[arg(long, value_enum, value_name = "HOW", default_value_t)]
+    userspace: Userspace,
+}
+
+/// What is done about a userspace WireGuard.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Userspace {
+    /// Start it, so that it outlives the gateway
+    #[default]
+    Start,
+    /// Wait for the unit adit-wireguard@INTERFACE
+    Adopt,
 }
 
 pub(super) fn run(
@@ -62,22 +92,39 @@ pub(super) fn run(
     runtime_dir: Option<PathBuf>,
     verbose: u8,
 ) -> Result<(), Failure> {
+    if let GatewayCommand::Setup(arguments) = command {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("start the runtime")?;
+        return runtime.block_on(setup::run(*arguments, output, runtime_dir));
+    }
     let limiter = journal::start(verbose);
     let runtime = Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("start the runtime")?;
-    runtime.block_on(async {
+    let ending: Result<Ending, Failure> = runtime.block_on(async {
         tokio::spawn(journal::tell_suppressed(limiter));
         match command {
-            GatewayCommand::Run(RunArguments { options, listen }) => {
-                let options = run_options(options, runtime_dir);
-                adit_gateway::run(RunOptions { listen, ..options }).await?;
-                Ok(())
+            GatewayCommand::Run(arguments) => {
+                let starter = match arguments.userspace {
+                    Userspace::Start => Starter::Own(dataplane()?),
+                    Userspace::Adopt => Starter::Unit,
+                };
+                let options = RunOptions {
+                    listen: arguments.listen,
+                    starter,
+                    ..run_options(arguments.options, runtime_dir)
+                };
+                let ending = adit_gateway::run(options).await?;
+                Ok(ending)
             }
+            // It is no work for a daemon, and was done above.
+            GatewayCommand::Setup(_) => Ok(Ending::Stopped),
             GatewayCommand::Teardown(options) => {
                 adit_gateway::teardown(run_options(options, runtime_dir)).await?;
-                Ok(())
+                Ok(Ending::Stopped)
             }
             GatewayCommand::Recover(RecoverArguments { options, empty }) => {
                 let recovery = if empty {
@@ -86,10 +133,39 @@ pub(super) fn run(
                     Recovery::Best
                 };
                 let recovered = adit_gateway::recover(run_options(options, runtime_dir), recovery)?;
-                tell(output, recovered)
+                tell(output, recovered)?;
+                Ok(Ending::Stopped)
+            }
+            GatewayCommand::Downgrade(DowngradeArguments { options, schema }) => {
+                let options = run_options(options, runtime_dir);
+                let downgraded = adit_gateway::downgrade(options, schema).await?;
+                tell_downgraded(output, schema, &downgraded)?;
+                Ok(Ending::Stopped)
             }
         }
+    });
+    match ending? {
+        Ending::Stopped => Ok(()),
+        Ending::Restart => Err(start_anew().into()),
+    }
+}
+
+/// This program as it is found now: a package may put another in its place while the gateway runs, which is the right one then.
+fn dataplane() -> Result<Program, Failure> {
+    let path = std::env::current_exe().context("cannot find this program")?;
+    Ok(Program {
+        path,
+        arguments: vec!["wireguard".to_owned()],
     })
+}
+
+/// The same program with the same arguments in the place of this one; returns only what kept it from that.
+fn start_anew() -> anyhow::Error {
+    let mut arguments = std::env::args_os();
+    let own = arguments.next().unwrap_or_else(|| "adit".into());
+    let program = std::env::current_exe().unwrap_or_else(|_| own.clone().into());
+    let error = Command::new(program).arg0(own).args(arguments).exec();
+    anyhow::Error::new(error).context("the gateway cannot begin anew by itself: start it again")
 }
 
 fn tell(output: Output, recovered: Option<Recovered>) -> Result<(), Failure> {
@@ -125,12 +201,29 @@ fn tell(output: Output, recovered: Option<Recovered>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn run_options(options: Options, runtime_dir: Option<PathBuf>) -> RunOptions {
+fn tell_downgraded(output: Output, schema: i64, downgraded: &Downgraded) -> Result<(), Failure> {
+    let Downgraded { lost, kept } = downgraded;
+    if output.is_json() {
+        return output.document(&serde_json::json!({
+            "schema": schema,
+            "lost": lost,
+            "kept": kept,
+        }));
+    }
+    output.result(&format!(
+        "The state has schema {schema}, which has no room for {}. The database that was there is kept as {}.",
+        lost.join(" and "),
+        kept.display()
+    ));
+    Ok(())
+}
+
+pub(super) fn run_options(options: Options, runtime_dir: Option<PathBuf>) -> RunOptions {
     RunOptions {
         state_dir: options.state_dir,
         runtime_dir,
         config: options.config,
         interface: options.interface,
-        listen: None,
+        ..RunOptions::default()
     }
 }

@@ -130,8 +130,11 @@ fn up(arguments: &UpArguments, json: bool) -> Result<ExitCode> {
             instance,
             "vps",
             &format!(
-                "adit subnet add home --ipv4 10.59.0.0/24 --ipv6 {}",
-                provided_prefix(&topology)
+                "adit subnet add home --ipv4 10.59.0.0/24{}",
+                match &topology.prefix {
+                    Some(prefix) => format!(" --ipv6 {prefix}"),
+                    None => String::new(),
+                }
             ),
         ),
         exec_line(instance, "box", "ping 198.51.100.10"),
@@ -257,14 +260,6 @@ fn program() -> String {
         format!("sudo {name}")
     } else {
         name
-    }
-}
-
-/// An IPv6 prefix that the provider of the VPS delivers to it.
-fn provided_prefix(topology: &Topology) -> &'static str {
-    match topology.name.as_str() {
-        "routed" => "2001:db8:100::/64",
-        _ => "2001:db8:1::/64",
     }
 }
 

@@ -149,8 +149,16 @@ fn line(entry: &LogEntry) -> String {
     let told = parts.join("; ");
     let what = match event.action {
         Action::Add | Action::Set | Action::Remove => told,
+        Action::Import => format!("imported: {told}"),
         Action::Rekey => format!("rekeyed: {told}"),
+        Action::Confirm => format!("confirmed {}", event.detail),
+        Action::TakeBack => format!(
+            "took back {}, which was not confirmed: {told}",
+            event.detail
+        ),
+        Action::Apply => format!("applied a declaration: {told}"),
         Action::ShowConfiguration => format!("configuration with the preshared key: {told}"),
+        Action::BackUp => "a backup of everything was made".to_owned(),
         Action::RefuseCredentials | Action::Damaged => event.detail.clone(),
         Action::Start => format!("the gateway started: {}", event.detail),
         Action::Stop => "the gateway stopped".to_owned(),
@@ -183,7 +191,7 @@ fn who(who: &Who) -> String {
 }
 
 /// `changed device nas: enabled true → false`
-fn object(object: &LogObject) -> String {
+pub(super) fn object(object: &LogObject) -> String {
     let verb = match object.verb {
         Verb::Added => "added",
         Verb::Changed => "changed",
@@ -192,6 +200,7 @@ fn object(object: &LogObject) -> String {
     };
     let name = match object.kind.as_str() {
         "settings" => "settings".to_owned(),
+        kind if object.id == 0 => format!("{kind} {}", object.name),
         "forward" | "pinhole" => format!("{} {} ({})", object.kind, object.id, object.name),
         kind => format!("{kind} {}", object.name),
     };

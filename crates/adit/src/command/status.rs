@@ -1,7 +1,8 @@
 //! `adit status`: what is up, who is connected, what is wrong and how to mend it.
 
-use adit_api::types::status::Status;
+use adit_api::types::status::{Status, StatusProblem};
 use adit_api::types::uplink::Uplink;
+use adit_model::problem::Severity;
 use clap::Args;
 
 use super::device::view::{ago, bytes};
@@ -27,8 +28,8 @@ pub(super) async fn run(session: Session, arguments: StatusArguments) -> Result<
         unseen(output, &status);
         problems(output, &status);
     }
-    if arguments.check && !(status.applied && status.problems.is_empty()) {
-        let number = status.problems.len();
+    let number = of_severity(&status, Severity::Error).count();
+    if arguments.check && !(status.applied && number == 0) {
         return Err(Failure::Refused {
             code: "not-well",
             message: format!(
@@ -52,9 +53,16 @@ fn overview(output: Output, status: &Status) {
         (
             "gateway",
             format!(
-                "{}, UDP port {}, {}, version {}",
-                status.interface, status.listen_port, status.dataplane, status.version
+                "{}, UDP port {}, version {}",
+                status.interface, status.listen_port, status.version
             ),
+        ),
+        (
+            "packets",
+            match status.dataplane_reason.as_str() {
+                "" => format!("carried by {}", status.dataplane),
+                reason => format!("carried by {} ({reason})", status.dataplane),
+            },
         ),
         (
             "state",
@@ -65,6 +73,13 @@ fn overview(output: Output, status: &Status) {
             },
         ),
     ];
+    fields.extend(status.awaiting.iter().map(|awaiting| {
+        let text = format!(
+            "revision {} is taken back at {}, unless `adit confirm` comes before",
+            awaiting.revision, awaiting.deadline
+        );
+        ("awaiting", text)
+    }));
     fields.extend(
         status
             .uplinks
@@ -186,15 +201,30 @@ fn unseen(output: Output, status: &Status) {
 }
 
 fn problems(output: Output, status: &Status) {
-    if status.problems.is_empty() {
+    let errors: Vec<_> = of_severity(status, Severity::Error).collect();
+    let notices: Vec<_> = of_severity(status, Severity::Notice).collect();
+    if errors.is_empty() {
         output.result("\nNothing is wrong.");
-        return;
+    } else {
+        output.result(&format!("\n{}:", count(errors.len(), "problem")));
+        list(output, &errors, "fix");
     }
-    output.result(&format!("\n{}:", count(status.problems.len(), "problem")));
-    for problem in &status.problems {
+    if !notices.is_empty() {
+        output.result(&format!("\n{}:", count(notices.len(), "notice")));
+        list(output, &notices, "to change it");
+    }
+}
+
+fn list(output: Output, problems: &[&StatusProblem], fix: &str) {
+    for problem in problems {
         output.result(&format!(
-            "  {}: {} ({})\n    fix: {}",
+            "  {}: {} ({})\n    {fix}: {}",
             problem.object, problem.message, problem.code, problem.fix
         ));
     }
+}
+
+fn of_severity(status: &Status, severity: Severity) -> impl Iterator<Item = &StatusProblem> {
+    let problems = status.problems.iter();
+    problems.filter(move |problem| problem.severity == severity)
 }

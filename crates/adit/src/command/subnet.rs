@@ -3,6 +3,7 @@
 use adit_api::types::subnet::{AddSubnet, EffectiveDelivery, SetSubnet, Subnet};
 use adit_model::change::Patch;
 use adit_model::state::Delivery;
+use adit_model::uplink::Proof;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{Condition, Session, Switch, count, read};
@@ -49,6 +50,9 @@ pub(crate) struct AddArguments {
     /// Whether its devices reach the gateway host itself
     #[arg(long, value_enum, default_value = "off")]
     host_access: Switch,
+    /// Whether the tunnel interface has the gateway's address in it; the gateway then answers there
+    #[arg(long, value_enum, default_value = "on")]
+    gateway_address: Switch,
     /// Do without an IPv6 default route
     #[arg(long)]
     force: bool,
@@ -77,6 +81,9 @@ pub(crate) struct SetArguments {
     /// Whether its devices reach the gateway host itself
     #[arg(long, value_enum)]
     host_access: Option<Switch>,
+    /// Whether the tunnel interface has the gateway's address in it
+    #[arg(long, value_enum)]
+    gateway_address: Option<Switch>,
     /// Do without an IPv6 default route
     #[arg(long)]
     force: bool,
@@ -144,6 +151,7 @@ async fn add(session: &Session, arguments: AddArguments) -> Result<(), Failure> 
         },
         peers: arguments.peers.into(),
         host_access: arguments.host_access.into(),
+        gateway_address: arguments.gateway_address.into(),
         force: arguments.force,
     };
     let subnet = session.client.add_subnet(&request).await?;
@@ -201,6 +209,7 @@ async fn set(session: &Session, arguments: SetArguments) -> Result<(), Failure> 
         },
         peers: arguments.peers.map(Into::into),
         host_access: arguments.host_access.map(Into::into),
+        gateway_address: arguments.gateway_address.map(Into::into),
         force: arguments.force,
     };
     let subnet = session
@@ -260,11 +269,13 @@ fn show(session: &Session, subnet: &Subnet) -> Result<(), Failure> {
         ("ipv4", subnet.ipv4.to_string()),
         ("ipv6", or_dash(subnet.ipv6)),
         ("delivery", or_dash(subnet.effective_delivery.map(delivery))),
+        ("seen so far", or_dash(subnet.proven_delivery.map(proof))),
         ("uplink", or_dash(subnet.uplink.as_ref())),
         ("egress", or_dash(subnet.egress.as_ref())),
         (
             "gateway",
             match subnet.gateway_ipv6 {
+                _ if !subnet.gateway_address => "no address".to_owned(),
                 Some(ipv6) => format!("{}, {ipv6}", subnet.gateway_ipv4),
                 None => subnet.gateway_ipv4.to_string(),
             },
@@ -280,5 +291,14 @@ const fn delivery(delivery: EffectiveDelivery) -> &'static str {
     match delivery {
         EffectiveDelivery::Routed => "routed",
         EffectiveDelivery::OnLink => "on-link",
+    }
+}
+
+const fn proof(proof: Proof) -> &'static str {
+    match proof {
+        Proof::Routed => "routed: packets for it arrive",
+        Proof::OnLink => "on-link: the provider asks for its addresses",
+        Proof::Nothing => "nothing: what devices send is not answered",
+        Proof::Unknown => "unknown: no packet has shown anything yet",
     }
 }

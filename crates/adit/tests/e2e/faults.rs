@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 
 use adit_lab::{Lab, Topology, wait_until};
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Faults, Findings, INTERNET4, PUBLIC4, World, at, binary, converse, exchange, is_soak, listen,
-    oracle, udp,
+    Faults, Findings, INTERNET4, PUBLIC4, World, at, binary, converse, dataplane, exchange,
+    is_soak, listen, oracle, udp,
 };
 
 const SERVER: &str = "VOO+C8DndTc9u3B31XCRmkvQLUI+TyhZPYPJ81YWwkE=";
@@ -297,9 +299,7 @@ fn without_nft_for_a_while() -> Result<()> {
             .with_context(|| format!("find {name}"))
     };
     let nft = programs.join("nft");
-    for name in ["nft", "wireguard-go"] {
-        symlink(program(name)?, programs.join(name))?;
-    }
+    symlink(program("nft")?, &nft)?;
     gateway.set_environment("PATH", OsStr::new(&programs));
     gateway.start()?;
     let world = World::of(gateway, lab);
@@ -331,24 +331,23 @@ fn without_nft_for_a_while() -> Result<()> {
         ensure!(told, "{problems:?}");
         Ok(true)
     })?;
+    let plan = world.adit("plan")?;
+    let steps = plan["steps"].as_array().context("steps")?;
+    ensure!(
+        plan["count"] == steps.len() && steps.iter().any(|step| step["kind"] == "firewall"),
+        "what is to be done: {plan}"
+    );
     conversation.talk().context("without nft")?;
     converse(&internet, None, at(PUBLIC4, 80), &web).context("without nft, anew")?;
 
     symlink(program("nft")?, &nft)?;
     let took = mended(&world)?;
     Findings::note(&format!("nft is back: well again after {took:?}"));
+    let plan = world.adit("plan")?;
+    ensure!(plan["count"] == 0, "what is to be done: {plan}");
     let more = listen(&server.host, at(server.ipv4, 81))?;
     converse(&internet, None, at(PUBLIC4, 81), &more).context("with nft again")?;
     conversation.talk().context("with nft again")
-}
-
-fn dataplane(world: &World) -> Result<Vec<String>> {
-    let pattern = format!("wireguard-go {}$", world.gateway.interface());
-    let shown = world
-        .host("vps")?
-        .try_exec(["pgrep", "-f", &pattern])?
-        .stdout;
-    Ok(shown.split_whitespace().map(str::to_owned).collect())
 }
 
 #[test]
@@ -359,7 +358,6 @@ fn the_dataplane_dies_and_hangs() -> Result<()> {
         Findings::note("the kernel carries the tunnel: it neither dies nor hangs by itself");
         return Ok(());
     }
-    let vps = world.host("vps")?;
     let server = world.join("box", "--kind server")?;
     world.adit("forward add 80 box")?;
     for number in 0..200 {
@@ -377,32 +375,42 @@ fn the_dataplane_dies_and_hangs() -> Result<()> {
     };
     through()?;
 
-    let [killed] = dataplane(&world)?.try_into().ok().context("one process")?;
+    let interface = world.gateway.interface();
+    let killed = dataplane(interface)?;
     let began = Instant::now();
-    vps.exec(["kill", "-9", &killed])?;
+    kill(Pid::from_raw(killed), Signal::SIGKILL)?;
+    wait_until("all peers to be back", Duration::from_secs(5), || {
+        let shown = world
+            .host("vps")?
+            .try_exec(["wg", "show", interface, "peers"])?;
+        Ok(shown.stdout.lines().count() == 201)
+    })?;
+    let restored = began.elapsed();
+    // By itself the device would notice after 15 s that nobody answers.
     wait_until(
         "the tunnel carries packets again",
-        Duration::from_secs(30),
+        Duration::from_secs(10),
         || {
             through()?;
             Ok(true)
         },
     )?;
     Findings::note(&format!(
-        "figure: wireguard-go killed: packets again after {:?}",
+        "figure: dataplane killed: all peers back after {restored:?}, packets again after {:?}",
         began.elapsed()
     ));
     mended(&world)?;
 
-    let [stopped] = dataplane(&world)?.try_into().ok().context("one process")?;
+    let stopped = dataplane(interface)?;
     ensure!(stopped != killed);
-    vps.exec(["kill", "-STOP", &stopped])?;
+    let process = Pid::from_raw(stopped);
+    kill(process, Signal::SIGSTOP)?;
     let began = Instant::now();
     let outcome = hangs(&world);
-    vps.exec(["kill", "-CONT", &stopped])?;
+    kill(process, Signal::SIGCONT)?;
     outcome?;
     Findings::note(&format!(
-        "wireguard-go was stopped for {:?}",
+        "the dataplane was stopped for {:?}",
         began.elapsed()
     ));
     let took = mended(&world)?;
@@ -418,7 +426,7 @@ fn hangs(world: &World) -> Result<()> {
         .try_adit(["device", "add", "late", "--public-key", &key])?;
     let took = began.elapsed();
     Findings::note(&format!(
-        "figure: a change to a stopped wireguard-go answered after {took:?}"
+        "figure: a change to a stopped dataplane answered after {took:?}"
     ));
     ensure!(
         output.status.code() == Some(1)

@@ -1,8 +1,9 @@
 //! Public ports that lead to a device, and to containers behind one; devices that use them too.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use adit_lab::Host;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
@@ -15,7 +16,11 @@ const SHORT: Duration = Duration::from_millis(700);
 
 #[test]
 fn forwards_and_the_way_back_of_devices_to_them() -> Result<()> {
-    let world = World::with_subnet("routed", "e2e-forward")?;
+    forwarding("routed")
+}
+
+pub(crate) fn forwarding(topology: &str) -> Result<()> {
+    let world = World::with_subnet(topology, "e2e-forward")?;
     let server = world.join("box", "--kind server")?;
     let laptop = world.join("laptop", "")?;
     let mut findings = Findings::default();
@@ -169,22 +174,38 @@ const CONTAINER: &str = "table inet published {
 }
 ";
 
-fn container(topology: &str) -> Result<()> {
+pub(crate) fn container(topology: &str) -> Result<()> {
     let world = World::with_subnet(topology, "e2e-container")?;
     let server = world.join("box", "--kind server")?;
-    server.host.exec_with_input(["nft", "-f", "-"], CONTAINER)?;
-    for scope in ["all", "eth0", &server.interface] {
+    let outside6 = world.outside6(&server);
+    to_a_container(&world, &server.host, &server.interface, outside6)
+}
+
+/// Visitors of a container on the box are answered through the tunnel, and the box's own way stays beside it.
+pub(crate) fn to_a_container(
+    world: &World,
+    server: &Host,
+    interface: &str,
+    outside6: Option<Ipv6Addr>,
+) -> Result<()> {
+    server.exec_with_input(["nft", "-f", "-"], CONTAINER)?;
+    for scope in ["all", "eth0", interface] {
         let key = format!("net/ipv4/conf/{scope}/rp_filter");
-        let value = server.host.exec(["sysctl", "-n", &key])?.stdout;
+        let value = server.exec(["sysctl", "-n", &key])?.stdout;
         ensure!(value.trim() == "1", "{key} is {value}");
     }
     world.adit("forward add 80 box:8080")?;
-    world.adit("pinhole add box 8080/tcp")?;
+    let port6 = if world.provided().is_some() {
+        world.adit("pinhole add box 8080/tcp")?;
+        8080
+    } else {
+        80
+    };
     let internet = world.host("internet")?;
     let container = world.host("container")?;
     let inside = Ipv4Addr::new(172, 18, 0, 2);
     let plain = Capture::start(
-        &server.host,
+        server,
         "eth0",
         "(tcp or udp or icmp) and not (udp and host 203.0.113.2 and port 51820)",
     )?;
@@ -201,14 +222,16 @@ fn container(topology: &str) -> Result<()> {
     let seen = exchange(&from, at(PUBLIC4, 80), &datagrams, "to a container")?;
     ensure!(seen == at(INTERNET4, 7000), "the container sees {seen}");
 
-    let web = listen(&container, "[fd00:18::2]:80".parse()?)?;
-    let conversation = converse(&internet, None, at(server.ipv6()?, 8080), &web)
-        .context("IPv6 to the container")?;
-    ensure!(
-        conversation.seen.ip() == IpAddr::V6(INTERNET6),
-        "the container sees {}",
-        conversation.seen
-    );
+    if let Some(outside6) = outside6 {
+        let web = listen(&container, "[fd00:18::2]:80".parse()?)?;
+        let conversation = converse(&internet, None, at(outside6, port6), &web)
+            .context("IPv6 to the container")?;
+        ensure!(
+            conversation.seen.ip() == IpAddr::V6(INTERNET6),
+            "the container sees {}",
+            conversation.seen
+        );
+    }
 
     ensure!(
         plain.text()?.is_empty(),
@@ -217,7 +240,7 @@ fn container(topology: &str) -> Result<()> {
     );
     // The same capture sees what does go beside the tunnel.
     let outside = udp(&world.host("internet")?, at(INTERNET4, 7300))?;
-    let near = udp(&server.host, "0.0.0.0:0".parse()?)?;
+    let near = udp(server, "0.0.0.0:0".parse()?)?;
     let seen = exchange(&near, at(INTERNET4, 7300), &outside, "the host's own way")?;
     ensure!(
         seen.ip().to_string() == "192.0.2.2",

@@ -10,8 +10,8 @@ use adit_lab::{Host, Lab, Topology, wait_until};
 use anyhow::{Context as _, Result, ensure};
 
 use crate::support::{
-    Device, Findings, INTERNET4, INTERNET6, PUBLIC4, Snapshot, Stream, World, at, binary, connect,
-    converse, exchange, listen, receive, send, udp,
+    Device, FILLED_BY_PACKETS, Findings, INTERNET4, INTERNET6, PUBLIC4, Snapshot, Stream, World,
+    at, binary, connect, converse, exchange, listen, receive, send, udp,
 };
 
 /// Three lifetimes of 12 s: a gateway that no longer accepts advertisements has lost its default route by then.
@@ -58,11 +58,19 @@ fn what_others_remove_comes_back() -> Result<()> {
     findings.conclude()
 }
 
-fn healed(world: &World) -> Result<u64> {
+pub(crate) fn healed(world: &World) -> Result<u64> {
     let status = world.adit("status")?;
     let healed = status["healed"].as_object();
     let healed = healed.with_context(|| format!("adit status --json: healed in {status}"))?;
     Ok(healed.values().filter_map(serde_json::Value::as_u64).sum())
+}
+
+/// [`flushed`] by itself.
+pub(crate) fn a_flush(topology: &str) -> Result<()> {
+    let world = World::with_subnet(topology, "e2e-flush")?;
+    let server = world.join("box", "--kind server")?;
+    world.publish("box", "80")?;
+    flushed(&world, &server)
 }
 
 fn flushed(world: &World, server: &Device) -> Result<()> {
@@ -74,18 +82,26 @@ fn flushed(world: &World, server: &Device) -> Result<()> {
         let listed = vps.try_exec(["nft", "-s", "list", "table", "inet", "adit"])?;
         let is_counted =
             |line: &&str| line.contains("elements = {") && line.contains("ct count over");
-        let lines = listed.stdout.lines().filter(|line| !is_counted(line));
+        let mut is_filled = false;
+        let lines = listed.stdout.lines().filter(|line| {
+            if line.ends_with(" {") {
+                is_filled = FILLED_BY_PACKETS.iter().any(|it| line.contains(it));
+            }
+            !is_counted(line) && !is_filled
+        });
         Ok(lines.collect::<Vec<_>>().join("\n"))
     };
     let before = table()?;
     let count = healed(world)?;
-    let web = listen(&server.host, at(server.ipv6()?, 80))?;
-    let far = listen(&internet, at(INTERNET6, 7902))?;
-    let own = Some(at(server.ipv6()?, 0));
-    let mut allowed = [
-        converse(&internet, None, at(server.ipv6()?, 80), &web)?,
-        converse(&server.host, own, at(INTERNET6, 7902), &far)?,
-    ];
+    let mut allowed = Vec::new();
+    let outside6 = world.outside6(server);
+    if let Some(outside6) = outside6 {
+        let web = listen(&server.host, at(server.ipv6()?, 80))?;
+        let far = listen(&internet, at(INTERNET6, 7902))?;
+        let own = Some(at(server.ipv6()?, 0));
+        allowed.push(converse(&internet, None, at(outside6, 80), &web)?);
+        allowed.push(converse(&server.host, own, at(INTERNET6, 7902), &far)?);
+    }
     let open = Stream::start(
         udp(&internet, at(INTERNET4, 7000))?,
         at(PUBLIC4, 80),
@@ -93,10 +109,15 @@ fn flushed(world: &World, server: &Device) -> Result<()> {
         Duration::from_millis(2),
         true,
     )?;
+    // What is translated comes by nothing but a forward: only an untranslated address can be closed or open.
+    let (from, closed) = match world.provided() {
+        Some(_) => (at(INTERNET6, 7001), at(server.ipv6()?, 81)),
+        None => (at(INTERNET4, 7001), at(server.ipv4, 81)),
+    };
     let closed = Stream::start(
-        udp(&internet, at(INTERNET6, 7001))?,
-        at(server.ipv6()?, 81),
-        udp(&server.host, at(server.ipv6()?, 81))?,
+        udp(&internet, from)?,
+        closed,
+        udp(&server.host, closed)?,
         Duration::from_millis(2),
         false,
     )?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::support::{
-    Capture, Device, Findings, PUBLIC4, PUBLIC6, World, at, connect, converse, listen, send, udp,
+    Capture, Device, Findings, PUBLIC4, World, at, connect, converse, listen, send, udp,
 };
 
 const SHORT: Duration = Duration::from_millis(700);
@@ -22,7 +22,7 @@ fn between_devices_with_an_on_link_prefix() -> Result<()> {
 }
 
 /// `box` and `laptop` are of one subnet, `nas` is of another.
-fn between_devices(topology: &str) -> Result<()> {
+pub(crate) fn between_devices(topology: &str) -> Result<()> {
     let world = World::with_subnet(topology, "e2e-isolation")?;
     world.adit("subnet add other --ipv4 10.60.0.0/24")?;
     let server = world.join("box", "--kind server --subnet lan")?;
@@ -168,12 +168,12 @@ fn host_access(world: &World, laptop: &Device, nas: &Device) -> Result<()> {
 
     let subnet = world.find("subnet", &serde_json::json!({"name": "lan"}))?;
     let gateway = |field: &str| subnet[field].as_str().unwrap_or_default().to_owned();
-    let addresses = [
+    let mut addresses = vec![
         format!("{}:2222", gateway("gateway_ipv4")),
         format!("[{}]:2222", gateway("gateway_ipv6")),
-        at(PUBLIC4, 2222).to_string(),
-        at(PUBLIC6, 2222).to_string(),
+        at(world.local4()?, 2222).to_string(),
     ];
+    addresses.extend(world.public6().map(|address| at(address, 2222).to_string()));
     let reached = |device: &Device| -> Result<Vec<String>> {
         let mut reached = Vec::new();
         for address in &addresses {

@@ -20,40 +20,39 @@ const MEGABYTE: usize = 1 << 20;
 
 #[test]
 fn narrow_paths_that_say_nothing() -> Result<()> {
-    let world = World::with_subnet("routed", "e2e-mtu")?;
+    narrow_paths("routed")
+}
+
+pub(crate) fn narrow_paths(topology: &str) -> Result<()> {
+    let world = World::with_subnet(topology, "e2e-mtu")?;
     let server = world.join("box", "--kind server")?;
     let laptop = world.join("laptop", "")?;
-    world.adit("forward add 80/tcp box")?;
-    world.adit("pinhole add box 80/tcp")?;
+    world.publish("box", "80/tcp")?;
+    let outside6 = world.outside6(&server);
     let internet = world.host("internet")?;
     world.lab.drop_icmp()?;
     let mut findings = Findings::default();
     for mtu in [1500, 1400, 1360, 1340] {
         world.lab.set_path_mtu(mtu)?;
-        for (way, result) in [
-            (
-                "to the Internet, IPv4",
-                outwards(&internet, &laptop, at(INTERNET4, 7800)),
-            ),
-            (
+        let mut tell = |way, result| findings.check(&format!("{mtu}, {way}"), result);
+        tell(
+            "to the Internet, IPv4",
+            outwards(&internet, &laptop, at(INTERNET4, 7800)),
+        );
+        tell(
+            "from the Internet, IPv4",
+            inwards(&internet, &server, at(PUBLIC4, 80), at(server.ipv4, 80)),
+        );
+        if let Some(outside6) = outside6 {
+            tell(
                 "to the Internet, IPv6",
                 outwards(&internet, &laptop, at(INTERNET6, 7800)),
-            ),
-            (
-                "from the Internet, IPv4",
-                inwards(&internet, &server, at(PUBLIC4, 80), at(server.ipv4, 80)),
-            ),
-            (
+            );
+            let inside = at(server.ipv6()?, 80);
+            tell(
                 "from the Internet, IPv6",
-                inwards(
-                    &internet,
-                    &server,
-                    at(server.ipv6()?, 80),
-                    at(server.ipv6()?, 80),
-                ),
-            ),
-        ] {
-            findings.check(&format!("{mtu}, {way}"), result);
+                inwards(&internet, &server, at(outside6, 80), inside),
+            );
         }
     }
     findings.conclude()

@@ -1,9 +1,11 @@
 //! Every refusal says the same on the command line and over HTTP: one stable code, and a way out.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::time::Duration;
 
 use adit_lab::wait_until;
+use adit_model::import::{self, Hints, Import};
 use adit_model::refusal::Refusal;
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -25,16 +27,35 @@ struct Both<'a> {
 impl Both<'_> {
     /// The same wish on the command line and over HTTP, `METHOD PATH`.
     fn refuse(&mut self, code: &str, command: &str, request: &str, body: &Value) {
-        let told = self.compare(code, command, request, body);
+        self.refuse_with(code, command, request, &[], body);
+    }
+
+    /// The same with headers, which are options on the command line.
+    fn refuse_with(
+        &mut self,
+        code: &str,
+        command: &str,
+        request: &str,
+        headers: &[String],
+        body: &Value,
+    ) {
+        let told = self.compare(code, command, request, headers, body);
         self.findings.check(&format!("{code}: {command}"), told);
         self.reached.insert(code.to_owned());
     }
 
-    fn compare(&self, code: &str, command: &str, request: &str, body: &Value) -> Result<()> {
+    fn compare(
+        &self,
+        code: &str,
+        command: &str,
+        request: &str,
+        headers: &[String],
+        body: &Value,
+    ) -> Result<()> {
         let refused = self.world.refused(command)?;
         let (method, path) = request.split_once(' ').context("METHOD PATH")?;
         let body = (!body.is_null()).then_some(body);
-        let reply = self.api.ask(method, path, &[], body)?;
+        let reply = self.api.ask(method, path, headers, body)?;
         let problem = reply.json()?;
         anyhow::ensure!(
             reply.header("content-type") == Some("application/problem+json"),
@@ -104,6 +125,9 @@ fn a_refusal_is_the_same_on_the_command_line_and_over_http() -> Result<()> {
         "PATCH /settings",
         &json!({"mtu": 100}),
     );
+    declarations(&mut both)?;
+    imports(&mut both)?;
+    confirmations(&mut both)?;
     without_routes(&mut both)?;
 
     // A condition needs a header, so this one is asked for by itself.
@@ -116,6 +140,7 @@ fn a_refusal_is_the_same_on_the_command_line_and_over_http() -> Result<()> {
     )?;
     anyhow::ensure!(reply.code()? == told.code, "{reply:?} and {told:?}");
     both.reached.insert(told.code);
+    without_devices(&mut both)?;
 
     let all: BTreeSet<String> = Refusal::CODES
         .iter()
@@ -339,6 +364,101 @@ fn ports(both: &mut Both<'_>) {
         "POST /pinholes",
         &json!({"device": "plain", "port": 80}),
     );
+}
+
+fn declarations(both: &mut Both<'_>) -> Result<()> {
+    let exported = both.world.gateway.adit(["export"])?.stdout;
+    let wrong = exported.replacen("\"10.59.0.5\"", "\"10.60.0.6\"", 1);
+    let file = write(both.world, "declaration.toml", &wrong)?;
+    let mut body = both.world.adit("export")?;
+    let revision = body["revision"].take();
+    let declaration = body["declaration"].clone();
+    let mut refused = declaration.clone();
+    refused["device"]["box"]["ipv4"] = json!("10.60.0.6");
+    both.refuse(
+        "declaration-refused",
+        &format!("apply --yes -f {file}"),
+        "POST /declaration/apply",
+        &json!({"declaration": refused}),
+    );
+    // On the command line there is only a moment between the plan and what is made of it.
+    let before = revision.as_u64().context("a revision")? - 1;
+    let body = json!({"declaration": declaration, "revision": before});
+    let reply = both
+        .api
+        .ask("POST", "/declaration/apply", &[], Some(&body))?;
+    both.reached.insert(reply.code()?);
+    Ok(())
+}
+
+fn imports(both: &mut Both<'_>) -> Result<()> {
+    let key = fs::read_to_string(both.world.gateway.state_dir().join("private.key"))?;
+    for (code, key) in [("import-refused", key.trim()), ("import-key-taken", KEY)] {
+        let (file, import) = other_server(both.world, key)?;
+        both.refuse(
+            code,
+            &format!("import {file} --subnet imported --yes"),
+            "POST /import",
+            &json!({"import": import}),
+        );
+    }
+    Ok(())
+}
+
+/// A file that another server was run with, and what the gateway is asked for with it.
+fn other_server(world: &World, key: &str) -> Result<(String, Import)> {
+    let text =
+        format!("[Interface]\nPrivateKey = {key}\nAddress = 10.59.0.77/24\nListenPort = 51820\n");
+    let hints = Hints {
+        subnet: "imported",
+        ..Hints::default()
+    };
+    let reading = import::read(&text, &hints)?;
+    Ok((write(world, "wg0.conf", &text)?, reading.import))
+}
+
+fn confirmations(both: &mut Both<'_>) -> Result<()> {
+    both.refuse(
+        "nothing-to-confirm",
+        "confirm",
+        "POST /confirm",
+        &Value::Null,
+    );
+    let within = ["Confirm-Within: 60".to_owned()];
+    both.world.adit("--confirm 60 device set box --disable")?;
+    both.refuse_with(
+        "awaits-confirmation",
+        "--confirm 60 device set box --enable",
+        "PATCH /devices/box",
+        &within,
+        &json!({"enabled": true}),
+    );
+    both.world.adit("confirm")?;
+    both.world.adit("device set box --enable")?;
+    Ok(())
+}
+
+/// Only a gateway without devices takes another key, which is what cannot be taken back.
+fn without_devices(both: &mut Both<'_>) -> Result<()> {
+    for subnet in both.world.list("subnet")? {
+        let name = subnet["name"].as_str().context("name")?;
+        both.world.adit(&format!("subnet remove {name} --force"))?;
+    }
+    let (file, import) = other_server(both.world, KEY)?;
+    both.refuse_with(
+        "not-taken-back",
+        &format!("--confirm 60 import {file} --subnet imported --yes"),
+        "POST /import",
+        &["Confirm-Within: 60".to_owned()],
+        &json!({"import": import}),
+    );
+    Ok(())
+}
+
+fn write(world: &World, name: &str, text: &str) -> Result<String> {
+    let path = world.host("vps")?.folder()?.join(name);
+    fs::write(&path, text)?;
+    Ok(path.display().to_string())
 }
 
 /// On a host whose default routes are gone.

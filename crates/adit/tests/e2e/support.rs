@@ -1,6 +1,7 @@
 //! What all topics share: a world with a gateway in it, sockets in namespaces, raw packets, captures.
 
 mod api;
+mod boot;
 mod capture;
 mod faults;
 mod findings;
@@ -15,13 +16,14 @@ mod traffic;
 mod world;
 
 pub(crate) use api::Api;
+pub(crate) use boot::{Booted, Init};
 pub(crate) use capture::Capture;
 pub(crate) use faults::{Faults, is_soak};
 pub(crate) use findings::Findings;
 pub(crate) use machine::Machine;
 pub(crate) use packet::{Injector, syn4, udp4, udp6};
 pub(crate) use probe::probe;
-pub(crate) use snapshot::Snapshot;
+pub(crate) use snapshot::{FILLED_BY_PACKETS, Snapshot};
 pub(crate) use socket::{
     Conversation, accept, at, connect, converse, exchange, listen, receive, send, udp,
 };

@@ -1,5 +1,6 @@
 //! One request on one connection, within bounds.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +22,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Far more than the largest page.
 const LARGEST_ANSWER: usize = 64 << 20;
 
+const CONFIRM_WITHIN: HeaderName = HeaderName::from_static("confirm-within");
+const CLIENT_ADDRESS: HeaderName = HeaderName::from_static("client-address");
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 pub(super) async fn request(
@@ -126,6 +129,11 @@ where
 /// The body of a success, or why it is none.
 async fn read(client: &Client, response: Response<Incoming>) -> Result<Vec<u8>, ClientError> {
     let status = response.status();
+    let awaits = response.headers().get(CONFIRM_WITHIN);
+    let awaits = awaits.and_then(|value| value.to_str().ok()?.parse().ok());
+    if let Some(seconds) = awaits {
+        client.awaits.store(seconds, Ordering::Relaxed);
+    }
     let body = Limited::new(response.into_body(), LARGEST_ANSWER)
         .collect()
         .await
@@ -163,6 +171,12 @@ fn build(
     }
     if let Some(version) = client.version {
         request = request.header(IF_MATCH, format!("\"{version}\""));
+    }
+    if let Some(confirm) = &client.confirm {
+        request = request.header(CONFIRM_WITHIN, confirm);
+    }
+    if let Some(address) = client.address {
+        request = request.header(CLIENT_ADDRESS, address.to_string());
     }
     if body.is_some() {
         request = request.header(CONTENT_TYPE, "application/json");

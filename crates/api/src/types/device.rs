@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use adit_model::change::{self, Patch};
 use adit_model::configuration::Routing;
 use adit_model::key::PublicKey;
-use adit_model::state::DeviceKind;
+use adit_model::state::{DeviceKind, Egress};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -42,6 +42,9 @@ pub struct Device {
     /// Prefixes routed to it.
     #[schema(value_type = Vec<String>)]
     pub delegations: Vec<IpNet>,
+    /// Where its translated traffic leaves, if not as its subnet's.
+    #[serde(default)]
+    pub egress: Option<String>,
     /// Whether it may connect.
     pub enabled: bool,
     /// When it may no longer connect.
@@ -113,6 +116,10 @@ pub struct AddDevice {
     /// Its WireGuard public key; without one the gateway makes a pair and shows the private key once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public_key: Option<String>,
+    /// An address of this host or an uplink that its translated traffic leaves by; as its subnet's unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "eth1")]
+    pub egress: Option<Text<Egress>>,
     /// Prefixes for the network behind it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(schema_with = schema::delegations)]
@@ -144,6 +151,10 @@ pub struct SetDevice {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub ipv4: Option<Text<Ipv4Addr>>,
+    /// New egress; null: as its subnet's.
+    #[serde(default, skip_serializing_if = "Patch::is_keep")]
+    #[schema(value_type = Option<String>)]
+    pub egress: Patch<Text<Egress>>,
     /// Whether it may connect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
@@ -193,7 +204,7 @@ pub struct AddedDevice {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ConfigurationQuery {
-    /// The format: `wg-quick`.
+    /// The format: `wg-quick`, `networkd`, `networkmanager`, `openwrt`, `mikrotik` or `opnsense`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<String>,
     /// A file on the device that holds its private key.
@@ -208,6 +219,11 @@ impl From<SetDevice> for change::SetDevice {
             kind: request.kind,
             routing: request.routing,
             ipv4: request.ipv4.map(|text| text.0),
+            egress: match request.egress {
+                Patch::Keep => Patch::Keep,
+                Patch::Clear => Patch::Clear,
+                Patch::Set(text) => Patch::Set(text.0),
+            },
             enabled: request.enabled,
             expires: match request.expires {
                 Patch::Keep => Patch::Keep,
@@ -230,6 +246,7 @@ impl AddDevice {
             routing: self.routing,
             ipv4: self.ipv4.map(|text| text.0),
             public_key,
+            egress: self.egress.map(|text| text.0),
             delegate: self.delegate.into_iter().map(|wish| wish.0).collect(),
             expires: self.expires.map(|time| time.0),
         }

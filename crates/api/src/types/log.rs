@@ -87,8 +87,18 @@ pub enum Action {
     Rekey,
     /// Something was removed.
     Remove,
+    /// The state was made what a declaration says.
+    Apply,
+    /// A change was confirmed.
+    Confirm,
+    /// A change was taken back, since nobody confirmed it in time.
+    TakeBack,
+    /// Another server was taken over.
+    Import,
     /// A configuration with a preshared key was shown.
     ShowConfiguration,
+    /// Everything was shown, for a backup.
+    BackUp,
     /// Requests without good credentials were refused; one entry tells of all within a minute.
     RefuseCredentials,
     /// The gateway started.

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use adit_model::key::PublicKey;
-use adit_model::problem::Problem;
+use adit_model::problem::{Problem, Severity};
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::confirmation::Awaiting;
 use super::uplink::Uplink;
 use crate::timestamp::Timestamp;
 
@@ -19,8 +20,14 @@ pub struct Status {
     pub revision: u64,
     /// Whether this host's kernel has all that is committed.
     pub applied: bool,
-    /// What carries the packets: `kernel`, `adit` or `wireguard-go`.
+    /// The change that is taken back unless it is confirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub awaiting: Option<Awaiting>,
+    /// What carries the packets: `kernel`, `adit`, `wireguard-go`, or `userspace` for another program.
     pub dataplane: String,
+    /// Why it is that.
+    #[serde(default)]
+    pub dataplane_reason: String,
     /// Version of the daemon.
     pub version: String,
     /// The tunnel's interface.
@@ -114,6 +121,9 @@ pub struct StatusProblem {
     pub message: String,
     /// What to do about it.
     pub fix: String,
+    /// `error`: something does not work; `notice`: all works that this host can.
+    #[serde(default)]
+    pub severity: Severity,
 }
 
 impl From<&Problem> for StatusProblem {
@@ -123,6 +133,7 @@ impl From<&Problem> for StatusProblem {
             object: problem.object.clone(),
             message: problem.message.clone(),
             fix: problem.fix.clone(),
+            severity: problem.severity(),
         }
     }
 }

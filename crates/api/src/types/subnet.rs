@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use adit_model::change::{self, Ipv6Wish, Patch};
 use adit_model::state::{Delivery, Egress};
+use adit_model::uplink::Proof;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -29,6 +30,9 @@ pub struct Subnet {
     pub delivery: Delivery,
     /// How it is delivered in fact; null without a global prefix.
     pub effective_delivery: Option<EffectiveDelivery>,
+    /// What packets have proved of the delivery within the last hour; null without a global prefix.
+    #[serde(default)]
+    pub proven_delivery: Option<Proof>,
     /// The uplink that its traffic leaves by.
     pub uplink: Option<String>,
     /// The address or the uplink that was chosen for what leaves.
@@ -43,6 +47,9 @@ pub struct Subnet {
     pub peers: bool,
     /// Whether its devices reach the gateway host itself.
     pub host_access: bool,
+    /// Whether the gateway's interface has the gateway's addresses in it.
+    #[serde(default = "yes")]
+    pub gateway_address: bool,
     /// How many devices it has.
     pub devices: usize,
 }
@@ -100,6 +107,9 @@ pub struct AddSubnet {
     /// Whether its devices reach the gateway host itself; they do not unless said.
     #[serde(default)]
     pub host_access: bool,
+    /// Whether the gateway's interface has the gateway's addresses in it; it has unless said.
+    #[serde(default = "yes")]
+    pub gateway_address: bool,
     /// Does without an IPv6 default route.
     #[serde(default)]
     pub force: bool,
@@ -129,6 +139,9 @@ pub struct SetSubnet {
     /// Whether its devices reach the gateway host itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_access: Option<bool>,
+    /// Whether the gateway's interface has the gateway's addresses in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway_address: Option<bool>,
     /// Does without an IPv6 default route.
     #[serde(default)]
     pub force: bool,
@@ -148,6 +161,7 @@ impl From<AddSubnet> for change::AddSubnet {
             egress: request.egress.map(|text| text.0),
             peers: request.peers,
             host_access: request.host_access,
+            gateway_address: request.gateway_address,
             force: request.force,
         }
     }
@@ -170,6 +184,7 @@ impl From<SetSubnet> for change::SetSubnet {
             },
             peers: request.peers,
             host_access: request.host_access,
+            gateway_address: request.gateway_address,
             force: request.force,
         }
     }

@@ -45,6 +45,10 @@ pub(crate) const fn action_of(change: &Change) -> (Action, &'static str) {
         Change::SetSettings(_) => (Action::Set, "settings"),
         Change::AddToken(_) => (Action::Add, "token"),
         Change::RemoveToken(_) => (Action::Remove, "token"),
+        Change::Apply(_) => (Action::Apply, "declaration"),
+        Change::Confirm => (Action::Confirm, "confirmation"),
+        Change::TakeBack(_) => (Action::TakeBack, "confirmation"),
+        Change::Import(_) => (Action::Import, "settings"),
     }
 }
 
@@ -56,15 +60,7 @@ pub(crate) fn of_change(
     after: &State,
     edits: &[Edit],
 ) -> Option<Note> {
-    let mut keys: Vec<Key> = Vec::new();
-    let mut seen = BTreeSet::new();
-    for edit in edits {
-        let key = edit.key();
-        let differs = before.object(key) != after.object(key);
-        if key != Key::Sequence && differs && seen.insert(key) {
-            keys.push(key);
-        }
-    }
+    let mut keys = changed(before, after, edits);
     // What was asked for comes first.
     keys.sort_by_key(|key| key.kind() != kind);
     let mut subjects = Vec::new();
@@ -81,17 +77,7 @@ pub(crate) fn of_change(
         if objects.len() >= TOLD || size >= LARGEST {
             continue;
         }
-        let mut object = LogObject {
-            kind: key.kind().to_owned(),
-            id: key.id(),
-            name: name_of(shown, before, after),
-            verb: match (&old, &new) {
-                (None, _) => Verb::Added,
-                (Some(_), Some(_)) => Verb::Changed,
-                (Some(_), None) => Verb::Removed,
-            },
-            fields: differences(old.as_ref(), new.as_ref(), before, after),
-        };
+        let mut object = tell(shown, old.as_ref(), new.as_ref(), before, after);
         let length = serde_json::to_string(&object).map_or(0, |text| text.len());
         if length > LARGEST {
             object.fields.clear();
@@ -99,7 +85,14 @@ pub(crate) fn of_change(
         size += length.min(LARGEST);
         objects.push(object);
     }
-    if keys.is_empty() {
+    let awaited = before.confirmation.as_ref();
+    let detail = match (action, awaited.filter(|_| after.confirmation.is_none())) {
+        (Action::Confirm | Action::TakeBack, Some(awaited)) => {
+            format!("the change of revision {}", awaited.revision)
+        }
+        _ => String::new(),
+    };
+    if keys.is_empty() && detail.is_empty() {
         return None;
     }
     let event = LogEvent {
@@ -107,9 +100,57 @@ pub(crate) fn of_change(
         action,
         more: keys.len() - objects.len(),
         objects,
-        detail: String::new(),
+        detail,
     };
     Some(Note { subjects, event })
+}
+
+/// Everything that edits change between two states; what is added has no id yet.
+pub(crate) fn all_changes(before: &State, after: &State, edits: &[Edit]) -> Vec<LogObject> {
+    let told = changed(before, after, edits).into_iter().filter_map(|key| {
+        let (old, new) = (before.object(key), after.object(key));
+        let shown = new.as_ref().or(old.as_ref())?;
+        let object = tell(shown, old.as_ref(), new.as_ref(), before, after);
+        let id = old.as_ref().map_or(0, |_| object.id);
+        Some(LogObject { id, ..object })
+    });
+    told.collect()
+}
+
+/// What is not as it was, each once.
+fn changed(before: &State, after: &State, edits: &[Edit]) -> Vec<Key> {
+    let mut keys: Vec<Key> = Vec::new();
+    let mut seen = BTreeSet::new();
+    for edit in edits {
+        let key = edit.key();
+        let differs = before.object(key) != after.object(key);
+        let is_told = !matches!(key, Key::Sequence | Key::Confirmation);
+        if is_told && differs && seen.insert(key) {
+            keys.push(key);
+        }
+    }
+    keys
+}
+
+fn tell(
+    shown: &Object,
+    old: Option<&Object>,
+    new: Option<&Object>,
+    before: &State,
+    after: &State,
+) -> LogObject {
+    let key = shown.key();
+    LogObject {
+        kind: key.kind().to_owned(),
+        id: key.id(),
+        name: name_of(shown, before, after),
+        verb: match (old, new) {
+            (None, _) => Verb::Added,
+            (Some(_), Some(_)) => Verb::Changed,
+            (Some(_), None) => Verb::Removed,
+        },
+        fields: differences(old, new, before, after),
+    }
 }
 
 /// An object is found by its id and name, and what leads to a device by the device, too.
@@ -130,7 +171,8 @@ fn add_subjects(subjects: &mut Vec<String>, object: &Object, before: &State, aft
         | Object::Subnet(_)
         | Object::Token(_)
         | Object::Settings(_)
-        | Object::Sequence(_) => {
+        | Object::Sequence(_)
+        | Object::Confirmation(_) => {
             add(format!("{}/{}", key.kind(), name_of(object, before, after)));
             None
         }
@@ -167,6 +209,7 @@ fn name_of(object: &Object, before: &State, after: &State) -> String {
         Object::Token(token) => token.name.clone(),
         Object::Settings(_) => "settings".to_owned(),
         Object::Sequence(_) => "sequence".to_owned(),
+        Object::Confirmation(_) => "confirmation".to_owned(),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use adit_api::problem::{MEDIA_TYPE, Problem};
 use adit_api::types::{Removed, RemovedCounts};
-use adit_model::edit::{Edit, Key};
+use adit_model::edit::{Edit, Key, Object};
 use adit_model::refusal::Refusal;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, LOCATION};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -16,6 +16,7 @@ use utoipa::openapi::{
 use utoipa::{IntoResponses, ToSchema as _};
 
 use super::condition::tag;
+use super::confirmation::CONFIRM_WITHIN;
 use super::guard::not_allowed;
 use crate::control::{ChangeError, Committed};
 
@@ -32,6 +33,9 @@ pub(super) struct Answer {
     /// The path of an object that was added.
     #[serde(skip_serializing_if = "Option::is_none")]
     location: Option<String>,
+    /// Seconds within which the change has to be confirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    confirm_within: Option<u64>,
     /// JSON.
     body: String,
 }
@@ -46,8 +50,21 @@ impl Answer {
             status: StatusCode::OK.as_u16(),
             version,
             location: None,
+            confirm_within: None,
             body,
         })
+    }
+
+    /// With what is to be confirmed of a change, if anything is.
+    pub(super) fn awaiting(self, committed: &Committed, now: u64) -> Self {
+        let awaiting = committed.edits.iter().find_map(|edit| match edit {
+            Edit::Set(Object::Confirmation(confirmation)) => Some(confirmation.deadline),
+            Edit::Set(_) | Edit::Remove(_) => None,
+        });
+        Self {
+            confirm_within: awaiting.map(|deadline| deadline.saturating_sub(now)),
+            ..self
+        }
     }
 
     /// The same for an object that was added.
@@ -67,8 +84,12 @@ impl Answer {
     fn headers(&self) -> HeaderMap {
         let tag = self.version.map(|version| (ETAG, tag(version)));
         let location = self.location.clone().map(|path| (LOCATION, path));
+        let within = self
+            .confirm_within
+            .map(|seconds| (CONFIRM_WITHIN, seconds.to_string()));
         tag.into_iter()
             .chain(location)
+            .chain(within)
             .filter_map(|(name, text)| Some((name, HeaderValue::try_from(text).ok()?)))
             .collect()
     }
@@ -80,6 +101,7 @@ impl From<Failure> for Answer {
             status: failure.0.status,
             version: None,
             location: None,
+            confirm_within: None,
             body: serde_json::to_string(&failure.0).unwrap_or_default(),
         }
     }
@@ -213,7 +235,8 @@ pub(super) fn removed(committed: &Committed, own: impl Fn(Key) -> bool) -> Remov
             Key::Pinhole(_) => removed.pinholes += 1,
             Key::Delegation(_) => removed.delegations += 1,
             Key::Token(_) => removed.tokens += 1,
-            Key::Uplink(_) | Key::Subnet(_) | Key::Settings | Key::Sequence => {}
+            Key::Uplink(_) | Key::Subnet(_) | Key::Settings | Key::Sequence | Key::Confirmation => {
+            }
         }
     }
     Removed { removed }

@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use adit_api::problem::Problem;
 use adit_model::address;
-use adit_model::configuration::{Configuration, PeerSection, PrivateKeySource};
+use adit_model::configuration::{
+    Configuration, Format, FormatUnknown, PeerSection, PrivateKeySource,
+};
 use adit_model::state::Device;
 use adit_model::uplink;
 use ipnet::IpNet;
@@ -19,11 +21,12 @@ const NO_HOST: &str = "gateway.invalid";
 /// Routing tables and mark values of inbound tunnels on a device.
 const SLOTS: u64 = 62;
 
-/// The complete text for `wg-quick`.
-pub(super) fn wg_quick(
+/// The complete text in a format.
+pub(super) fn text(
     snapshot: &Snapshot,
     device: &Device,
     private_key: PrivateKeySource,
+    format: Format,
 ) -> Result<String, Failure> {
     let state = &snapshot.state;
     let subnet = state
@@ -58,12 +61,14 @@ pub(super) fn wg_quick(
         mtu: snapshot.mtu,
         peer: PeerSection {
             public_key: snapshot.gateway_key.to_base64(),
-            preshared_key: device.preshared_key.to_base64(),
+            preshared_key: Some(device.preshared_key)
+                .filter(|key| !key.is_none())
+                .map(|key| key.to_base64()),
             endpoint: endpoint(&host, state.settings.listen_port),
         },
         slot: slot(snapshot.gateway_key.as_bytes(), device.id.0),
     };
-    Ok(configuration.wg_quick())
+    Ok(configuration.text(format))
 }
 
 /// What the device connects to, if anything is known.
@@ -95,16 +100,16 @@ pub(super) fn check_key_file(path: &str) -> Result<(), Failure> {
     Err(invalid(detail).into())
 }
 
-/// Only one format is written.
-pub(super) fn check_format(format: Option<&str>) -> Result<(), Failure> {
-    match format {
-        None | Some("wg-quick") => Ok(()),
-        Some(other) => {
-            let other: String = other.chars().take(40).collect();
-            let detail = format!("there is no configuration format `{other}`");
-            Err(Problem::new(422, "format-unknown", detail, "the format is `wg-quick`").into())
-        }
-    }
+/// The format that was asked for.
+pub(super) fn format(name: Option<&str>) -> Result<Format, Failure> {
+    let Some(name) = name else {
+        return Ok(Format::default());
+    };
+    name.parse().map_err(|unknown: FormatUnknown| {
+        let names = Format::ALL.map(|format| format!("`{format}`"));
+        let hint = format!("it is one of {}", names.join(", "));
+        Problem::new(422, "format-unknown", unknown.to_string(), hint).into()
+    })
 }
 
 fn endpoint(host: &str, port: u16) -> String {

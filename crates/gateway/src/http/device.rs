@@ -10,17 +10,18 @@ use adit_api::types::device::{
 };
 use adit_api::types::page::DevicePageQuery;
 use adit_model::change::Change;
-use adit_model::configuration::{PrivateKeySource, Routing};
+use adit_model::configuration::{Format, PrivateKeySource, Routing};
 use adit_model::edit::Key;
 use adit_model::key::{PrivateKey, PublicKey};
 use adit_model::refusal::Refusal;
 use adit_model::state::{self, DeviceKind};
+use adit_model::uplink::Uplink;
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 
 use super::answer::{Answer, Failure, NOT_APPLIED, vanished};
-use super::configuration::{self, check_format, check_key_file, key_source};
+use super::configuration::{self, check_key_file, key_source};
 use super::guard::not_allowed;
 use super::kind::{self, Audience, Kind, Page};
 use super::request::{Body, Query, Reference, Terms};
@@ -216,7 +217,7 @@ pub(super) async fn rekey(
     operation_id = "show_device_configuration",
     tag = "devices",
     params(("reference" = String, Path, description = "Id or name", example = "nas"), ConfigurationQuery),
-    responses((status = 200, description = "The text for wg-quick", body = String, content_type = "text/plain"), Failure)
+    responses((status = 200, description = "The text in the format", body = String, content_type = "text/plain"), Failure)
 )]
 pub(super) async fn configuration(
     State(control): State<Arc<Control>>,
@@ -224,12 +225,12 @@ pub(super) async fn configuration(
     Reference(reference): Reference,
     Query(query): Query<ConfigurationQuery>,
 ) -> Result<String, Failure> {
-    check_format(query.format.as_deref())?;
+    let format = configuration::format(query.format.as_deref())?;
     let snapshot = control.snapshot();
     let device = snapshot.state.device(&reference)?;
     let source = key_source(device, query.key_file)?;
     control.audit.configuration_shown(&caller, device).await;
-    configuration::wg_quick(&snapshot, device, source)
+    configuration::text(&snapshot, device, source, format)
 }
 
 /// Removes a device with its forwards, pinholes and delegations.
@@ -309,7 +310,12 @@ fn answer(
                 Some(private) => PrivateKeySource::Inline(private.to_base64()),
                 None => key_source(device, keys.key_file.clone())?,
             };
-            added.config = Some(configuration::wg_quick(snapshot, device, source)?);
+            added.config = Some(configuration::text(
+                snapshot,
+                device,
+                source,
+                Format::WgQuick,
+            )?);
             added.next = next(snapshot, device, private_key_shown, key_is_missing);
         }
         Audience::Record => added.next = again(&device.name, keys),
@@ -339,10 +345,26 @@ fn next(
     let name = &device.name;
     let port = snapshot.state.settings.listen_port;
     let mut next = Vec::new();
-    if configuration::endpoint_host(snapshot, device).is_none() {
+    let host = configuration::endpoint_host(snapshot, device);
+    let has_name = snapshot
+        .uplinks
+        .iter()
+        .any(|uplink| uplink.endpoint.is_some());
+    let unadvertised = snapshot.uplinks.iter().find_map(Uplink::unadvertised);
+    let say = match (unadvertised.filter(|_| !has_name), host) {
+        (Some(local), host) => Some(format!(
+            "The Internet sees this host's address {local} as another, which is not known{}: say it with `adit uplink set --advertised ADDR`",
+            host.map(|host| format!(", so that the configuration names {host}")).unwrap_or_default()
+        )),
+        (None, None) => Some(
+            "This host has no address that devices could connect to: say one with `adit uplink set --endpoint HOST`"
+                .to_owned(),
+        ),
+        (None, Some(_)) => None,
+    };
+    if let Some(say) = say {
         next.push(format!(
-            "This host has no address that devices could connect to: say one with `adit uplink set --endpoint HOST`, then take the \
-             configuration from `adit device config {name}`."
+            "{say}, then take the configuration from `adit device config {name}`."
         ));
     }
     if private_key_shown {

@@ -86,6 +86,7 @@ pub(super) fn complete(document: &OpenApi) -> Value {
             continue;
         };
         let is_object = is_object(path, operations);
+        let is_collection = !is_object && operations.contains_key("get");
         for (method, operation) in operations {
             if is_object {
                 condition(method, operation);
@@ -93,8 +94,15 @@ pub(super) fn complete(document: &OpenApi) -> Value {
             if matches!(method.as_str(), "post" | "patch" | "delete") {
                 header_parameter(operation, "Idempotency-Key", KEY, "\"5f0c2f6e\"");
                 response_header(operation, "Idempotency-Replayed", REPLAYED);
+                let awaits = !["/backup", "/confirm", "/plan", "/restore"]
+                    .iter()
+                    .any(|end| path.ends_with(end));
+                if awaits {
+                    header_parameter(operation, "Confirm-Within", CONFIRM, "60");
+                    response_header(operation, "Confirm-Within", AWAITS);
+                }
             }
-            if method == "post" && !is_object {
+            if method == "post" && is_collection {
                 response_header(operation, "ETag", TAG);
                 response_header(operation, "Location", LOCATION);
             }
@@ -107,6 +115,9 @@ const KEY: &str = "A key of the caller's choice for this very request, 1 to 255 
                    key within a day is not done again, and answered as the first time, without its secrets.";
 const REPLAYED: &str =
     "`true` where the request was made before, and this is what was answered then.";
+const CONFIRM: &str = "Takes the change back unless `/confirm` is asked for within so many seconds; `off`: never. Unless said, a change that \
+                       may cut off a caller who comes through the tunnel has to be confirmed within a minute.";
+const AWAITS: &str = "Seconds within which the change has to be confirmed, where it has to be.";
 const TAG: &str = "The version of the object, in quotation marks.";
 const LOCATION: &str = "The path of the object that was added.";
 const IF_MATCH: &str = "Only if the object has one of these versions, as `ETag` tells them; else the answer is a problem with the code \

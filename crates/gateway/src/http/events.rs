@@ -197,7 +197,7 @@ fn edit_event(snapshot: &Snapshot, edit: &Edit) -> Option<EditEvent> {
     };
     let key = edit.key();
     match key {
-        Key::Delegation(_) | Key::Sequence => None,
+        Key::Delegation(_) | Key::Sequence | Key::Confirmation => None,
         Key::Uplink(_)
         | Key::Subnet(_)
         | Key::Device(_)
@@ -225,7 +225,7 @@ fn shown(snapshot: &Snapshot, object: &Object) -> Option<Value> {
         Object::Pinhole(pinhole) => serde_json::to_value(view::pinhole(snapshot, pinhole)),
         Object::Token(token) => serde_json::to_value(view::token(snapshot, token)),
         Object::Settings(_) => serde_json::to_value(view::settings(snapshot)),
-        Object::Delegation(_) | Object::Sequence(_) => return None,
+        Object::Delegation(_) | Object::Sequence(_) | Object::Confirmation(_) => return None,
     };
     value.ok()
 }

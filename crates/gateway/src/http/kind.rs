@@ -15,6 +15,7 @@ use super::guard::not_allowed;
 use super::request::{Terms, invalid};
 use crate::caller::Caller;
 use crate::control::{Committed, Control, Snapshot};
+use crate::writer::seconds_since_1970;
 
 /// A kind of object that is listed and has ids.
 pub(super) trait Kind: Sized + 'static {
@@ -219,14 +220,19 @@ pub(super) async fn make(
     tell: impl Fn(&Snapshot, &Committed, Audience) -> Result<Answer, Failure> + Send + Sync + 'static,
 ) -> Result<Answer, Failure> {
     let expected = key.and_then(|key| terms.conditions.expected(key));
-    let tell = Arc::new(tell);
+    let tell = Arc::new(
+        move |snapshot: &Snapshot, committed: &Committed, audience| {
+            let answer = tell(snapshot, committed, audience)?;
+            Ok::<_, Failure>(answer.awaiting(committed, seconds_since_1970()))
+        },
+    );
     let repeatable = terms.attempt.map(|attempt| {
         let (base, tell) = (base.clone(), Arc::clone(&tell));
         attempt
             .repeatable(move |committed| tell(&base.after(committed), committed, Audience::Record))
     });
     let committed = control
-        .change_once(change, terms.caller, expected, repeatable)
+        .change_once(change, terms.caller, expected, terms.confirm, repeatable)
         .await?;
     tell(&base.after(&committed), &committed, Audience::Caller)
 }

@@ -85,7 +85,7 @@ async fn answer(
 ) -> Result<Response<Body>, Failure> {
     let key = key(&request)?;
     let (mut parts, body) = request.into_parts();
-    let body = read_body(Request::from_parts(parts.clone(), body), &()).await?;
+    let body = read_body(Request::from_parts(parts.clone(), body)).await?;
     let target = parts
         .uri
         .path_and_query()

@@ -3,19 +3,29 @@
 use std::time::Duration;
 
 use adit_api::problem::Problem;
-use axum::body::Bytes;
+use axum::body::{Bytes, to_bytes};
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
+use http_body_util::LengthLimitError;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::answer::Failure;
 use super::condition::Conditions;
+use super::confirmation;
 use super::repetition::Attempt;
+use super::{LARGEST_BACKUP, LARGEST_DECLARATION, LARGEST_REQUEST};
 use crate::caller::Caller;
+use crate::confirmation::Confirm;
+
+/// What is below takes whole declarations.
+const DECLARATION: &str = "/api/v1/declaration/";
+/// And so does this of another server.
+const IMPORT: &str = "/api/v1/import";
+/// Takes a whole backup.
+const RESTORE: &str = "/api/v1/restore";
 
 /// For the whole of a body.
 const SLOWEST_BODY: Duration = Duration::from_secs(10);
@@ -31,6 +41,8 @@ pub(super) struct Query<T>(pub(super) T);
 pub(super) struct Terms {
     pub(super) caller: Caller,
     pub(super) conditions: Conditions,
+    /// What of it has to be confirmed.
+    pub(super) confirm: Confirm,
     /// Where the caller may ask again.
     pub(super) attempt: Option<Attempt>,
 }
@@ -41,7 +53,7 @@ pub(super) struct Reference(pub(super) String);
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Failure;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
+    async fn from_request(request: Request, _: &S) -> Result<Self, Failure> {
         let is_json = request
             .headers()
             .get(CONTENT_TYPE)
@@ -57,7 +69,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
             )
             .into());
         }
-        let body = read_body(request, state).await?;
+        let body = read_body(request).await?;
         read(&body).map(Self)
     }
 }
@@ -86,8 +98,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Terms {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        let caller = Caller::from_request_parts(parts, state).await?;
         Ok(Self {
-            caller: Caller::from_request_parts(parts, state).await?,
+            confirm: confirmation::wish(parts, &caller).map_err(IntoResponse::into_response)?,
+            caller,
             conditions: Conditions::of(parts).map_err(IntoResponse::into_response)?,
             attempt: parts.extensions.get::<Attempt>().cloned(),
         })
@@ -114,24 +128,25 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 }
 
 /// The bytes of a body, within bounds of size and time.
-pub(super) async fn read_body<S: Send + Sync>(
-    request: Request,
-    state: &S,
-) -> Result<Bytes, Failure> {
-    let body = timeout(SLOWEST_BODY, Bytes::from_request(request, state)).await;
+pub(super) async fn read_body(request: Request) -> Result<Bytes, Failure> {
+    let limit = match request.uri().path() {
+        RESTORE => LARGEST_BACKUP,
+        IMPORT => LARGEST_DECLARATION,
+        path if path.starts_with(DECLARATION) => LARGEST_DECLARATION,
+        _ => LARGEST_REQUEST,
+    };
+    let body = timeout(SLOWEST_BODY, to_bytes(request.into_body(), limit)).await;
     let Ok(body) = body else {
         let detail = format!("the body was not there within {} s", SLOWEST_BODY.as_secs());
         return Err(Problem::new(408, "too-slow", detail, "send the request again").into());
     };
     body.map_err(|error| {
-        let problem = if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            let detail = format!(
-                "the body is larger than {} KiB",
-                super::LARGEST_REQUEST >> 10
-            );
+        let error = error.into_inner();
+        let problem = if error.is::<LengthLimitError>() {
+            let detail = format!("the body is larger than {} KiB", limit >> 10);
             Problem::new(413, "too-large", detail, "make several requests of it")
         } else {
-            invalid(error.body_text())
+            invalid(error.to_string())
         };
         problem.into()
     })

@@ -50,6 +50,13 @@ const WRITE_AND_SECRETS: &[Scope] = &[Scope::Write, Scope::Secrets];
 /// Every operation, by its id in the document. One that is missing here is the administrator's, and a test fails.
 const OPERATIONS: &[(&str, Access)] = &[
     ("show_status", token(READ, Reach::Everything)),
+    ("make_backup", Access::Administrator),
+    ("restore_backup", Access::Administrator),
+    ("confirm_change", token(WRITE, Reach::Everything)),
+    ("show_declaration", token(READ, Reach::Everything)),
+    ("show_plan", token(READ, Reach::Everything)),
+    ("plan_declaration", token(READ, Reach::Everything)),
+    ("apply_declaration", token(WRITE, Reach::Everything)),
     ("show_log", token(READ, Reach::Everything)),
     ("listen", token(READ, Reach::Everything)),
     ("show_document", token(&[], Reach::Confined)),
@@ -84,6 +91,8 @@ const OPERATIONS: &[(&str, Access)] = &[
     ("set_uplink", token(WRITE, Reach::Everything)),
     ("show_settings", token(READ, Reach::Everything)),
     ("set_settings", token(WRITE, Reach::Everything)),
+    // A private key is not for the network.
+    ("import_server", Access::Administrator),
 ];
 
 /// The operations of the document, by path and method.

@@ -4,9 +4,11 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use adit_api::timestamp::Timestamp;
+use adit_api::types::confirmation::Awaiting;
 use adit_api::types::status::{
     Api, Counts, Mtu, Status, StatusDevice, StatusProblem, StatusSubnet,
 };
+use adit_host::wireguard;
 use adit_model::state::Device;
 use axum::Json;
 use axum::extract::State;
@@ -46,7 +48,12 @@ fn status(snapshot: &Snapshot) -> Status {
     Status {
         revision: state.revision,
         applied: snapshot.applied,
+        awaiting: state.confirmation.as_ref().map(|awaiting| Awaiting {
+            revision: awaiting.revision,
+            deadline: Timestamp(awaiting.deadline),
+        }),
         dataplane: snapshot.dataplane.to_owned(),
+        dataplane_reason: reason(snapshot.dataplane, wireguard::is_in_kernel()).to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         interface: snapshot.interface.clone(),
         listen_port: state.settings.listen_port,
@@ -112,5 +119,17 @@ fn status(snapshot: &Snapshot) -> Status {
             .take(SHOWN)
             .map(|device| device.name.clone())
             .collect(),
+    }
+}
+
+/// Why that carries the packets, for people.
+fn reason(dataplane: &str, is_in_kernel: bool) -> &'static str {
+    match (dataplane, is_in_kernel) {
+        ("kernel", _) => "this kernel has WireGuard",
+        ("none", _) => "nothing has been started yet",
+        (_, false) => "this kernel has no WireGuard",
+        (_, true) => {
+            "it was there before this kernel had WireGuard: `adit gateway teardown` and a start change over"
+        }
     }
 }

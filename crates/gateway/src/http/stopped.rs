@@ -24,7 +24,14 @@ pub(crate) fn stopped() -> Arc<Control> {
     };
     let events = Events::new(0);
     events.close();
+    let facts = Facts {
+        gateway_key: Some(PrivateKey::from_random([7; 32]).public_key()),
+        ..Facts::default()
+    };
     Arc::new(Control {
+        state_dir: "/nonexistent".into(),
+        origin: None,
+        restart: Arc::default(),
         audit: Arc::new(Audit::new(mpsc::channel(1).0)),
         events: Arc::new(events),
         metrics: Arc::new(Metrics::new()),
@@ -33,13 +40,14 @@ pub(crate) fn stopped() -> Arc<Control> {
         requests: mpsc::channel(1).0,
         awaits: mpsc::channel(1).0,
         peers: mpsc::channel(1).0,
+        outlooks: mpsc::channel(1).0,
         seen: watch::Sender::default(),
         state: watch::channel(Arc::new(State::default())).1,
-        facts: watch::channel(Arc::new(Facts::default())).1,
+        facts: watch::channel(Arc::new(facts)).1,
+        foreign: watch::channel(Arc::default()).1,
         progress: watch::channel(progress).1,
         storage: watch::channel(Vec::new()).1,
         interface: "adit0".to_owned(),
-        gateway_key: PrivateKey::from_random([7; 32]).public_key(),
         answers: Answers::default(),
         api: watch::channel(None).1,
     })

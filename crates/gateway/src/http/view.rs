@@ -38,6 +38,7 @@ fn device_with(snapshot: &Snapshot, device: &state::Device, delegations: Vec<IpN
         ipv6: subnet.and_then(|subnet| subnet.ipv6_of(device.ipv4)),
         public_key: device.public_key,
         delegations,
+        egress: device.egress.as_ref().map(ToString::to_string),
         enabled: device.enabled,
         expires: device.expires.map(Timestamp),
         connected: peer.is_some_and(|peer| peer.is_connected(snapshot.now)),
@@ -105,6 +106,7 @@ pub(super) fn subnet(snapshot: &Snapshot, subnet: &state::Subnet) -> Subnet {
         ipv6: subnet.ipv6,
         delivery: subnet.delivery,
         effective_delivery,
+        proven_delivery: uplink::proven(uplinks, &snapshot.facts, subnet),
         uplink: uplink::endpoint_of(uplinks, &snapshot.facts, subnet)
             .map(|uplink| uplink.name.clone()),
         egress: subnet.egress.as_ref().map(ToString::to_string),
@@ -112,6 +114,7 @@ pub(super) fn subnet(snapshot: &Snapshot, subnet: &state::Subnet) -> Subnet {
         gateway_ipv6: subnet.gateway_ipv6(),
         peers: subnet.peers,
         host_access: subnet.host_access,
+        gateway_address: subnet.gateway_address,
         devices: snapshot.state.devices_of(subnet.id).count(),
     }
 }
@@ -140,7 +143,10 @@ pub(super) fn forward(snapshot: &Snapshot, forward: &state::Forward) -> Forward 
     let device = state.devices.get(&forward.device);
     let subnet = device.and_then(|device| state.subnets.get(&device.subnet));
     let local = subnet
-        .map(|subnet| forward.local_addresses(subnet, &snapshot.uplinks, &snapshot.facts))
+        .zip(device)
+        .map(|(subnet, device)| {
+            forward.local_addresses(subnet, device, &snapshot.uplinks, &snapshot.facts)
+        })
         .unwrap_or_default();
     let addresses: Vec<IpAddr> = local
         .into_iter()

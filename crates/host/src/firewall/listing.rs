@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use adit_model::desired::firewall::{COUNTED, Elements};
+use adit_model::desired::firewall::{ASKED, COUNTED, Elements, HEARD, SPOKE};
 use adit_model::protocol::Protocol;
 use serde_json::{Map, Value};
 
@@ -39,7 +39,8 @@ pub(crate) fn elements(listing: &[u8]) -> Result<Elements, FirewallError> {
             continue;
         };
         // Packets fill these, and the kernel empties them.
-        if COUNTED.iter().any(|(name, _)| name == set) {
+        let mut counted = COUNTED.iter().map(|(name, _)| *name);
+        if counted.any(|name| name == set) || [ASKED, HEARD, SPOKE].contains(&set.as_str()) {
             continue;
         }
         let is_map = object.contains_key("map");

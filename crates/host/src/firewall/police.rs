@@ -4,11 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use adit_model::policing::{CLIPPED, TABLE, render, render_limit, render_removal};
-use nix::errno::Errno;
 use serde_json::Value;
 
-use super::{FirewallError, Journal, Table, commit, run};
-use crate::netfilter::{Request, Requests, SUBSYSTEM_NFTABLES, push_attribute};
+use super::{FirewallError, Journal, Table, commit, is_loaded, run};
 
 /// That table in this network namespace. It is nobody's drift: whoever flushes it is answered by the next limit.
 #[derive(Debug)]
@@ -48,7 +46,7 @@ impl Police {
 
     /// Removes the table; succeeds when there is none.
     pub async fn remove(&self) -> Result<(), FirewallError> {
-        if !exists()? {
+        if !is_loaded(TABLE)? {
             return Ok(());
         }
         self.commit("unpolice", &render_removal()).await
@@ -70,29 +68,6 @@ impl Police {
     async fn commit(&self, operation: &'static str, text: &str) -> Result<(), FirewallError> {
         let mut own = self.journal.0.lock().await;
         commit(&mut own, operation, text).await.map(drop)
-    }
-}
-
-fn exists() -> Result<bool, FirewallError> {
-    const GET_TABLE: u8 = 1;
-    const FAMILY_INET: u8 = 1;
-    const NAME: u16 = 1;
-    let name = TABLE.rsplit(' ').next().unwrap_or(TABLE);
-    let mut attributes = Vec::new();
-    push_attribute(&mut attributes, NAME, format!("{name}\0").as_bytes());
-    let request = Request {
-        subsystem: SUBSYSTEM_NFTABLES,
-        kind: GET_TABLE,
-        family: FAMILY_INET,
-        attributes,
-    };
-    match Requests::open().and_then(|mut requests| requests.get(&request, |_| Some(()))) {
-        Ok(()) => Ok(true),
-        Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => Ok(false),
-        Err(cause) => Err(FirewallError::Netlink {
-            operation: "look for the table of limits",
-            cause,
-        }),
     }
 }
 

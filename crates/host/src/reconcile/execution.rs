@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use adit_model::desired::Desired;
 use adit_model::desired::firewall::Firewall;
@@ -231,7 +232,8 @@ impl Reconciler {
     }
 
     async fn create_link(&mut self, wanted: &Link) -> Result<(), WireGuardError> {
-        let dataplane = Dataplane::ensure(&self.netlink, wanted).await?;
+        let dataplane = Dataplane::ensure(&self.netlink, wanted, &self.starter).await?;
+        self.heard.lose();
         link::set_mtu_up(&self.netlink, wanted).await?;
         self.index = self.netlink.interface_index(&wanted.name).await?;
         self.dataplane = Some(Arc::new(dataplane));
@@ -249,11 +251,17 @@ impl Reconciler {
     /// All at once; one by one if that fails, to find out which it is and to change the others.
     async fn change_peers(&self, steps: Vec<Step>) -> Vec<(Step, Result<(), Problem>)> {
         let changes: Vec<PeerChange> = steps.iter().filter_map(peer_change).collect();
+        for change in &changes {
+            if let PeerChange::Remove(key) = change {
+                self.heard.forget(key);
+            }
+        }
         let first = match &self.dataplane {
             Some(dataplane) => dataplane.apply(&changes).await,
             None => Err(self.no_dataplane()),
         };
         let Err(error) = first else {
+            self.greet(&changes).await;
             return steps.into_iter().map(|step| (step, Ok(()))).collect();
         };
         let mut outcomes = Vec::with_capacity(steps.len());
@@ -268,6 +276,25 @@ impl Reconciler {
             outcomes.push((step, outcome));
         }
         outcomes
+    }
+
+    /// Whoever was lost along with a dataplane is found again. It is no more than a courtesy.
+    async fn greet(&self, changes: &[PeerChange]) {
+        let restored = changes.iter().filter_map(|change| match change {
+            PeerChange::Extend(key, _) | PeerChange::Set(key, _) => Some(key),
+            PeerChange::Remove(_) => None,
+        });
+        let greetings = self.heard.greetings(restored, SystemTime::now());
+        if greetings.is_empty() {
+            return;
+        }
+        let Some(dataplane) = &self.dataplane else {
+            return;
+        };
+        match dataplane.greet(&greetings).await {
+            Ok(()) => tracing::info!(peers = greetings.len(), "greeted those that were lost"),
+            Err(error) => tracing::warn!(%error, "cannot greet those that were lost"),
+        }
     }
 
     fn no_dataplane(&self) -> WireGuardError {
@@ -374,8 +401,11 @@ fn outcomes<T: Ord>(
 fn peer_change(step: &Step) -> Option<PeerChange> {
     if let Step::RemovePeer(key) = step {
         Some(PeerChange::Remove(*key))
-    } else if let Step::ShrinkPeer(key, peer) | Step::SetPeer(key, peer) = step {
+    } else if let Step::ShrinkPeer(key, peer) = step {
         Some(PeerChange::Set(*key, peer.clone()))
+    } else if let Step::SetPeer(key, peer) = step {
+        // What it has beyond this has been taken away by a step before.
+        Some(PeerChange::Extend(*key, peer.clone()))
     } else {
         None
     }

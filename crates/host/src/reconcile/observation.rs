@@ -105,6 +105,7 @@ impl Reconciler {
                 };
                 let observed = dataplane.observe().await;
                 let observed = observed.map_err(|error| problem_of(&self.interface, &error))?;
+                self.heard.note(&observed);
                 let peers = observed.peers.into_iter();
                 let peers = peers.map(|(key, observed)| (key, observed.peer)).collect();
                 actual.wireguard = Some(ActualWireGuard {
@@ -230,7 +231,7 @@ fn unseen(object: &str, message: String, fix: &str) -> Problem {
 pub(super) fn problem_of(interface: &str, error: &WireGuardError) -> Problem {
     let code = match error {
         WireGuardError::Taken { .. } | WireGuardError::Foreign { .. } => "interface-taken",
-        WireGuardError::Missing { .. } => "wireguard-missing",
+        WireGuardError::Missing { .. } | WireGuardError::Awaited { .. } => "wireguard-missing",
         WireGuardError::Io { .. }
         | WireGuardError::Refused { .. }
         | WireGuardError::Malformed { .. }

@@ -1,17 +1,19 @@
 //! The task that keeps a host as desired: it takes new contents, and heals what others change.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use adit_model::desired::Desired;
-use adit_model::facts::Facts;
+use adit_model::facts::{Evidence, Facts};
+use adit_model::foreign::Ruleset;
 use adit_model::problem::Problem;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::{Part, ReconcileError, Reconciler, Report};
+use super::{Outlook, Part, ReconcileError, Reconciler, Report};
 use crate::facts;
 use crate::firewall::{self, Police};
 use crate::netlink::Netlink;
@@ -50,12 +52,13 @@ pub struct Handle {
     facts: watch::Receiver<Arc<Facts>>,
     status: watch::Receiver<Status>,
     policed: watch::Receiver<Option<Policed>>,
+    foreign: watch::Receiver<Arc<Ruleset>>,
 }
 
 /// How the reconciler fares.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    /// `kernel`, `wireguard-go` or `adit`; none before there is an interface.
+    /// `kernel`, or the name of a program; none before there is an interface.
     pub dataplane: Option<&'static str>,
     /// What does not succeed at present.
     pub problems: BTreeSet<Problem>,
@@ -71,6 +74,7 @@ pub struct Status {
 enum Request {
     Apply(Arc<Desired>, oneshot::Sender<Report>),
     Observe(Observation),
+    Outlook(oneshot::Sender<Outlook>),
 }
 
 type Observation = oneshot::Sender<Result<Option<wireguard::Observed>, wireguard::WireGuardError>>;
@@ -81,6 +85,13 @@ impl Handle {
         let (answer, answered) = oneshot::channel();
         let request = Request::Apply(desired, answer);
         self.requests.send(request).await.ok()?;
+        answered.await.ok()
+    }
+
+    /// What a look at everything would lead to now; nothing is changed. None when the task has ended.
+    pub async fn outlook(&self) -> Option<Outlook> {
+        let (answer, answered) = oneshot::channel();
+        self.requests.send(Request::Outlook(answer)).await.ok()?;
         answered.await.ok()
     }
 
@@ -109,6 +120,11 @@ impl Handle {
     pub fn policed(&self) -> watch::Receiver<Option<Policed>> {
         self.policed.clone()
     }
+
+    /// What others filter on this host; changes are told.
+    pub fn foreign(&self) -> watch::Receiver<Arc<Ruleset>> {
+        self.foreign.clone()
+    }
 }
 
 /// Starts the task. Facts are there when this returns; nothing is changed before the first [`Handle::apply`].
@@ -135,6 +151,8 @@ pub async fn start(reconciler: Reconciler) -> Result<Handle, ReconcileError> {
         port,
         policed_sender,
     ));
+    let (foreign_sender, foreign) = watch::channel(Arc::default());
+    beside.spawn(firewall::foreign::keep(foreign_sender));
     let task = Task {
         reconciler,
         requests,
@@ -151,6 +169,7 @@ pub async fn start(reconciler: Reconciler) -> Result<Handle, ReconcileError> {
         asking: JoinSet::new(),
         is_silent: false,
         last_apply: Duration::ZERO,
+        evidence: BTreeMap::new(),
     };
     tokio::spawn(task.run());
     Ok(Handle {
@@ -158,6 +177,7 @@ pub async fn start(reconciler: Reconciler) -> Result<Handle, ReconcileError> {
         facts,
         status,
         policed,
+        foreign,
     })
 }
 
@@ -182,6 +202,8 @@ struct Task {
     asking: JoinSet<bool>,
     is_silent: bool,
     last_apply: Duration,
+    /// What packets had shown when it was last looked at.
+    evidence: BTreeMap<Ipv6Addr, Evidence>,
 }
 
 /// Observes this host whenever it is asked to, beside the reconciling: looking through all processes for listeners may take
@@ -259,7 +281,10 @@ impl Task {
                         self.heal(&[Part::Neighbors].into()).await;
                     }
                 }
-                _ = probe.tick() => self.probe(),
+                _ = probe.tick() => {
+                    self.probe();
+                    self.look_at_evidence();
+                }
                 Some(answer) = self.asking.join_next() => {
                     self.hear(answer.unwrap_or(true));
                 }
@@ -285,6 +310,9 @@ impl Task {
                     answers.push(answer);
                 }
                 Request::Observe(answer) => self.observe(answer),
+                Request::Outlook(answer) => {
+                    let _ = answer.send(self.reconciler.outlook().await);
+                }
             }
             request = self.requests.try_recv().ok();
         }
@@ -332,9 +360,13 @@ impl Task {
             let _ = answer.send(Ok(None));
             return;
         };
+        let heard = Arc::clone(&self.reconciler.heard);
         self.asking.spawn(async move {
             let observed = dataplane.observe().await;
             let is_answer = is_answer(&observed);
+            if let Ok(observed) = &observed {
+                heard.note(observed);
+            }
             let _ = answer.send(observed.map(Some));
             is_answer
         });
@@ -345,6 +377,16 @@ impl Task {
             let dataplane = Arc::clone(dataplane);
             self.asking
                 .spawn(async move { is_answer(&dataplane.probe().await) });
+        }
+    }
+
+    /// Packets fill the sets without an event.
+    fn look_at_evidence(&mut self) {
+        if let Ok(evidence) = firewall::evidence::observe()
+            && evidence != self.evidence
+        {
+            self.evidence = evidence;
+            self.look_for_facts.notify_one();
         }
     }
 

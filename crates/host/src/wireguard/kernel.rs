@@ -23,7 +23,10 @@ use netlink_proto::sys::protocols::NETLINK_GENERIC;
 use nix::errno::Errno;
 use tokio::time::timeout;
 
-use super::{Observed, ObservedPeer, PATIENCE, PeerChange, WireGuardError, in_order};
+use super::{
+    GREETINGS_AT_ONCE, Greeting, KEEPALIVE, Observed, ObservedPeer, PATIENCE, PeerChange,
+    WireGuardError, in_order,
+};
 
 /// A message stays below this; the kernel takes more, but an attribute's length is 16 bits.
 const MESSAGE_BYTES: usize = 16 * 1024;
@@ -124,6 +127,36 @@ impl Kernel {
     pub(super) async fn apply(&self, changes: &[PeerChange]) -> Result<(), WireGuardError> {
         for message in messages(&self.interface, changes) {
             self.request("change peers of", NLM_F_ACK, message).await?;
+        }
+        Ok(())
+    }
+
+    /// A keepalive that is switched on is due at once, and nothing more is wanted of it.
+    pub(super) async fn greet(&self, greetings: &[Greeting]) -> Result<(), WireGuardError> {
+        let about = |greeting: &Greeting, attributes: &[WireguardPeerAttribute]| {
+            let mut all = vec![
+                WireguardPeerAttribute::PublicKey(*greeting.peer.as_bytes()),
+                WireguardPeerAttribute::Flags(WireguardPeerFlags::UpdateOnly),
+            ];
+            all.extend_from_slice(attributes);
+            WireguardPeer(all)
+        };
+        for batch in greetings.chunks(GREETINGS_AT_ONCE) {
+            let located = batch.iter().map(|greeting| {
+                let interval = if greeting.is_active { KEEPALIVE } else { 0 };
+                let attributes = [
+                    WireguardPeerAttribute::Endpoint(greeting.endpoint),
+                    WireguardPeerAttribute::PersistentKeepalive(interval),
+                ];
+                about(greeting, &attributes)
+            });
+            let silenced = batch
+                .iter()
+                .map(|greeting| about(greeting, &[WireguardPeerAttribute::PersistentKeepalive(0)]));
+            for peers in [located.collect(), silenced.collect()] {
+                let message = set_peers(&self.interface, peers);
+                self.request("greet peers of", NLM_F_ACK, message).await?;
+            }
         }
         Ok(())
     }
@@ -345,20 +378,29 @@ fn peers_of(change: &PeerChange) -> Vec<WireguardPeer> {
             WireguardPeerAttribute::PublicKey(*key.as_bytes()),
             WireguardPeerAttribute::Flags(WireguardPeerFlags::RemoveMe),
         ])],
-        PeerChange::Set(key, peer) => peer_parts(key, peer),
+        PeerChange::Extend(key, peer) => peer_parts(key, peer, &[]),
+        PeerChange::Set(key, peer) => {
+            let replaces = WireguardPeerAttribute::Flags(WireguardPeerFlags::ReplaceAllowedIps);
+            peer_parts(key, peer, &[replaces])
+        }
     }
 }
 
-fn peer_parts(key: &PublicKey, peer: &Peer) -> Vec<WireguardPeer> {
+fn peer_parts(
+    key: &PublicKey,
+    peer: &Peer,
+    flags: &[WireguardPeerAttribute],
+) -> Vec<WireguardPeer> {
     let prefixes: Vec<_> = peer.allowed_ips.iter().map(write_prefix).collect();
     let mut chunks = prefixes.chunks(PREFIXES_AT_ONCE);
     let first = chunks.next().unwrap_or_default();
-    let mut parts = vec![WireguardPeer(vec![
+    let mut attributes = vec![
         WireguardPeerAttribute::PublicKey(*key.as_bytes()),
         WireguardPeerAttribute::PresharedKey(*peer.preshared_key.as_bytes()),
-        WireguardPeerAttribute::Flags(WireguardPeerFlags::ReplaceAllowedIps),
-        WireguardPeerAttribute::AllowedIps(first.to_vec()),
-    ])];
+    ];
+    attributes.extend_from_slice(flags);
+    attributes.push(WireguardPeerAttribute::AllowedIps(first.to_vec()));
+    let mut parts = vec![WireguardPeer(attributes)];
     parts.extend(chunks.map(|chunk| {
         WireguardPeer(vec![
             WireguardPeerAttribute::PublicKey(*key.as_bytes()),
@@ -450,7 +492,8 @@ mod tests {
             allowed_ips: prefixes.chain(more).collect(),
         };
         let changes = [
-            PeerChange::Set(PublicKey::from_bytes([1; 32]), peer),
+            PeerChange::Set(PublicKey::from_bytes([1; 32]), peer.clone()),
+            PeerChange::Extend(PublicKey::from_bytes([3; 32]), peer),
             PeerChange::Remove(PublicKey::from_bytes([2; 32])),
         ];
         let flags: Vec<_> = messages("test0", &changes)
@@ -473,7 +516,9 @@ mod tests {
             [
                 Some(WireguardPeerFlags::RemoveMe),
                 Some(WireguardPeerFlags::ReplaceAllowedIps),
-                None
+                None,
+                None,
+                None,
             ]
         );
     }

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -12,7 +12,29 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{PATIENCE, Userspace, WireGuardError};
 
-pub(super) const WIREGUARD_GO: &str = "wireguard-go";
+/// A userspace WireGuard. It is given the name of the interface as its last argument, brings it up, opens the UAPI socket
+/// and goes to the background by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// The program's file, or its name in `PATH`.
+    pub path: PathBuf,
+    /// What it is given before the name of the interface.
+    pub arguments: Vec<String>,
+}
+
+impl Program {
+    /// How it is called in messages.
+    fn name(&self) -> String {
+        let file = self.path.file_name().unwrap_or(self.path.as_os_str());
+        let words = [file.to_string_lossy().into_owned()];
+        words
+            .iter()
+            .chain(&self.arguments)
+            .cloned()
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+}
 
 /// The process that serves an interface.
 #[derive(Debug)]
@@ -21,17 +43,19 @@ pub(super) struct Process {
     pub(super) implementation: &'static str,
     /// Whether it lives in our network namespace.
     pub(super) is_here: bool,
+    id: u32,
 }
 
-/// Starts `wireguard-go` for an interface, in a session of its own, and waits until its socket answers.
-pub(super) async fn start(interface: &str) -> Result<(), WireGuardError> {
+/// Starts a program for an interface, in a session of its own, and waits until its socket answers.
+pub(super) async fn start(program: &Program, interface: &str) -> Result<(), WireGuardError> {
     let failed = |source| WireGuardError::Io {
-        operation: "start wireguard-go for",
+        operation: "start what carries",
         interface: interface.to_owned(),
         source,
     };
-    let mut command = Command::new(WIREGUARD_GO);
+    let mut command = Command::new(&program.path);
     command
+        .args(&program.arguments)
         .arg(interface)
         .current_dir("/")
         .env_remove("WG_PROCESS_FOREGROUND")
@@ -62,21 +86,21 @@ pub(super) async fn start(interface: &str) -> Result<(), WireGuardError> {
     let status = timeout(PATIENCE, launcher.wait())
         .await
         .map_err(|_| WireGuardError::Timeout {
-            operation: "start wireguard-go for",
+            operation: "start",
             interface: interface.to_owned(),
         })?
         .map_err(failed)?;
     adit_fault::passing("wireguard/start/done");
     if !status.success() {
         return Err(WireGuardError::Start {
-            program: WIREGUARD_GO,
+            program: program.name(),
             interface: interface.to_owned(),
             status: status.to_string(),
         });
     }
     // The launcher opens the socket, the process behind it sets the MTU to its own idea once more and then answers:
     // an answer means that nothing else will come from it.
-    let userspace = Userspace::new(interface, WIREGUARD_GO);
+    let userspace = Userspace::new(interface, "");
     let deadline = Instant::now() + PATIENCE;
     loop {
         match userspace.observe().await {
@@ -95,6 +119,10 @@ pub(super) fn find(interface: &str) -> Option<Process> {
     let mut found: Option<Process> = None;
     for entry in fs::read_dir("/proc").ok()?.flatten() {
         let path = entry.path();
+        let name = entry.file_name();
+        let Some(id) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
         let Some(implementation) = implementation(&path, interface) else {
             continue;
         };
@@ -106,6 +134,7 @@ pub(super) fn find(interface: &str) -> Option<Process> {
             found = Some(Process {
                 implementation,
                 is_here,
+                id,
             });
         }
         if is_here {
@@ -115,8 +144,33 @@ pub(super) fn find(interface: &str) -> Option<Process> {
     found
 }
 
+/// Stops the unit that the process of an interface belongs to, if it is one of ours: it would start the process anew.
+/// Without the permission to do so the interface is removed all the same, and the unit's next process stays idle.
+pub(super) async fn stop_unit(interface: &str) {
+    let Some(process) = find(interface).filter(|process| process.is_here) else {
+        return;
+    };
+    let unit = format!("adit-wireguard@{interface}.service");
+    let groups = fs::read_to_string(format!("/proc/{}/cgroup", process.id)).unwrap_or_default();
+    if !groups
+        .lines()
+        .any(|group| group.rsplit('/').next() == Some(&unit))
+    {
+        return;
+    }
+    let mut command = Command::new("systemctl");
+    command.args(["stop", &unit]).stdin(Stdio::null());
+    let outcome = timeout(PATIENCE, command.kill_on_drop(true).output()).await;
+    let trouble = match outcome {
+        Ok(Ok(output)) if output.status.success() => return,
+        Ok(Ok(output)) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "systemctl does not answer".to_owned(),
+    };
+    tracing::warn!(unit, trouble, "cannot stop the unit of the dataplane");
+}
+
 fn implementation(process: &Path, interface: &str) -> Option<&'static str> {
-    process.file_name()?.to_str()?.parse::<u32>().ok()?;
     let command_line = fs::read(process.join("cmdline")).ok()?;
     let arguments: Vec<&str> = command_line
         .split(|byte| *byte == 0)
@@ -127,8 +181,8 @@ fn implementation(process: &Path, interface: &str) -> Option<&'static str> {
     if *arguments.last()? != interface {
         return None;
     }
-    if program == OsStr::new(WIREGUARD_GO) {
-        Some(WIREGUARD_GO)
+    if program == OsStr::new("wireguard-go") {
+        Some("wireguard-go")
     } else if arguments.get(1) == Some(&"wireguard") {
         Some("adit")
     } else {

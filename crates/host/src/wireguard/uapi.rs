@@ -16,7 +16,8 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    Observed, ObservedPeer, PATIENCE, PeerChange, SHORT_PATIENCE, WireGuardError, in_order,
+    GREETINGS_AT_ONCE, Greeting, KEEPALIVE, Observed, ObservedPeer, PATIENCE, PeerChange,
+    SHORT_PATIENCE, WireGuardError, in_order,
 };
 
 /// Where every userspace implementation puts its socket.
@@ -81,6 +82,29 @@ impl Userspace {
     pub(super) async fn apply(&self, changes: &[PeerChange]) -> Result<(), WireGuardError> {
         for request in requests(changes) {
             self.set("change peers of", request).await?;
+        }
+        Ok(())
+    }
+
+    /// A keepalive that is switched on is due at once, and nothing more is wanted of it.
+    pub(super) async fn greet(&self, greetings: &[Greeting]) -> Result<(), WireGuardError> {
+        for batch in greetings.chunks(GREETINGS_AT_ONCE) {
+            let mut located = String::from("set=1\n");
+            let mut silenced = String::from("set=1\n");
+            for greeting in batch {
+                let key = hexadecimal(greeting.peer.as_bytes());
+                line(&mut located, "public_key", &key);
+                line(&mut located, "update_only", true);
+                line(&mut located, "endpoint", greeting.endpoint);
+                if greeting.is_active {
+                    line(&mut located, "persistent_keepalive_interval", KEEPALIVE);
+                    line(&mut silenced, "public_key", &key);
+                    line(&mut silenced, "update_only", true);
+                    line(&mut silenced, "persistent_keepalive_interval", 0);
+                }
+            }
+            self.set("greet peers of", located).await?;
+            self.set("greet peers of", silenced).await?;
         }
         Ok(())
     }
@@ -215,11 +239,13 @@ fn requests(changes: &[PeerChange]) -> Vec<String> {
                 line(&mut request, "public_key", hexadecimal(key.as_bytes()));
                 line(&mut request, "remove", true);
             }
-            PeerChange::Set(key, peer) => {
+            PeerChange::Extend(key, peer) | PeerChange::Set(key, peer) => {
                 let preshared_key = hexadecimal(peer.preshared_key.as_bytes());
                 line(&mut request, "public_key", hexadecimal(key.as_bytes()));
                 line(&mut request, "preshared_key", preshared_key);
-                line(&mut request, "replace_allowed_ips", true);
+                if matches!(change, PeerChange::Set(..)) {
+                    line(&mut request, "replace_allowed_ips", true);
+                }
                 for prefix in &peer.allowed_ips {
                     line(&mut request, "allowed_ip", prefix);
                 }

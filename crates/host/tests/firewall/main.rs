@@ -13,7 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use adit_model::desired::firewall::{
-    Clamp, Connections, Endpoint, Firewall, Keep, Port, SourceAddress, SubnetPolicy, Translations,
+    Clamp, Connections, Endpoint, Firewall, Keep, Port, SourceAddress, Sources, SubnetPolicy,
+    Translations,
 };
 use adit_model::protocol::{PortRange, Protocol};
 use ipnet::Ipv6Net;
@@ -69,6 +70,8 @@ fn firewall() -> Firewall {
         interface: "adit0".to_owned(),
         uplinks: BTreeSet::from([UPLINK.to_owned()]),
         reply_marks: BTreeMap::new(),
+        sources: Sources::default(),
+        watched: BTreeSet::new(),
         snat_ports: range(40000, 65535),
         clamp: Clamp {
             ipv4: 1380,
@@ -93,6 +96,7 @@ fn firewall() -> Firewall {
                 PUBLIC,
             )]
             .into(),
+            egresses: Translations::<Ipv4Addr>::default().egresses,
             hairpins: vec![(DEVICE, Ipv4Addr::new(10, 59, 0, 1))].into(),
         },
         translations6: Translations::default(),

@@ -129,7 +129,7 @@ impl Scene {
         floods: &AtomicBool,
     ) -> Outcome {
         let before = self.share(quiet, arrived).await;
-        let (_port, port) = watch::channel(Some(PORT));
+        let (listening, port) = watch::channel(Some(PORT));
         let (sender, mut policed) = watch::channel(None);
         let keeper = tokio::spawn(keep(Police::beside(&Table::default()), port, sender));
         let begun = timeout(Duration::from_secs(10), policed.wait_for(Option::is_some)).await;
@@ -137,6 +137,13 @@ impl Scene {
         sleep(Duration::from_secs(1)).await;
         let during = self.share(quiet, arrived).await;
         let told = policed.borrow().clone().unwrap();
+        // Nothing overflows where the tunnel listens now; then it is back.
+        listening.send_replace(Some(PORT + 1));
+        let lifted = timeout(Duration::from_secs(5), policed.wait_for(Option::is_none)).await;
+        lifted.unwrap().unwrap();
+        listening.send_replace(Some(PORT));
+        let again = timeout(Duration::from_secs(10), policed.wait_for(Option::is_some)).await;
+        again.unwrap().unwrap();
         floods.store(false, Ordering::Relaxed);
         let ended = timeout(Duration::from_secs(30), policed.wait_for(Option::is_none)).await;
         ended.unwrap().unwrap();

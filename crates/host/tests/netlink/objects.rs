@@ -104,6 +104,7 @@ fn rules_come_and_go() {
     let rule = |priority, source: &str| Rule {
         priority,
         source: source.parse().unwrap(),
+        destination: None,
         input_interface: None,
         mark: None,
         table: 4200,
@@ -129,6 +130,14 @@ fn rules_come_and_go() {
         Rule {
             mark: Some(0x0200_0000),
             ..rule(4205, "0.0.0.0/0")
+        },
+        Rule {
+            destination: Some("10.59.0.0/24".parse().unwrap()),
+            ..rule(4206, "0.0.0.0/0")
+        },
+        Rule {
+            destination: Some("fd59::/64".parse().unwrap()),
+            ..rule(4206, "::/0")
         },
     ]);
     namespace.inside(async || {

@@ -62,7 +62,7 @@ fn everything_goes_back_after_a_restart_of_the_daemon() {
     namespace.inside(async || {
         let mut recorder = Recorder::open(&file).unwrap();
         // Drift is put right without losing what was there at first.
-        std::fs::write("/proc/sys/net/ipv6/conf/v0/accept_ra", "0").unwrap();
+        std::fs::write("/proc/sys/net/ipv6/conf/v0/accept_ra", "1").unwrap();
         assert!(recorder.set("net/ipv6/conf/v0/accept_ra", "2").unwrap());
         assert_eq!(recorder.restore_all(|_| None), []);
         assert_eq!(recorder.changed().count(), 0);
@@ -149,6 +149,19 @@ fn what_somebody_else_set_since_is_theirs() {
                 .as_deref(),
             Some("0")
         );
+    });
+}
+
+#[test]
+fn advertisements_that_a_program_has_taken_over_are_left_to_it() {
+    let (namespace, _directory, file) = host();
+    namespace.inside(async || {
+        let mut recorder = Recorder::open(&file).unwrap();
+        std::fs::write("/proc/sys/net/ipv6/conf/v0/accept_ra", "0").unwrap();
+        assert!(!recorder.set("net/ipv6/conf/v0/accept_ra", "2").unwrap());
+        let found = sysctl::read("net/ipv6/conf/v0/accept_ra").unwrap();
+        assert_eq!(found.as_deref(), Some("0"));
+        assert_eq!(recorder.changed().count(), 0);
     });
 }
 

@@ -1,14 +1,17 @@
 //! Reconciling: what is desired is there, what others break is healed, what others own is left alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adit_host::reconcile::{Handle, Reconciler, start};
+use adit_host::wireguard::Starter;
 use adit_model::desired::Desired;
 use adit_model::desired::address::Address;
-use adit_model::desired::firewall::{Clamp, Connections, Endpoint, Firewall, Port, Translations};
+use adit_model::desired::firewall::{
+    Clamp, Connections, Endpoint, Firewall, Port, Sources, Translations,
+};
 use adit_model::desired::link::Link;
 use adit_model::desired::neighbor::ProxyNeighbor;
 use adit_model::desired::route::{MAIN_TABLE, Route, RouteTarget};
@@ -18,6 +21,7 @@ use adit_model::key::{PresharedKey, PrivateKey, PublicKey};
 use adit_model::protocol::{PortRange, Protocol};
 
 use crate::namespace::{Namespace, join, unique};
+use crate::wireguard::wireguard_go;
 
 pub(crate) fn interface() -> String {
     format!("adr{}", unique())
@@ -93,6 +97,7 @@ pub(crate) fn gateway(interface: &str, devices: std::ops::Range<u32>) -> Desired
         rules: vec![Rule {
             priority: 4210,
             source: "2001:db8:1::/64".parse().unwrap(),
+            destination: None,
             input_interface: Some(interface.to_owned()),
             mark: None,
             table: 4200,
@@ -123,6 +128,8 @@ fn firewall(interface: &str) -> Firewall {
         interface: interface.to_owned(),
         uplinks: ["wan".to_owned()].into(),
         reply_marks: BTreeMap::new(),
+        sources: Sources::default(),
+        watched: BTreeSet::new(),
         snat_ports: PortRange::new(40_000, 65_535).unwrap(),
         clamp: Clamp {
             ipv4: 1360,
@@ -214,9 +221,13 @@ pub(crate) async fn until(
     started.elapsed()
 }
 
-pub(crate) async fn run_in(record: &Path, interface: &str) -> Handle {
+fn open(interface: &str, record: &Path) -> Reconciler {
     let reconciler = Reconciler::open(interface, record).unwrap();
-    start(reconciler).await.unwrap()
+    reconciler.with_starter(Starter::Own(wireguard_go()))
+}
+
+pub(crate) async fn run_in(record: &Path, interface: &str) -> Handle {
+    start(open(interface, record)).await.unwrap()
 }
 
 #[test]
@@ -284,7 +295,7 @@ fn what_is_desired_is_there_stays_there_and_goes() {
         2
     );
     gateway_host.enter(async || {
-        let mut reconciler = Reconciler::open(&name, &record).unwrap();
+        let mut reconciler = open(&name, &record);
         let report = reconciler.reconcile(&desired).await;
         // A new daemon cannot vouch for rules that it did not load; all else it takes over as it is.
         assert_eq!(report.changed, BTreeMap::from([("firewall", 1)]));
@@ -294,7 +305,7 @@ fn what_is_desired_is_there_stays_there_and_goes() {
         ));
     });
     gateway_host.enter(async || {
-        let mut reconciler = Reconciler::open(&name, &record).unwrap();
+        let mut reconciler = open(&name, &record);
         let report = reconciler.teardown().await;
         assert_eq!((&report.problems, &report.kept), (&vec![], &vec![]));
         assert!(report.changed["route"] > 0 && report.changed["firewall"] == 1);
@@ -424,7 +435,7 @@ fn a_lost_interface_comes_back_with_everything_on_it() {
             2
         );
         assert_eq!(handle.status().borrow().problems, [].into());
-        Reconciler::open(&name, &record).unwrap().teardown().await;
+        open(&name, &record).teardown().await;
     });
 }
 
@@ -435,7 +446,7 @@ fn an_interface_of_others_is_left_alone_and_told() {
     let name = interface();
     gateway_host.run("ip", &["link", "add", &name, "type", "bridge"]);
     gateway_host.enter(async || {
-        let mut reconciler = Reconciler::open(&name, &folder.path().join("sysctls.json")).unwrap();
+        let mut reconciler = open(&name, &folder.path().join("sysctls.json"));
         let desired = Arc::new(gateway(&name, 1..3));
         let report = reconciler.reconcile(&desired).await;
         let codes: Vec<_> = report
@@ -471,7 +482,7 @@ fn a_failing_step_stops_no_other() {
         &["-6", "neigh", "add", "proxy", "2001:db8:1::1", "dev", "wan"],
     );
     gateway_host.enter(async || {
-        let mut reconciler = Reconciler::open(&name, &folder.path().join("sysctls.json")).unwrap();
+        let mut reconciler = open(&name, &folder.path().join("sysctls.json"));
         let mut desired = gateway(&name, 1..3);
         desired
             .sysctls
@@ -511,7 +522,7 @@ fn ten_thousand_devices() {
     let folder = tempfile::tempdir().unwrap();
     let name = interface();
     gateway_host.enter(async || {
-        let mut reconciler = Reconciler::open(&name, &folder.path().join("sysctls.json")).unwrap();
+        let mut reconciler = open(&name, &folder.path().join("sysctls.json"));
         let [all, more] = [0..10_000, 0..10_001].map(|devices| Arc::new(gateway(&name, devices)));
         let started = Instant::now();
         assert_eq!(reconciler.reconcile(&all).await.problems, []);

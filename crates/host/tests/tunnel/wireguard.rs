@@ -8,12 +8,20 @@ use std::time::{Duration, Instant};
 
 use adit_host::link;
 use adit_host::netlink::Netlink;
-use adit_host::wireguard::{Dataplane, PeerChange, WireGuardError};
+use adit_host::wireguard::{Dataplane, PeerChange, Program, Starter, WireGuardError};
 use adit_model::desired::link::Link;
 use adit_model::desired::wireguard::Peer;
 use adit_model::key::{PresharedKey, PrivateKey, PublicKey};
 
 use crate::namespace::{Namespace, join, run, unique};
+
+/// Carries packets where the kernel does not.
+pub(crate) fn wireguard_go() -> Program {
+    Program {
+        path: "wireguard-go".into(),
+        arguments: Vec::new(),
+    }
+}
 
 fn tunnel() -> Link {
     Link {
@@ -108,7 +116,9 @@ fn a_peer_keeps_its_session_while_others_come_and_go() {
                 .unwrap()
                 .is_none()
         );
-        let dataplane = Dataplane::ensure(&netlink, &link).await.unwrap();
+        let dataplane = Dataplane::ensure(&netlink, &link, &Starter::Own(wireguard_go()))
+            .await
+            .unwrap();
         assert!(["kernel", "wireguard-go"].contains(&dataplane.name()));
         link::set_mtu_up(&netlink, &link).await.unwrap();
         dataplane
@@ -117,7 +127,7 @@ fn a_peer_keeps_its_session_while_others_come_and_go() {
             .unwrap();
         let ours = peer(5, &["10.59.0.2/32"]);
         dataplane
-            .apply(&[PeerChange::Set(device_key.public_key(), ours.clone())])
+            .apply(&[PeerChange::Extend(device_key.public_key(), ours.clone())])
             .await
             .unwrap();
         run(
@@ -172,7 +182,7 @@ fn a_peer_keeps_its_session_while_others_come_and_go() {
             for number in 0..100 {
                 let (key, peer) = numbered(number);
                 dataplane
-                    .apply(&[PeerChange::Set(key, peer.clone())])
+                    .apply(&[PeerChange::Extend(key, peer.clone())])
                     .await
                     .unwrap();
                 if number % 2 == 0 {
@@ -180,7 +190,7 @@ fn a_peer_keeps_its_session_while_others_come_and_go() {
                 }
                 // The one that it has: nothing changes, and nothing may be felt.
                 dataplane
-                    .apply(&[PeerChange::Set(device_key.public_key(), ours.clone())])
+                    .apply(&[PeerChange::Extend(device_key.public_key(), ours.clone())])
                     .await
                     .unwrap();
                 tokio::time::sleep(Duration::from_millis(8)).await;
@@ -206,7 +216,9 @@ fn a_peer_keeps_its_session_while_others_come_and_go() {
         assert_eq!(peers_of(&dataplane).await, expected);
 
         // A second daemon finds the same process; it does not start another.
-        let adopted = Dataplane::ensure(&netlink, &link).await.unwrap();
+        let adopted = Dataplane::ensure(&netlink, &link, &Starter::Own(wireguard_go()))
+            .await
+            .unwrap();
         assert_eq!(peers_of(&adopted).await, expected);
         dataplane.remove(&netlink).await.unwrap();
         assert!(!socket(&link).exists());
@@ -226,7 +238,9 @@ fn a_prefix_moves_from_one_peer_to_another() {
     let link = tunnel();
     gateway.enter(async || {
         let netlink = Netlink::open().unwrap();
-        let dataplane = Dataplane::ensure(&netlink, &link).await.unwrap();
+        let dataplane = Dataplane::ensure(&netlink, &link, &Starter::Own(wireguard_go()))
+            .await
+            .unwrap();
         let [first, second, third] = [1, 2, 3].map(|byte| PublicKey::from_bytes([byte; 32]));
         let before = [
             PeerChange::Set(first, peer(1, &["10.0.0.1/32", "10.0.0.2/32"])),
@@ -254,7 +268,9 @@ fn a_process_of_its_own_outlives_its_starter_and_a_name_is_used_once() {
     let [gateway, other] = [Namespace::new(), Namespace::new()];
     let link = tunnel();
     gateway.enter(async || {
-        let userspace = Dataplane::start_userspace(&link.name).await.unwrap();
+        let userspace = Dataplane::start_userspace(&wireguard_go(), &link.name)
+            .await
+            .unwrap();
         assert_eq!(userspace.name(), "wireguard-go");
     });
     let pid = run("pgrep", &["-f", &format!("^wireguard-go {}$", link.name)]);
@@ -271,7 +287,9 @@ fn a_process_of_its_own_outlives_its_starter_and_a_name_is_used_once() {
 
     let taken = other.enter(async || {
         let netlink = Netlink::open().unwrap();
-        Dataplane::ensure(&netlink, &link).await.unwrap_err()
+        Dataplane::ensure(&netlink, &link, &Starter::Own(wireguard_go()))
+            .await
+            .unwrap_err()
     });
     assert!(matches!(taken, WireGuardError::Taken { .. }), "{taken}");
     other.run("ip", &["link", "add", &link.name, "type", "bridge"]);
@@ -288,7 +306,9 @@ fn a_process_of_its_own_outlives_its_starter_and_a_name_is_used_once() {
     });
     let foreign = other.enter(async || {
         let netlink = Netlink::open().unwrap();
-        Dataplane::ensure(&netlink, &link).await.unwrap_err()
+        Dataplane::ensure(&netlink, &link, &Starter::Own(wireguard_go()))
+            .await
+            .unwrap_err()
     });
     assert!(
         matches!(foreign, WireGuardError::Foreign { .. }),
@@ -304,7 +324,9 @@ fn the_socket_of_a_dead_process_is_no_obstacle() {
     drop(UnixListener::bind(socket(&link)).unwrap());
     gateway.enter(async || {
         let netlink = Netlink::open().unwrap();
-        let dataplane = Dataplane::ensure(&netlink, &link).await.unwrap();
+        let dataplane = Dataplane::ensure(&netlink, &link, &Starter::Own(wireguard_go()))
+            .await
+            .unwrap();
         assert!(dataplane.observe().await.unwrap().peers.is_empty());
         dataplane.remove(&netlink).await.unwrap();
     });
@@ -316,7 +338,9 @@ fn ten_thousand_peers() {
     let link = tunnel();
     gateway.enter(async || {
         let netlink = Netlink::open().unwrap();
-        let dataplane = Dataplane::ensure(&netlink, &link).await.unwrap();
+        let dataplane = Dataplane::ensure(&netlink, &link, &Starter::Own(wireguard_go()))
+            .await
+            .unwrap();
         let peers: BTreeMap<_, _> = (0..10_000).map(numbered).collect();
         let changes: Vec<_> = peers
             .iter()

@@ -1,6 +1,6 @@
 //! Golden texts, and values that try to break out of their line.
 
-use super::{Configuration, PeerSection, PrivateKeySource, Routing, mtu};
+use super::{Configuration, Format, PeerSection, PrivateKeySource, Routing, mtu};
 
 fn configuration(routing: Routing, private_key: PrivateKeySource) -> Configuration {
     Configuration {
@@ -21,7 +21,7 @@ fn configuration(routing: Routing, private_key: PrivateKeySource) -> Configurati
         mtu: 1420,
         peer: PeerSection {
             public_key: "GATEWAYKEY=".to_owned(),
-            preshared_key: "PRESHAREDKEY=".to_owned(),
+            preshared_key: Some("PRESHAREDKEY=".to_owned()),
             endpoint: "198.51.100.1:51820".to_owned(),
         },
         slot: 1,
@@ -31,7 +31,7 @@ fn configuration(routing: Routing, private_key: PrivateKeySource) -> Configurati
 #[test]
 fn full_routing_with_the_key_in_the_text() {
     let private_key = PrivateKeySource::Inline("PRIVATEKEY=".to_owned());
-    insta::assert_snapshot!(configuration(Routing::Full, private_key).wg_quick(), @"
+    insta::assert_snapshot!(configuration(Routing::Full, private_key).text(Format::WgQuick), @"
     # Adit: nas
     [Interface]
     PrivateKey = PRIVATEKEY=
@@ -53,7 +53,7 @@ fn split_routing_without_the_key() {
     let private_key = PrivateKeySource::Missing {
         rekey_command: "adit device rekey nas".to_owned(),
     };
-    insta::assert_snapshot!(configuration(Routing::Split, private_key).wg_quick(), @r#"
+    insta::assert_snapshot!(configuration(Routing::Split, private_key).text(Format::WgQuick), @r#"
     # Adit: nas
     [Interface]
     # PrivateKey = (put this device's private key here and remove the #; "adit device rekey nas" makes a new one)
@@ -76,7 +76,7 @@ fn split_routing_names_a_local_ipv6_subnet_alone() {
     split.has_global_prefix = false;
     assert!(
         split
-            .wg_quick()
+            .text(Format::WgQuick)
             .contains("\nAllowedIPs = 10.59.0.0/24, fd59::/64\n")
     );
 }
@@ -84,7 +84,7 @@ fn split_routing_names_a_local_ipv6_subnet_alone() {
 #[test]
 fn inbound_routing_with_the_key_in_a_file() {
     let private_key = PrivateKeySource::File("/etc/wireguard/nas.key".to_owned());
-    insta::assert_snapshot!(configuration(Routing::Inbound, private_key).wg_quick(), @"
+    insta::assert_snapshot!(configuration(Routing::Inbound, private_key).text(Format::WgQuick), @"
     # Adit: nas
     [Interface]
     PostUp = wg set %i private-key /etc/wireguard/nas.key
@@ -130,7 +130,7 @@ fn inbound_routing_with_the_key_in_a_file() {
 fn slots_share_neither_table_nor_mark() {
     let mut last = configuration(Routing::Inbound, PrivateKeySource::Inline(String::new()));
     last.slot = 62;
-    let text = last.wg_quick();
+    let text = last.text(Format::WgQuick);
     assert!(
         text.contains("'4200 from 10.59.0.5 fwmark 0x3e000000/0x3f000000 table 4262'"),
         "{text}"
@@ -149,10 +149,10 @@ fn a_value_stays_in_its_line_and_a_path_in_its_word() {
     hostile.name = break_out.clone();
     hostile.peer = PeerSection {
         public_key: break_out.clone(),
-        preshared_key: break_out.clone(),
+        preshared_key: Some(break_out.clone()),
         endpoint: break_out,
     };
-    let text = hostile.wg_quick();
+    let text = hostile.text(Format::WgQuick);
     let hooks: Vec<&str> = text
         .lines()
         .filter(|line| line.starts_with("Post"))
@@ -180,4 +180,75 @@ fn the_mtu_leaves_room_outside_and_keeps_ipv6_inside() {
         reason.contains("9001") && reason.contains("1500"),
         "{reason}"
     );
+}
+
+/// A server with a network of both families behind it, and a laptop.
+#[test]
+fn every_other_format_of_a_server_and_of_a_client() {
+    for format in Format::ALL {
+        if format == Format::WgQuick {
+            continue;
+        }
+        let key = PrivateKeySource::File("/etc/adit.key".to_owned());
+        let mut server = configuration(Routing::Inbound, key);
+        server.delegations.push("192.168.7.0/24".parse().unwrap());
+        insta::assert_snapshot!(format!("{format}-inbound"), server.text(format));
+
+        let key = PrivateKeySource::Inline("PRIVATEKEY=".to_owned());
+        let mut client = configuration(Routing::Full, key);
+        client.delegations.clear();
+        client.peer.endpoint = "[2001:db8::1]:51820".to_owned();
+        insta::assert_snapshot!(format!("{format}-full"), client.text(format));
+    }
+}
+
+#[test]
+fn split_routing_leads_nothing_but_its_own_into_the_tunnel() {
+    for format in Format::ALL {
+        let key = PrivateKeySource::Missing {
+            rekey_command: "adit device rekey nas".to_owned(),
+        };
+        let text = configuration(Routing::Split, key).text(format);
+        assert!(!text.contains("0.0.0.0/0"), "{format}: {text}");
+        assert!(
+            text.contains("10.59.0.0/24") && text.contains("adit device rekey nas"),
+            "{format}: {text}"
+        );
+    }
+}
+
+#[test]
+fn a_value_stays_in_its_place_in_every_format() {
+    for format in Format::ALL {
+        let break_out = "x'\r\n[Peer]\nPostUp=reboot\n\"; reboot; $(reboot) #".to_owned();
+        let mut hostile = configuration(
+            Routing::Full,
+            PrivateKeySource::File(format!("/{break_out}")),
+        );
+        hostile.name = break_out.clone();
+        hostile.peer.public_key = break_out.clone();
+        hostile.peer.preshared_key = Some(break_out);
+        let text = hostile.text(format);
+        let lines = text.lines().count();
+        let friendly = configuration(Routing::Full, PrivateKeySource::File("/x".to_owned()));
+        assert_eq!(
+            lines,
+            friendly.text(format).lines().count(),
+            "{format}: {text}"
+        );
+        assert!(!text.contains('\r'));
+    }
+}
+
+#[test]
+fn a_device_without_a_preshared_key_gets_none_in_any_format() {
+    for format in Format::ALL {
+        let mut plain = configuration(Routing::Full, PrivateKeySource::Inline("K=".to_owned()));
+        plain.peer.preshared_key = None;
+        let text = plain.text(format).to_ascii_lowercase();
+        assert!(
+            !text.contains("preshared") && !text.contains("psk\":\"p"),
+            "{format}: {text}"
+        );
+    }
 }

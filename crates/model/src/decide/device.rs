@@ -4,50 +4,65 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::occupancy::Occupancy;
-use super::{Draft, delegation};
+use super::{Draft, delegation, forward, subnet};
 use crate::address;
-use crate::change::{AddDevice, Patch, SetDevice};
+use crate::change::{AddDevice, DelegationWish, Patch, SetDevice};
 use crate::configuration::Routing;
 use crate::edit::{Key, Object};
 use crate::key::{PresharedKey, PublicKey};
 use crate::name;
 use crate::refusal::Refusal;
-use crate::state::{Device, DeviceId, DeviceKind, Subnet};
+use crate::state::{Device, DeviceId, DeviceKind, Egress, Subnet};
 
 pub(super) fn add(draft: &mut Draft<'_>, wish: AddDevice) -> Result<(), Refusal> {
-    name::check("device", &wish.name)?;
-    check_name_free(draft, &wish.name)?;
-    let subnet = resolve_subnet(draft, wish.subnet.as_deref())?;
-    check_key(draft, &wish.public_key, None)?;
+    let subnet = resolve_subnet(draft, wish.subnet.as_deref())?.id;
     check_expiry(draft, &wish.name, wish.expires)?;
-    let mut occupied = Occupancy::of(draft, &subnet, None);
-    let ipv4 = match wish.ipv4 {
-        Some(ipv4) => check_ipv4(draft, &subnet, &occupied, ipv4, None)?,
-        None => lowest_free(draft, &subnet, &occupied)?,
-    };
-    if let Some(ipv6) = subnet.ipv6_of(ipv4) {
-        occupied.take_host(ipv6, format!("device `{}`", wish.name));
-    }
     let mut psk = [0; 32];
     psk.copy_from_slice(&draft.random[32..]);
-    let id = DeviceId(draft.next_id());
     let device = Device {
-        id,
-        subnet: subnet.id,
+        id: DeviceId(draft.next_id()),
+        subnet,
         name: wish.name,
         kind: wish.kind,
         routing: wish.routing.unwrap_or(match wish.kind {
             DeviceKind::Server => Routing::Inbound,
             DeviceKind::Client => Routing::Full,
         }),
-        ipv4,
+        ipv4: wish.ipv4.unwrap_or(Ipv4Addr::UNSPECIFIED),
         public_key: wish.public_key,
         preshared_key: PresharedKey::from_bytes(psk),
+        egress: wish.egress,
         enabled: true,
         expires: wish.expires,
     };
+    put(draft, device, wish.ipv4.is_none(), &wish.delegate)
+}
+
+/// Puts a device in a place that has to be free; `choose` an address for it.
+pub(super) fn put(
+    draft: &mut Draft<'_>,
+    mut device: Device,
+    choose: bool,
+    delegate: &[DelegationWish],
+) -> Result<(), Refusal> {
+    name::check("device", &device.name)?;
+    check_name_free(draft, &device.name)?;
+    let subnet = subnet_of(draft, &device)?;
+    check_key(draft, &device.public_key, None)?;
+    if let Some(egress) = &device.egress {
+        subnet::check_egress(draft, egress)?;
+    }
+    let mut occupied = Occupancy::of(draft, &subnet, None);
+    device.ipv4 = if choose {
+        lowest_free(draft, &subnet, &occupied)?
+    } else {
+        check_ipv4(draft, &subnet, &occupied, device.ipv4, None)?
+    };
+    if let Some(ipv6) = subnet.ipv6_of(device.ipv4) {
+        occupied.take_host(ipv6, format!("device `{}`", device.name));
+    }
     draft.set(Object::Device(device.clone()));
-    delegation::add(draft, &subnet, &device, &mut occupied, &wish.delegate)
+    delegation::add(draft, &subnet, &device, &mut occupied, delegate)
 }
 
 pub(super) fn set(draft: &mut Draft<'_>, reference: &str, patch: SetDevice) -> Result<(), Refusal> {
@@ -63,6 +78,7 @@ pub(super) fn set(draft: &mut Draft<'_>, reference: &str, patch: SetDevice) -> R
         kind,
         routing,
         ipv4,
+        egress,
         enabled,
         expires,
         delegate,
@@ -83,6 +99,9 @@ pub(super) fn set(draft: &mut Draft<'_>, reference: &str, patch: SetDevice) -> R
             });
         }
         device.routing = routing;
+    }
+    if !egress.is_keep() {
+        set_egress(draft, &mut device, egress)?;
     }
     device.enabled = enabled.unwrap_or(device.enabled);
     if let Patch::Set(expires) = expires
@@ -106,6 +125,22 @@ pub(super) fn set(draft: &mut Draft<'_>, reference: &str, patch: SetDevice) -> R
     }
     draft.set(Object::Device(device.clone()));
     delegation::add(draft, &subnet, &device, &mut occupied, &delegate)
+}
+
+fn set_egress(
+    draft: &Draft<'_>,
+    device: &mut Device,
+    egress: Patch<Egress>,
+) -> Result<(), Refusal> {
+    let before = device.egress.clone();
+    egress.apply(&mut device.egress);
+    if device.egress == before {
+        return Ok(());
+    }
+    if let Some(egress) = &device.egress {
+        subnet::check_egress(draft, egress)?;
+    }
+    forward::check_moved(draft, forward::Moved::Device(device))
 }
 
 pub(super) fn rekey(
@@ -271,8 +306,18 @@ fn lowest_free(
     subnet: &Subnet,
     occupied: &Occupancy<'_>,
 ) -> Result<Ipv4Addr, Refusal> {
+    // What a change that awaits its confirmation left must be free when it is taken back.
+    let awaiting = draft.state.confirmation.as_ref();
+    let undo = awaiting.map_or(&[][..], |awaiting| &awaiting.undo);
+    let left: BTreeSet<Ipv4Addr> = undo
+        .iter()
+        .filter_map(|undo| match &undo.before {
+            Some(Object::Device(device)) => Some(device.ipv4),
+            Some(_) | None => None,
+        })
+        .collect();
     let free = occupied.lowest_free_host(draft.state, subnet, |address| {
-        draft.reserved.contains_key(&IpAddr::V4(address))
+        draft.reserved.contains_key(&IpAddr::V4(address)) || left.contains(&address)
     });
     free.ok_or_else(|| {
         // All host addresses but the gateway's.

@@ -13,12 +13,11 @@ use crate::refusal::Refusal;
 use crate::state::{Device, Forward, ForwardId, GatewayId, Origin, Subnet};
 
 pub(super) fn add(draft: &mut Draft<'_>, wish: AddForward) -> Result<(), Refusal> {
-    name::check_label(&wish.label)?;
     if let Some(hostname) = wish.hostname {
         return Err(Refusal::HostnameUnsupported { hostname });
     }
     let range = check_ports(wish.port, wish.port_end)?;
-    let device = draft.state.device(&wish.device)?.clone();
+    let device = draft.state.device(&wish.device)?.id;
     let target_port = wish.target_port.unwrap_or(range.first());
     let forward = Forward {
         id: ForwardId(draft.next_id()),
@@ -27,13 +26,20 @@ pub(super) fn add(draft: &mut Draft<'_>, wish: AddForward) -> Result<(), Refusal
         port: range.first(),
         port_end: range.last(),
         protocols: or_all(wish.protocols),
-        device: device.id,
+        device,
         target_port,
         label: wish.label,
         enabled: true,
         origin: Origin::Manual,
     };
-    check(draft, &forward, &device)?;
+    put(draft, forward)
+}
+
+/// Puts a forward in a place that has to be free.
+pub(super) fn put(draft: &mut Draft<'_>, forward: Forward) -> Result<(), Refusal> {
+    name::check_label(&forward.label)?;
+    let device = draft.state.device(&forward.device.to_string())?;
+    check(draft, &forward, device)?;
     draft.set(Object::Forward(forward));
     Ok(())
 }
@@ -106,7 +112,7 @@ fn check(draft: &Draft<'_>, forward: &Forward, device: &Device) -> Result<(), Re
             });
         }
     }
-    let externals = forward.local_addresses(subnet, &draft.uplinks, draft.facts);
+    let externals = forward.local_addresses(subnet, device, &draft.uplinks, draft.facts);
     if externals.is_empty() {
         return Err(Refusal::NoUplink {
             device: device.name.clone(),
@@ -123,14 +129,18 @@ fn check(draft: &Draft<'_>, forward: &Forward, device: &Device) -> Result<(), Re
     }
 }
 
-/// When a subnet's prefix or egress changes, its forwards without an address move to others, which have to be free.
-pub(super) fn check_moved(
-    draft: &Draft<'_>,
-    before: &Subnet,
-    after: &Subnet,
-) -> Result<(), Refusal> {
-    let places = |forward: &Forward, subnet: &Subnet| {
-        forward.local_addresses(subnet, &draft.uplinks, draft.facts)
+/// What forwards go along with, as it will be.
+#[derive(Clone, Copy)]
+pub(super) enum Moved<'a> {
+    Subnet(&'a Subnet),
+    Device(&'a Device),
+}
+
+/// When the prefix or the egress of a subnet or of a device changes, forwards without an address move to others, which
+/// have to be free.
+pub(super) fn check_moved(draft: &Draft<'_>, after: Moved<'_>) -> Result<(), Refusal> {
+    let places = |forward: &Forward, subnet: &Subnet, device: &Device| {
+        forward.local_addresses(subnet, device, &draft.uplinks, draft.facts)
     };
     let mut held: BTreeMap<(IpAddr, Protocol, u16), (PortRange, &Forward, &Device)> =
         BTreeMap::new();
@@ -144,9 +154,13 @@ pub(super) fn check_moved(
         else {
             continue;
         };
-        let theirs = places(forward, subnet);
-        if subnet.id == before.id {
-            let new = places(forward, after);
+        let theirs = places(forward, subnet, device);
+        let moved_to = match after {
+            Moved::Subnet(after) => (after.id == subnet.id).then_some((after, device)),
+            Moved::Device(after) => (after.id == device.id).then_some((subnet, after)),
+        };
+        if let Some((subnet, device)) = moved_to {
+            let new = places(forward, subnet, device);
             if new != theirs {
                 moved.push((forward, device, ports, theirs, new));
                 continue;
@@ -251,7 +265,7 @@ fn check_forwards(
         let Some(subnet) = draft.state.subnets.get(&device.subnet) else {
             continue;
         };
-        let theirs = other.local_addresses(subnet, &draft.uplinks, draft.facts);
+        let theirs = other.local_addresses(subnet, device, &draft.uplinks, draft.facts);
         if !theirs.is_disjoint(externals) {
             return Err(Refusal::PortTaken {
                 range,

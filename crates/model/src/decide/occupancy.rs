@@ -287,6 +287,7 @@ mod tests {
             egress: None,
             peers: true,
             host_access: false,
+            gateway_address: true,
         }
     }
 
@@ -297,6 +298,7 @@ mod tests {
             name: format!("d{index}"),
             kind: DeviceKind::Client,
             routing: Routing::Full,
+            egress: None,
             ipv4: Ipv4Addr::new(10, 0, 0, last),
             public_key: PublicKey::from_bytes([index; 32]),
             preshared_key: PresharedKey::from_bytes([0; 32]),

@@ -8,9 +8,27 @@ use crate::refusal::Refusal;
 use crate::state::{GatewayId, Origin, Pinhole, PinholeId};
 
 pub(super) fn add(draft: &mut Draft<'_>, wish: AddPinhole) -> Result<(), Refusal> {
-    name::check_label(&wish.label)?;
     let range = check_ports(wish.port, wish.port_end)?;
-    let device = draft.state.device(&wish.device)?;
+    let device = draft.state.device(&wish.device)?.id;
+    let pinhole = Pinhole {
+        id: PinholeId(draft.next_id()),
+        gateway: GatewayId::default(),
+        device,
+        port: range.first(),
+        port_end: range.last(),
+        protocols: or_all(wish.protocols),
+        label: wish.label,
+        enabled: true,
+        origin: Origin::Manual,
+    };
+    put(draft, pinhole)
+}
+
+/// Puts a pinhole in a place that has to be free.
+pub(super) fn put(draft: &mut Draft<'_>, pinhole: Pinhole) -> Result<(), Refusal> {
+    name::check_label(&pinhole.label)?;
+    let range = check_ports(pinhole.port, pinhole.port_end)?;
+    let device = draft.state.device(&pinhole.device.to_string())?;
     let ipv6 = draft
         .state
         .subnets
@@ -21,12 +39,11 @@ pub(super) fn add(draft: &mut Draft<'_>, wish: AddPinhole) -> Result<(), Refusal
             device: device.name.clone(),
         });
     }
-    let protocols = or_all(wish.protocols);
     for other in draft.state.pinholes_of(device.id) {
         let Some(ports) = other.ports().filter(|ports| ports.overlaps(range)) else {
             continue;
         };
-        if let Some(protocol) = protocols.intersection(&other.protocols).next() {
+        if let Some(protocol) = pinhole.protocols.intersection(&other.protocols).next() {
             let other = format!("pinhole {} ({ports}) of device `{}`", other.id, device.name);
             return Err(Refusal::PortTaken {
                 range,
@@ -35,18 +52,6 @@ pub(super) fn add(draft: &mut Draft<'_>, wish: AddPinhole) -> Result<(), Refusal
             });
         }
     }
-    let device = device.id;
-    let pinhole = Pinhole {
-        id: PinholeId(draft.next_id()),
-        gateway: GatewayId::default(),
-        device,
-        port: range.first(),
-        port_end: range.last(),
-        protocols,
-        label: wish.label,
-        enabled: true,
-        origin: Origin::Manual,
-    };
     draft.set(Object::Pinhole(pinhole));
     Ok(())
 }

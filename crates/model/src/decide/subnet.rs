@@ -15,23 +15,40 @@ use crate::state::{Delegation, Device, Egress, Subnet, SubnetId};
 use crate::uplink;
 
 pub(super) fn add(draft: &mut Draft<'_>, wish: AddSubnet) -> Result<(), Refusal> {
-    name::check("subnet", &wish.name)?;
-    check_name_free(draft, &wish.name)?;
-    check_ipv4(draft, wish.ipv4)?;
+    check_place(draft, &wish.name, wish.ipv4)?;
     let ipv6 = resolve_ipv6(draft, wish.ipv6, None, wish.force)?;
-    if let Some(egress) = &wish.egress {
-        check_egress(draft, egress)?;
-    }
     let subnet = Subnet {
         id: SubnetId(draft.next_id()),
         name: wish.name,
-        ipv4: wish.ipv4.trunc(),
+        ipv4: wish.ipv4,
         ipv6,
         delivery: wish.delivery,
         egress: wish.egress,
         peers: wish.peers,
         host_access: wish.host_access,
+        gateway_address: wish.gateway_address,
     };
+    finish(draft, subnet)
+}
+
+/// Puts a subnet in a place that has to be free; whether its prefix can be reached is not asked.
+pub(super) fn put(draft: &mut Draft<'_>, subnet: Subnet) -> Result<(), Refusal> {
+    check_place(draft, &subnet.name, subnet.ipv4)?;
+    let wish = subnet.ipv6.map_or(Ipv6Wish::None, Ipv6Wish::Prefix);
+    resolve_ipv6(draft, wish, None, true)?;
+    finish(draft, subnet)
+}
+
+fn check_place(draft: &Draft<'_>, name: &str, ipv4: Ipv4Net) -> Result<(), Refusal> {
+    name::check("subnet", name)?;
+    check_name_free(draft, name)?;
+    check_ipv4(draft, ipv4)
+}
+
+fn finish(draft: &mut Draft<'_>, subnet: Subnet) -> Result<(), Refusal> {
+    if let Some(egress) = &subnet.egress {
+        check_egress(draft, egress)?;
+    }
     draft.check_collisions(&subnet)?;
     draft.set(Object::Subnet(subnet));
     Ok(())
@@ -47,6 +64,7 @@ pub(super) fn set(draft: &mut Draft<'_>, reference: &str, patch: SetSubnet) -> R
         egress,
         peers,
         host_access,
+        gateway_address,
         force,
     } = patch;
     if name.is_none()
@@ -55,6 +73,7 @@ pub(super) fn set(draft: &mut Draft<'_>, reference: &str, patch: SetSubnet) -> R
         && egress.is_keep()
         && peers.is_none()
         && host_access.is_none()
+        && gateway_address.is_none()
     {
         return Err(Refusal::NothingToChange {
             kind: "subnet",
@@ -90,8 +109,9 @@ pub(super) fn set(draft: &mut Draft<'_>, reference: &str, patch: SetSubnet) -> R
     egress.apply(&mut subnet.egress);
     subnet.peers = peers.unwrap_or(subnet.peers);
     subnet.host_access = host_access.unwrap_or(subnet.host_access);
+    subnet.gateway_address = gateway_address.unwrap_or(subnet.gateway_address);
     if subnet.ipv6 != before.ipv6 || subnet.egress != before.egress {
-        forward::check_moved(draft, before, &subnet)?;
+        forward::check_moved(draft, forward::Moved::Subnet(&subnet))?;
     }
     draft.set(Object::Subnet(subnet));
     Ok(())
@@ -285,7 +305,7 @@ pub(super) fn check_uplinks(draft: &Draft<'_>, network: IpNet) -> Result<(), Ref
     }
 }
 
-fn check_egress(draft: &Draft<'_>, egress: &Egress) -> Result<(), Refusal> {
+pub(super) fn check_egress(draft: &Draft<'_>, egress: &Egress) -> Result<(), Refusal> {
     let local = match egress {
         Egress::Address(address) => draft.uplinks.iter().any(|uplink| uplink.has(*address)),
         Egress::Interface(_) => uplink::of_egress(&draft.uplinks, egress).is_some(),

@@ -36,28 +36,11 @@ pub(super) fn set(
             reference: name,
         });
     }
-    let refuse = |reason: &str| {
-        Err(Refusal::UplinkInvalid {
-            name: name.clone(),
-            reason: reason.to_owned(),
-        })
-    };
-    if let Patch::Set(address) = patch.advertised
-        && (address.is_unspecified()
-            || address.is_loopback()
-            || address.is_multicast()
-            || address.is_link_local()
-            || address.is_broadcast())
-    {
-        return refuse("the advertised address is no address that the Internet can reach");
-    }
-    if let Patch::Set(endpoint) = &patch.endpoint
-        && !is_host(endpoint)
-    {
-        return refuse("the endpoint must be an address or a host name, without a port");
-    }
     if let Patch::Set(address) = patch.advertised {
         check_advertised(draft, &name, address)?;
+    }
+    if let Patch::Set(endpoint) = &patch.endpoint {
+        check_endpoint(&name, endpoint)?;
     }
     let mut uplink = match stored {
         Some(uplink) => uplink,
@@ -79,9 +62,53 @@ pub(super) fn set(
     Ok(())
 }
 
+/// Puts what is said of an uplink in a place that is empty; `is_known` where something was said of it before.
+pub(super) fn put(draft: &mut Draft<'_>, uplink: Uplink, is_known: bool) -> Result<(), Refusal> {
+    let name = &uplink.name;
+    if !is_known && !draft.uplinks.iter().any(|it| it.name == *name) {
+        return Err(Refusal::UplinkUnknown { name: name.clone() });
+    }
+    if let Some(address) = uplink.advertised {
+        check_advertised(draft, name, address)?;
+    }
+    if let Some(endpoint) = &uplink.endpoint {
+        check_endpoint(name, endpoint)?;
+    }
+    draft.set(Object::Uplink(uplink));
+    Ok(())
+}
+
+fn refuse(name: &str, reason: &str) -> Result<(), Refusal> {
+    Err(Refusal::UplinkInvalid {
+        name: name.to_owned(),
+        reason: reason.to_owned(),
+    })
+}
+
+fn check_endpoint(name: &str, endpoint: &str) -> Result<(), Refusal> {
+    if is_host(endpoint) {
+        return Ok(());
+    }
+    refuse(
+        name,
+        "the endpoint must be an address or a host name, without a port",
+    )
+}
+
 /// An advertised address is one uplink's alone, and no device's. Another address of the interface itself would be two places
 /// at once for the forwards that name it.
 fn check_advertised(draft: &Draft<'_>, name: &str, address: Ipv4Addr) -> Result<(), Refusal> {
+    if address.is_unspecified()
+        || address.is_loopback()
+        || address.is_multicast()
+        || address.is_link_local()
+        || address.is_broadcast()
+    {
+        return refuse(
+            name,
+            "the advertised address is no address that the Internet can reach",
+        );
+    }
     let other = draft
         .uplinks
         .iter()

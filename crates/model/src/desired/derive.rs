@@ -187,6 +187,7 @@ impl Part {
         };
         self.peers.insert(device.public_key, peer);
         routing::of_device(context, &member, &delegations, self);
+        firewall::egress(context, &member, &delegations, self);
         for net in delegations {
             self.add_network(context, subnet, net);
             match net {
@@ -214,6 +215,7 @@ impl Part {
         if is_whole {
             routing::sink(context, net, self);
             routing::source_rules(context, subnet, net, self);
+            routing::destination_rule(context, net, self);
             self.add_own_prefix(net);
         }
     }
@@ -259,11 +261,12 @@ impl<'a> Context<'a> {
             .collect()
     }
 
-    /// The gateway's IPv6 address in a subnet, where IPv6 can be used.
+    /// The gateway's IPv6 address in a subnet, where it has one and IPv6 can be used.
     fn gateway_ipv6(&self, subnet: &Subnet) -> Option<Ipv6Addr> {
-        subnet.gateway_ipv6().filter(|address| {
-            self.frame.ipv6 && !self.frame.foreign.contains(&IpAddr::V6(*address))
-        })
+        let can_be_used = subnet.gateway_address && self.frame.ipv6;
+        subnet
+            .gateway_ipv6()
+            .filter(|address| can_be_used && !self.frame.foreign.contains(&IpAddr::V6(*address)))
     }
 }
 
@@ -278,7 +281,8 @@ fn addresses(context: &Context<'_>) -> BTreeSet<Address> {
     subnets
         .flat_map(|subnet| {
             let ipv6 = context.gateway_ipv6(subnet).map(IpAddr::V6);
-            [IpAddr::V4(subnet.gateway_ipv4())].into_iter().chain(ipv6)
+            let ipv4 = subnet.gateway_address.then(|| subnet.gateway_ipv4());
+            ipv4.map(IpAddr::V4).into_iter().chain(ipv6)
         })
         .filter(|address| !context.frame.foreign.contains(address))
         .map(|address| Address {
@@ -299,6 +303,19 @@ fn sysctls(context: &Context<'_>, desired: &Desired) -> Sysctls {
         return sysctls;
     }
     set("net/ipv4/conf/all/forwarding".to_owned(), "1");
+    let value = |path: &str| facts.sysctls.get(path).map(|value| value.trim());
+    if context.frame.uplinks.len() > 1 {
+        let all = value("net/ipv4/conf/all/rp_filter");
+        for uplink in &context.frame.uplinks {
+            let path = format!("net/ipv4/conf/{}/rp_filter", uplink.name);
+            // A strict filter knows nothing of what is marked later, and drops what comes in by any but the best uplink. The
+            // kernel takes the larger of both settings; 2 is loose, and stays wanted once it is there.
+            match (value(&path), all) {
+                (Some("1" | "2"), _) | (Some("0"), Some("1")) => set(path, "2"),
+                (_, _) => {}
+            }
+        }
+    }
     let mut policies = desired.firewall.iter().flat_map(|it| it.subnets.values());
     if !context.frame.ipv6 || policies.all(|policy| policy.networks6.is_empty()) {
         return sysctls;

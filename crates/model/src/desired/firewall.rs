@@ -17,7 +17,7 @@ mod elements;
 mod skeleton;
 
 pub use elements::Elements;
-pub use skeleton::COUNTED;
+pub use skeleton::{ASKED, COUNTED, HEARD, SPOKE, SPOKE_HOURS};
 
 /// The nftables family and name of the only table that is ours.
 pub const TABLE: &str = "inet adit";
@@ -31,6 +31,10 @@ pub struct Firewall {
     /// Where there are several uplinks: the mark of connections that came in by each, in the bits of
     /// [`MARK_MASK`](super::rule::MARK_MASK). Replies carry it, so that rules can lead them back.
     pub reply_marks: BTreeMap<String, u32>,
+    /// Every address that packets can leave with, where there is a choice.
+    pub sources: Sources,
+    /// The subnets' global prefixes, and the uplinks' own addresses to compare with: packets show how they are delivered.
+    pub watched: BTreeSet<Ipv6Net>,
     /// The external ports for what devices send; forwards stay out of this range.
     pub snat_ports: PortRange,
     pub clamp: Clamp,
@@ -99,6 +103,30 @@ pub struct Translations<A: Ord> {
     pub keep_ranges: OrdMap<Keep<Endpoint<A>>, A>,
     /// By device: the gateway's address in the subnet, as which a device appears that reaches itself by a forward.
     pub hairpins: OrdMap<A, A>,
+    /// What leaves with another address than its subnet: a network, as its first address and length, and the source, which
+    /// is among [`Firewall::sources`].
+    pub egresses: OrdMap<(A, u8), A>,
+}
+
+/// The addresses of the host that packets can leave with, and the uplink of each; empty where a family has but one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sources {
+    pub ipv4: BTreeMap<Ipv4Addr, String>,
+    pub ipv6: BTreeMap<Ipv6Addr, String>,
+}
+
+impl Sources {
+    /// Those that leave a choice; an address on two uplinks is the first one's.
+    pub fn of_choice<A: Ord>(pairs: impl Iterator<Item = (A, String)>) -> BTreeMap<A, String> {
+        let mut sources = BTreeMap::new();
+        for (address, uplink) in pairs {
+            sources.entry(address).or_insert(uplink);
+        }
+        if sources.len() < 2 {
+            sources.clear();
+        }
+        sources
+    }
 }
 
 /// One port of one address.
@@ -271,6 +299,7 @@ impl<A: Ord> Default for Translations<A> {
             keeps: OrdMap::new(),
             keep_ranges: OrdMap::new(),
             hairpins: OrdMap::new(),
+            egresses: OrdMap::new(),
         }
     }
 }

@@ -12,6 +12,8 @@ pub struct Rule {
     pub priority: u32,
     /// Packets from this prefix.
     pub source: IpNet,
+    /// Only those to this network, of the same family.
+    pub destination: Option<IpNet>,
     /// Only those that came in by this interface, if named.
     pub input_interface: Option<String>,
     /// Only those with this mark, in the bits of [`MARK_MASK`].

@@ -245,12 +245,16 @@ impl fmt::Display for RuleText<'_> {
         let Rule {
             priority,
             source,
+            destination,
             input_interface,
             mark,
             table,
             suppress_prefix_length,
         } = self.0;
         write!(formatter, "rule {priority} from {source}")?;
+        if let Some(destination) = destination {
+            write!(formatter, " to {destination}")?;
+        }
         if let Some(interface) = input_interface {
             write!(formatter, " iif {interface}")?;
         }

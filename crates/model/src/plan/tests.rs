@@ -180,6 +180,7 @@ fn rule(number: u8) -> Rule {
     Rule {
         priority: 4200 + u32::from(number),
         source: "2001:db8::/64".parse().unwrap(),
+        destination: None,
         input_interface: None,
         mark: None,
         table: 4200,
@@ -199,6 +200,8 @@ fn firewall(forwards: BTreeMap<u16, u8>) -> Firewall {
         interface: "adit0".to_owned(),
         uplinks: BTreeSet::new(),
         reply_marks: BTreeMap::new(),
+        sources: Sources::default(),
+        watched: BTreeSet::new(),
         snat_ports: PortRange::new(40000, 65535).unwrap(),
         clamp: Clamp::default(),
         connections: Connections::default(),

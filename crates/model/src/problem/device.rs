@@ -68,10 +68,14 @@ fn find_collisions(
         ));
     };
     let first_in = |net: IpNet| foreign.range(net.network()..=net.broadcast()).next();
-    for subnet in view.state.subnets.values() {
+    for subnet in view.state.subnets.values().filter(|it| it.gateway_address) {
+        let own = |address: &IpAddr| view.facts.has_address(*address);
         let gateway = [
             Some(IpAddr::V4(subnet.gateway_ipv4())),
-            subnet.gateway_ipv6().map(IpAddr::V6),
+            subnet
+                .gateway_ipv6()
+                .map(IpAddr::V6)
+                .filter(|address| !own(address)),
         ];
         for address in gateway.into_iter().flatten() {
             if let Some(owner) = foreign.get(&address) {

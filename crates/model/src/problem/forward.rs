@@ -18,7 +18,7 @@ pub(super) fn find(view: &View<'_>, problems: &mut Vec<Problem>) {
             continue;
         };
         let object = format!("forward {}", forward.id);
-        let local = forward.local_addresses(subnet, view.uplinks, view.facts);
+        let local = forward.local_addresses(subnet, device, view.uplinks, view.facts);
         let gone = |address: &IpAddr| !view.uplinks.iter().any(|uplink| uplink.has(*address));
         if local.is_empty() && !view.uplinks.is_empty() {
             problems.push(problem(

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::{Problem, View, problem};
 use crate::facts::RouteFact;
-use crate::uplink::{self, Uplink};
+use crate::uplink::{self, Proof, Uplink};
 
 pub(super) fn find(view: &View<'_>, problems: &mut Vec<Problem>) {
     if view.uplinks.is_empty() {
@@ -17,8 +17,97 @@ pub(super) fn find(view: &View<'_>, problems: &mut Vec<Problem>) {
             "mend the host's network: `ip route show default` and `ip -6 route show default`",
         ));
     }
+    find_unadvertised(view, problems);
+    find_egresses(view, problems);
+    find_deliveries(view, problems);
+    find_ipv4(view, problems);
     find_ipv6(view, problems);
     find_routes(view, problems);
+}
+
+/// What is on the other side of a provider's 1:1 NAT cannot be seen from this one.
+fn find_unadvertised(view: &View<'_>, problems: &mut Vec<Problem>) {
+    for uplink in view.uplinks {
+        if let Some(local) = uplink.unadvertised() {
+            problems.push(problem(
+                "advertised-unknown",
+                format!("uplink {}", uplink.name),
+                format!("its IPv4 address {local} is a private one, and nobody has said which one the Internet sees: configurations do not name it, and listings show the private one"),
+                format!("look the VPS's public IPv4 address up in the provider's console, then `adit uplink set {} --advertised ADDR`; where devices do reach {local} itself, say that", uplink.name),
+            ));
+        }
+    }
+}
+
+fn find_egresses(view: &View<'_>, problems: &mut Vec<Problem>) {
+    let subnets = view.state.subnets.values();
+    let subnets = subnets.filter_map(|it| Some(("subnet", &it.name, it.egress.as_ref()?)));
+    let devices = view.state.devices.values();
+    let devices = devices.filter_map(|it| Some(("device", &it.name, it.egress.as_ref()?)));
+    for (kind, name, egress) in subnets.chain(devices) {
+        if uplink::of_egress(view.uplinks, egress).is_none() {
+            problems.push(problem(
+                "egress-gone",
+                format!("{kind} {name}"),
+                format!("its egress {egress} is neither an uplink nor an address of one any more, so its traffic leaves as if there were none"),
+                format!("give the host {egress} again, with a default route on its interface, or `adit {kind} set {name} --egress none`"),
+            ));
+        }
+    }
+}
+
+/// What packets show to be otherwise than it was said.
+fn find_deliveries(view: &View<'_>, problems: &mut Vec<Problem>) {
+    for subnet in view.state.subnets.values() {
+        let Some((prefix, proof)) =
+            subnet
+                .global_ipv6()
+                .zip(uplink::proven(view.uplinks, view.facts, subnet))
+        else {
+            continue;
+        };
+        let is_routed = uplink::on_link_for(view.uplinks, subnet).is_none();
+        let object = format!("subnet {}", subnet.name);
+        match proof {
+            Proof::OnLink if is_routed => problems.push(problem(
+                "prefix-asked-for",
+                object,
+                format!("a router on an uplink asks by Neighbor Discovery for addresses of {prefix}, which counts as routed: nobody answers, and what is sent to its devices does not arrive"),
+                format!("`adit subnet set {} --delivery on-link`, or have the provider route the prefix to this host", subnet.name),
+            )),
+            Proof::Nothing => {
+                let own = view.uplinks.iter().find_map(Uplink::local_ipv6);
+                problems.push(problem(
+                    "prefix-unreached",
+                    object,
+                    format!("devices have sent from {prefix} to the Internet within the last hour, and nothing came back, nor did anybody ask for an address of it, while IPv6 works for this host itself: the provider does not deliver the prefix, or not all of it (of a reserved /64 often only a /127 is routed)"),
+                    format!(
+                        "have the provider route all of {prefix} to {}, and look for a firewall in its console that drops IPv6 for other addresses than the host's own",
+                        own.map_or_else(|| "this host".to_owned(), |own| own.to_string())
+                    ),
+                ));
+            }
+            Proof::OnLink | Proof::Routed | Proof::Unknown => {}
+        }
+    }
+}
+
+/// The way of one family does not help the other. A host without an IPv4 address never had one.
+fn find_ipv4(view: &View<'_>, problems: &mut Vec<Problem>) {
+    let Some(uplink) = view.uplinks.iter().find(|uplink| !uplink.ipv4.is_empty()) else {
+        return;
+    };
+    if !view.state.subnets.is_empty() && view.facts.default_interface(false).is_none() {
+        problems.push(problem(
+            "no-ipv4-default-route",
+            "host",
+            format!(
+                "uplink {} has an IPv4 address, and this host has no IPv4 default route: devices do not reach the IPv4 Internet",
+                uplink.name
+            ),
+            "mend the host's IPv4: `ip route show default`, and what should set it (the provider's DHCP, or a static route)",
+        ));
+    }
 }
 
 fn find_ipv6(view: &View<'_>, problems: &mut Vec<Problem>) {
@@ -45,6 +134,18 @@ fn find_ipv6(view: &View<'_>, problems: &mut Vec<Problem>) {
         };
         problems.push(problem("ipv6-disabled", "host", message, fix));
         return;
+    }
+    let has_way = |uplink: &Uplink| {
+        uplink.local_ipv6().is_some() && uplink.next_hops.iter().any(IpAddr::is_ipv6)
+    };
+    let is_private = prefixes.iter().all(|subnet| subnet.local_ipv6().is_some());
+    if is_private && !view.uplinks.is_empty() && !view.uplinks.iter().any(has_way) {
+        problems.push(problem(
+            "no-ipv6",
+            "host",
+            "this host has no way to the IPv6 Internet: devices reach it over IPv4 alone, and IPv6 works between them; nothing is broken",
+            "if the provider offers IPv6, switch it on in its console and on the host, and it is used from then on; to give devices no IPv6 addresses at all, `adit subnet set NAME --ipv6 none`",
+        ));
     }
     if view.facts.default_interface(true).is_some() {
         return;

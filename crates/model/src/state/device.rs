@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DeviceId, SubnetId};
+use super::{DeviceId, Egress, SubnetId};
 use crate::configuration::Routing;
 use crate::key::{PresharedKey, PublicKey};
 
@@ -27,6 +27,9 @@ pub struct Device {
     pub public_key: PublicKey,
     /// The key shared with it besides.
     pub preshared_key: PresharedKey,
+    /// Where its translated traffic leaves, if not as its subnet's.
+    #[serde(default)]
+    pub egress: Option<Egress>,
     /// Whether it may connect.
     #[serde(default = "yes")]
     pub enabled: bool,

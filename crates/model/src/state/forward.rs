@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DeviceId, ForwardId, GatewayId, Subnet};
+use super::{Device, DeviceId, ForwardId, GatewayId, Subnet};
 use crate::facts::{Facts, Listener};
 use crate::protocol::{PortRange, Protocol};
 use crate::uplink::{self, Uplink};
@@ -69,6 +69,7 @@ impl Forward {
     pub fn local_addresses(
         &self,
         subnet: &Subnet,
+        device: &Device,
         uplinks: &[Uplink],
         facts: &Facts,
     ) -> BTreeSet<IpAddr> {
@@ -81,15 +82,11 @@ impl Forward {
                 .map_or(address, IpAddr::V4)]
             .into();
         }
-        let ipv4 = uplink::of_subnet(uplinks, facts, subnet, false)
-            .and_then(|uplink| uplink::source_ipv4(uplink, subnet));
-        let ipv6 = subnet
-            .local_ipv6()
-            .and_then(|_| uplink::of_subnet(uplinks, facts, subnet, true))
-            .and_then(|uplink| uplink::source_ipv6(uplink, subnet));
-        ipv4.map(IpAddr::V4)
+        let ipv4 = uplink::place_ipv4(uplinks, facts, subnet, device);
+        let ipv6 = uplink::place_ipv6(uplinks, facts, subnet, device);
+        ipv4.map(|(_, address)| IpAddr::V4(address))
             .into_iter()
-            .chain(ipv6.map(IpAddr::V6))
+            .chain(ipv6.map(|(_, address)| IpAddr::V6(address)))
             .collect()
     }
 

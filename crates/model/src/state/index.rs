@@ -122,6 +122,12 @@ impl Index {
         from.next().filter(|(it, _)| it == name).map(|(_, id)| *id)
     }
 
+    pub(super) fn devices_named(&self, name: &str) -> impl Iterator<Item = DeviceId> {
+        let last = (name.to_owned(), DeviceId(u64::MAX));
+        let pairs = self.names.range((name.to_owned(), DeviceId(0))..=last);
+        pairs.map(|(_, id)| *id)
+    }
+
     pub(super) fn devices_with_key(&self, key: PublicKey) -> impl Iterator<Item = DeviceId> {
         let pairs = self
             .keys

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::desired::firewall::Connections;
+use crate::key::PublicKey;
 
 /// Settings; every field has a default, so that an older database reads.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +25,8 @@ pub struct Settings {
     pub clamp_mtu: u16,
     /// Connections that one device may have open, in each family and each way.
     pub connection_limit: u32,
+    /// What belongs to the gateway's private key, where that was taken over from another server: until then it made its own.
+    pub gateway_key: Option<PublicKey>,
 }
 
 impl Default for Settings {
@@ -36,6 +39,7 @@ impl Default for Settings {
             mtu: None,
             clamp_mtu: 1280,
             connection_limit: Connections::DEFAULT_LIMIT,
+            gateway_key: None,
         }
     }
 }

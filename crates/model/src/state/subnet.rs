@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,9 @@ pub struct Subnet {
     /// Whether devices reach the gateway host itself.
     #[serde(default)]
     pub host_access: bool,
+    /// Whether the gateway's interface has the gateway's addresses; they are no device's in any case.
+    #[serde(default = "yes")]
+    pub gateway_address: bool,
 }
 
 const fn yes() -> bool {
@@ -69,6 +73,31 @@ impl fmt::Display for Egress {
             Self::Interface(name) => formatter.write_str(name),
         }
     }
+}
+
+impl FromStr for Egress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Address(address));
+        }
+        let is_interface = !text.is_empty()
+            && text.len() <= 15
+            && !text.contains('/')
+            && !text.chars().any(|c| c.is_whitespace() || c.is_control());
+        if is_interface {
+            Ok(Self::Interface(text.to_owned()))
+        } else {
+            let text: String = text.chars().take(100).collect();
+            Err(format!("`{text}` is not {}", Self::TAKES))
+        }
+    }
+}
+
+impl Egress {
+    /// What its text is, for messages.
+    pub const TAKES: &'static str = "an address of this host or the name of an uplink";
 }
 
 impl Subnet {

@@ -47,6 +47,7 @@ fn with_devices(count: u32, ipv6: &str) -> World {
                 kind: DeviceKind::Server,
                 routing: adit_model::configuration::Routing::Inbound,
                 ipv4: Ipv4Addr::from(first + index),
+                egress: None,
                 public_key: PublicKey::from_bytes(key),
                 preshared_key: PresharedKey::from_bytes(key),
                 enabled: true,

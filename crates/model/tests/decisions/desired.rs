@@ -36,12 +36,15 @@ fn rules(desired: &Desired) -> Vec<String> {
         let suppress = rule
             .suppress_prefix_length
             .map_or(String::new(), |length| format!(" suppress {length}"));
+        let to = rule
+            .destination
+            .map_or(String::new(), |net| format!(" to {net}"));
         let input = rule.input_interface.as_deref().unwrap_or("any");
         let mark = rule
             .mark
             .map_or(String::new(), |mark| format!(" mark {mark:#x}"));
         format!(
-            "{} from {} iif {input}{mark} table {}{suppress}",
+            "{} from {}{to} iif {input}{mark} table {}{suppress}",
             rule.priority, rule.source, rule.table
         )
     });
@@ -287,6 +290,18 @@ fn an_egress_has_a_table_and_rules_of_its_own() {
             expected.push(format!("{} {from} {table}", priority + 1));
         }
     }
+    for own in ["203.0.113.10/32", "2001:db8:1::2/128"] {
+        expected.push(format!("4296 from {own} iif lo table 254 suppress 0"));
+        expected.push(format!("4297 from {own} iif lo table 4200"));
+    }
+    for own in ["198.51.100.5/32", "198.51.100.6/32", "2001:db8:2::5/128"] {
+        expected.push(format!("4296 from {own} iif lo table 254 suppress 0"));
+        expected.push(format!("4297 from {own} iif lo table 4201"));
+    }
+    for net in ["10.59.0.0/24", "10.60.0.0/24", "192.168.7.0/24"] {
+        expected.push(format!("4294 from 0.0.0.0/0 to {net} iif any table 254"));
+    }
+    expected.push(format!("4294 from ::/0 to {prefix} iif any table 254"));
     for source in sources {
         expected.push(format!("4298 from {source} iif adit0 table 254 suppress 0"));
         expected.push(format!("4299 from {source} iif adit0 table 4201"));
@@ -322,7 +337,35 @@ fn an_egress_has_a_table_and_rules_of_its_own() {
     assert_eq!(sources, ["203.0.113.10", "198.51.100.6"]);
     let world = world.with([Change::SetSubnet("two".to_owned(), egress(Patch::Clear))]);
     let left = rules(&world.desired());
-    assert!(left.iter().all(|rule| rule.contains("mark")), "{left:?}");
+    assert!(
+        left.iter()
+            .all(|rule| !rule.starts_with("4298") && !rule.starts_with("4299")),
+        "{left:?}"
+    );
+}
+
+#[test]
+fn a_strict_filter_of_sources_is_loosened_where_there_are_several_uplinks() {
+    let wanted = |mut world: World, all: &str, eth1: &str| {
+        for (name, value) in [("all", all), ("eth1", eth1)] {
+            let path = format!("net/ipv4/conf/{name}/rp_filter");
+            world.facts.sysctls.insert(path, value.to_owned());
+        }
+        let world = world.with([add_subnet("home", "10.59.0.0/24", "none")]);
+        let sysctls = world.desired().sysctls;
+        sysctls.get("net/ipv4/conf/eth1/rp_filter").cloned()
+    };
+    for (all, eth1, expected) in [
+        ("0", "0", None),
+        ("2", "0", None),
+        ("1", "0", Some("2")),
+        ("0", "1", Some("2")),
+        ("1", "2", Some("2")),
+    ] {
+        let found = wanted(World::two_uplinks(), all, eth1);
+        assert_eq!(found.as_deref(), expected, "{all} {eth1}");
+    }
+    assert_eq!(wanted(World::on_link(), "1", "1"), None);
 }
 
 #[test]

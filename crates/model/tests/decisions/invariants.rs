@@ -183,13 +183,15 @@ fn changes_of_devices() -> impl Strategy<Value = Change> {
         routing(),
         wishes(),
         any::<bool>(),
+        proptest::option::weighted(0.2, egress()),
     )
-        .prop_map(|(name, subnet, ipv4, routing, delegate, expires)| {
+        .prop_map(|(name, subnet, ipv4, routing, delegate, expires, egress)| {
             Change::AddDevice(AddDevice {
                 subnet: Some(subnet),
                 ipv4,
                 routing,
                 delegate,
+                egress,
                 expires: expires.then_some(NOW + 50),
                 ..add_device_wish(&name)
             })
@@ -207,14 +209,16 @@ fn changes_of_devices() -> impl Strategy<Value = Change> {
         patch(select(vec![NOW, NOW + 1, NOW + 50])),
         wishes(),
         revoke,
+        patch(egress()),
     )
         .prop_map(
-            |(reference, name, ipv4, routing, enabled, expires, delegate, revoke)| {
+            |(reference, name, ipv4, routing, enabled, expires, delegate, revoke, egress)| {
                 let patch = SetDevice {
                     name,
                     kind: Some(DeviceKind::Server),
                     routing,
                     ipv4,
+                    egress,
                     enabled,
                     expires,
                     delegate,
@@ -402,7 +406,7 @@ impl Spans {
 }
 
 /// The invariants of the state alone; they hold for devices that may not connect as well.
-fn check_state(world: &World) {
+pub(crate) fn check_state(world: &World) {
     let state = &world.state;
     let uplinks = uplink::list(state, &world.facts);
     let mut spans = Spans::default();
@@ -447,7 +451,7 @@ fn check_state(world: &World) {
         assert!(!range.overlaps(snat));
         assert!(range.is_single() || forward.target_port == range.first());
         assert!(device.routing != Routing::Split);
-        let places = forward.local_addresses(subnet, &uplinks, &world.facts);
+        let places = forward.local_addresses(subnet, device, &uplinks, &world.facts);
         assert!(!places.is_empty());
         for protocol in &forward.protocols {
             assert!(*protocol != Protocol::Udp || !range.contains(settings.listen_port));
@@ -468,7 +472,7 @@ fn check_state(world: &World) {
 }
 
 /// The invariants of what is derived; they hold whatever happened to the host since the decisions.
-fn check_desired(world: &World, desired: &Desired) {
+pub(crate) fn check_desired(world: &World, desired: &Desired) {
     let state = &world.state;
     let uplinks = uplink::list(state, &world.facts);
     let mut spans = Spans::default();

@@ -2,7 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod addresses;
+mod confirmation;
 mod cost;
+mod declaration;
 mod desired;
 mod incremental;
 mod invariants;

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use adit_model::change::{
-    AddDevice, AddForward, AddSubnet, AddToken, Change, Expected, Patch, SetDevice, SetForward,
-    SetSettings, SetSubnet, SetUplink,
+    AddDevice, AddForward, AddSubnet, AddToken, Apply, Change, Expected, Patch, SetDevice,
+    SetForward, SetSettings, SetSubnet, SetUplink,
 };
 use adit_model::configuration::Routing;
+use adit_model::declaration::Declaration;
 use adit_model::edit::Key;
 use adit_model::key::PublicKey;
 use adit_model::protocol::Protocol;
@@ -564,6 +565,46 @@ fn every_code_is_reached_and_names_its_object() {
     let refusal = stale.check(&world.state).unwrap_err();
     check(&refusal, "version-mismatch", "settings");
     reached.insert("version-mismatch");
+
+    let mut declaration = Declaration::of(&world.state);
+    declaration.settings.listen_port = 0;
+    let refusal = world.refused(Change::Apply(Box::new(Apply {
+        declaration,
+        revision: None,
+    })));
+    check(&refusal, "declaration-refused", "settings");
+    reached.insert("declaration-refused");
+    let idle = world.refused(Change::Confirm);
+    check(&idle, "nothing-to-confirm", "revision");
+    reached.insert("nothing-to-confirm");
+    let kept = Refusal::NotTakenBack {
+        reason: "the private key".to_owned(),
+    };
+    check(&kept, "not-taken-back", "private key");
+    reached.insert("not-taken-back");
+    let awaits = Refusal::AwaitsConfirmation {
+        revision: 7,
+        reason: "device `a`: it is there".to_owned(),
+    };
+    check(&awaits, "awaits-confirmation", "device `a`");
+    reached.insert("awaits-confirmation");
+    let moved = Refusal::RevisionMoved {
+        expected: 7,
+        revision: 8,
+    };
+    check(&moved, "revision-moved", "revision 8");
+    reached.insert("revision-moved");
+
+    let owned = Refusal::ImportKeyTaken { devices: 3 };
+    check(&owned, "import-key-taken", "3");
+    reached.insert("import-key-taken");
+    let foreign = Refusal::ImportRefused {
+        place: "wg0.conf, line 12".to_owned(),
+        reason: "the address is taken".to_owned(),
+        hint: "choose another address there".to_owned(),
+    };
+    check(&foreign, "import-refused", "line 12");
+    reached.insert("import-refused");
 
     let all: BTreeSet<&str> = Refusal::CODES.iter().map(|(code, _)| *code).collect();
     assert_eq!(all.len(), Refusal::CODES.len(), "a code is there twice");

@@ -207,6 +207,7 @@ pub(crate) fn add_subnet_wish(name: &str, ipv4: &str, ipv6: &str) -> AddSubnet {
         egress: None,
         peers: true,
         host_access: false,
+        gateway_address: true,
         force: false,
     }
 }
@@ -244,6 +245,7 @@ pub(crate) fn add_device_wish(name: &str) -> AddDevice {
         routing: None,
         ipv4: None,
         public_key: PublicKey::from_bytes(key),
+        egress: None,
         delegate: Vec::new(),
         expires: None,
     }

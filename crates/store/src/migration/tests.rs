@@ -81,6 +81,50 @@ fn the_first_schema_is_led_to_the_newest_with_all_that_it_holds() {
     assert_eq!(loaded, before);
 }
 
+/// What the older version reads is what there was, and it is led to the newest again.
+#[test]
+fn a_database_is_led_back_with_all_that_an_older_schema_has_room_for() {
+    assert_eq!(BACK.len(), SCHEMAS.len(), "a schema without a way back");
+    for schema in [1, 2] {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Files::new(directory.path());
+        let before = fill(directory.path());
+        let done = crate::downgrade(directory.path(), schema).unwrap();
+        assert_eq!(done.lost.len(), usize::try_from(3 - schema).unwrap());
+        assert!(done.kept.exists());
+        let connection = Connection::open(&files.database).unwrap();
+        let texts = |connection: &Connection| -> Vec<Option<String>> {
+            let mut statement = connection
+                .prepare("SELECT sql FROM sqlite_schema ORDER BY sql")
+                .unwrap();
+            let rows = statement.query_map([], |row| row.get(0)).unwrap();
+            rows.map(Result::unwrap).collect()
+        };
+        let expected = Connection::open_in_memory().unwrap();
+        for statements in SCHEMAS.iter().take(usize::try_from(schema).unwrap()) {
+            expected.execute_batch(statements).unwrap();
+        }
+        assert_eq!(texts(&connection), texts(&expected));
+        let version: i64 = connection
+            .pragma_query_value(None, "user_version", |row| row.get(0))
+            .unwrap();
+        assert_eq!(version, schema);
+        let mode = fs::metadata(&files.database).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        drop(connection);
+        let (_store, loaded) = Store::open(directory.path()).unwrap();
+        assert_eq!(loaded, before);
+    }
+    let directory = tempfile::tempdir().unwrap();
+    fill(directory.path());
+    for schema in [0, 3, 4, -1] {
+        let error = crate::downgrade(directory.path(), schema).unwrap_err();
+        assert!(matches!(error, StoreError::NoSchema { .. }), "{error}");
+    }
+    let nowhere = tempfile::tempdir().unwrap();
+    crate::downgrade(nowhere.path(), 1).unwrap_err();
+}
+
 #[test]
 fn a_copy_that_differs_is_noticed() {
     let directory = tempfile::tempdir().unwrap();

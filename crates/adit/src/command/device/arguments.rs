@@ -1,6 +1,6 @@
 //! What `adit device` takes.
 
-use adit_model::configuration::Routing;
+use adit_model::configuration::{Format, Routing};
 use adit_model::state::DeviceKind;
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -49,6 +49,9 @@ pub(crate) struct AddArguments {
     /// Its WireGuard public key, if it has one; else a pair is made and the private key shown once
     #[arg(long, value_name = "KEY")]
     pub(super) public_key: Option<String>,
+    /// The address or the uplink that its translated traffic leaves by, if not as its subnet's
+    #[arg(long, value_name = "ADDR|IFACE")]
+    pub(super) egress: Option<String>,
     /// A prefix for the network behind it: an IPv6 length such as 64, or a prefix; repeatable
     #[arg(long, value_name = "LEN|PREFIX")]
     pub(super) delegate: Vec<String>,
@@ -80,6 +83,9 @@ pub(crate) struct SetArguments {
     /// Its IPv4 address in the tunnel
     #[arg(long, value_name = "ADDR")]
     pub(super) ipv4: Option<String>,
+    /// The address or the uplink that its translated traffic leaves by, or `none`: as its subnet's
+    #[arg(long, value_name = "ADDR|IFACE|none")]
+    pub(super) egress: Option<String>,
     #[command(flatten)]
     pub(super) enabling: Enabling,
     /// When it may no longer connect: 30d, 12h, a time as in RFC 3339, or `none`
@@ -132,7 +138,7 @@ pub(crate) struct ConfigArguments {
     pub(super) name: String,
     /// Who is to read it
     #[arg(long, value_enum, default_value = "wg-quick")]
-    pub(super) format: Format,
+    pub(super) format: FormatName,
     /// The file on the device that holds its private key
     #[arg(long, value_name = "PATH")]
     pub(super) key_file: Option<String>,
@@ -143,8 +149,32 @@ pub(crate) struct ConfigArguments {
 
 /// A format of configurations.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum Format {
+pub(crate) enum FormatName {
+    /// One file, for wg-quick and the WireGuard apps
     WgQuick,
+    /// Files of systemd-networkd; each begins with its path
+    Networkd,
+    /// A connection of NetworkManager; each file begins with its path
+    Networkmanager,
+    /// A script for the shell of an OpenWrt router
+    Openwrt,
+    /// Commands for the terminal of RouterOS 7
+    Mikrotik,
+    /// A script for the API of OPNsense, and what to do there besides
+    Opnsense,
+}
+
+impl From<FormatName> for Format {
+    fn from(name: FormatName) -> Self {
+        match name {
+            FormatName::WgQuick => Self::WgQuick,
+            FormatName::Networkd => Self::Networkd,
+            FormatName::Networkmanager => Self::NetworkManager,
+            FormatName::Openwrt => Self::Openwrt,
+            FormatName::Mikrotik => Self::Mikrotik,
+            FormatName::Opnsense => Self::Opnsense,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

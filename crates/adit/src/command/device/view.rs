@@ -77,6 +77,7 @@ fn show(
         ("ipv4", device.ipv4.to_string()),
         ("ipv6", or_dash(device.ipv6)),
         ("delegations", delegations(device)),
+        ("egress", or_dash(device.egress.as_ref())),
         ("public key", device.public_key.to_string()),
         ("state", state(device).to_owned()),
         ("expires", or_dash(device.expires)),

@@ -34,11 +34,14 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("wg-quick", "wireguard-tools"),
 ];
 
+/// The topologies in which the story holds.
+const TOLD: [&str; 2] = ["on-link", "routed"];
+
 /// Arguments of `adit lab demo`.
 #[derive(Debug, Args)]
 pub(crate) struct DemoArguments {
     /// How the provider delivers IPv6 to the VPS
-    #[arg(default_value = "on-link", value_parser = PossibleValuesParser::new(Topology::names()))]
+    #[arg(default_value = "on-link", value_parser = PossibleValuesParser::new(TOLD))]
     topology: String,
     /// Leave everything running, to look around in it
     #[arg(long)]

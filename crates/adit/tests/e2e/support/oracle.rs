@@ -85,11 +85,15 @@ pub(crate) fn check(world: &World) -> Result<()> {
     same("routes", &prefixes, &routes)?;
 
     let mut addresses = BTreeSet::new();
-    for subnet in &subnets {
+    let with_gateway = |it: &&&Value| it["gateway_address"] == true;
+    for subnet in subnets.iter().filter(with_gateway) {
         for name in ["gateway_ipv4", "gateway_ipv6"] {
             addresses.extend(subnet[name].as_str().map(str::to_owned));
         }
     }
+    // What the host has itself, as in a narrow prefix, is not the tunnel's.
+    let own = own_addresses(&vps, interface)?;
+    addresses.retain(|address| !own.contains(address));
     let shown = vps.exec(["ip", "-o", "address", "show", "dev", interface])?;
     let held = shown.stdout.lines().filter_map(|line| {
         let prefix = line.split_whitespace().nth(3)?;
@@ -97,7 +101,7 @@ pub(crate) fn check(world: &World) -> Result<()> {
     });
     same("addresses", &addresses, &held.collect())?;
 
-    neighbors(&vps, &subnets, &devices)?;
+    neighbors(&vps, &subnets, &devices, &own)?;
     firewall(&vps, &state, &devices)?;
     for setting in [
         "net.ipv4.conf.all.forwarding",
@@ -107,6 +111,19 @@ pub(crate) fn check(world: &World) -> Result<()> {
         ensure!(value.trim() == "1", "{setting} is {value}");
     }
     connections(&vps, &state, &devices)
+}
+
+/// The addresses of the host's other interfaces.
+fn own_addresses(vps: &Host, interface: &str) -> Result<BTreeSet<String>> {
+    let shown = vps.exec(["ip", "-o", "address", "show"])?.stdout;
+    let others = shown
+        .lines()
+        .filter(|line| line.split_whitespace().nth(1) != Some(interface));
+    let address = |line: &str| {
+        let prefix = line.split_whitespace().nth(3)?;
+        Some(prefix.split('/').next()?.to_owned())
+    };
+    Ok(others.filter_map(address).collect())
 }
 
 fn items<'a>(state: &'a Value, kind: &str) -> Vec<&'a Value> {
@@ -152,13 +169,19 @@ fn preshared_keys(world: &World, vps: &Host, devices: &[&Value]) -> Result<()> {
 }
 
 /// On a link where the provider asks for every address: those of the devices, of their delegations, and the gateway's own.
-fn neighbors(vps: &Host, subnets: &[&Value], devices: &[&Value]) -> Result<()> {
+fn neighbors(
+    vps: &Host,
+    subnets: &[&Value],
+    devices: &[&Value],
+    own: &BTreeSet<String>,
+) -> Result<()> {
     let mut wanted = BTreeSet::new();
     let on_link = subnets
         .iter()
         .filter(|subnet| subnet["effective_delivery"] == "on-link");
     for subnet in on_link {
-        wanted.extend(subnet["gateway_ipv6"].as_str().map(str::to_owned));
+        let gateway = subnet["gateway_ipv6"].as_str().map(str::to_owned);
+        wanted.extend(gateway.filter(|_| subnet["gateway_address"] == true));
         for device in devices.iter().filter(|it| it["subnet"] == subnet["name"]) {
             wanted.extend(device["ipv6"].as_str().map(str::to_owned));
             for prefix in device["delegations"].as_array().into_iter().flatten() {
@@ -173,6 +196,7 @@ fn neighbors(vps: &Host, subnets: &[&Value], devices: &[&Value]) -> Result<()> {
             }
         }
     }
+    wanted.retain(|address| !own.contains(address));
     let shown = vps.exec(["ip", "-6", "neigh", "show", "proxy"])?.stdout;
     let held = shown
         .lines()

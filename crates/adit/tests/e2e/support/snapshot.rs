@@ -119,6 +119,9 @@ impl Snapshot {
     }
 }
 
+/// Sets of the table whose elements tell what packets there were.
+pub(crate) const FILLED_BY_PACKETS: [&str; 3] = ["asked6", "heard6", "spoke6"];
+
 /// The objects of our table; sets and maps without an order, since the kernel keeps none.
 fn own_table(host: &Host) -> Result<Vec<String>> {
     let shown = host.try_exec(["nft", "-j", "-s", "list", "table", "inet", "adit"])?;
@@ -132,7 +135,12 @@ fn own_table(host: &Host) -> Result<Vec<String>> {
         for body in object.as_object_mut().into_iter().flatten() {
             if let Some(body) = body.1.as_object_mut() {
                 body.remove("handle");
-                // What packets put there, with a count of its own.
+                // What packets put there.
+                let name = body.get("name").and_then(Value::as_str).unwrap_or_default();
+                if FILLED_BY_PACKETS.contains(&name) {
+                    body.remove("elem");
+                }
+                // And what they put there with a count of its own.
                 let is_counted = |element: &Value| element["elem"].get("ct count").is_some();
                 let elements = body.get("elem").and_then(Value::as_array);
                 if elements.is_some_and(|elements| elements.iter().any(is_counted)) {

@@ -70,20 +70,68 @@ impl World {
     /// [`Self::start`] with the subnet `lan`: 10.59.0.0/24 and a global prefix, delivered as the topology does.
     pub(crate) fn with_subnet(topology: &str, purpose: &str) -> Result<Self> {
         let world = Self::start(topology, purpose)?;
-        let prefix = world.prefix()?;
-        world.adit(&format!(
-            "subnet add lan --ipv4 10.59.0.0/24 --ipv6 {prefix}"
-        ))?;
+        if topology == "one-to-one-nat" {
+            world.adit(&format!("uplink set --advertised {PUBLIC4}"))?;
+        }
+        let ipv6 = match world.provided() {
+            Some(prefix) => format!(" --ipv6 {prefix}"),
+            None => String::new(),
+        };
+        world.adit(&format!("subnet add lan --ipv4 10.59.0.0/24{ipv6}"))?;
         Ok(world)
     }
 
-    /// A global prefix that this topology delivers: in `on-link` the very one of the uplink.
+    /// A global prefix that this topology delivers: in `on-link` and `narrow` the very one of the uplink.
     pub(crate) fn prefix(&self) -> Result<&'static str> {
+        self.provided()
+            .with_context(|| format!("a prefix in topology {}", self.lab.topology().name))
+    }
+
+    /// [`Self::prefix`], if there is one; without it devices have private addresses, which are translated.
+    pub(crate) fn provided(&self) -> Option<&'static str> {
         match self.lab.topology().name.as_str() {
-            "routed" => Ok("2001:db8:100:1::/64"),
-            "on-link" => Ok("2001:db8:1::/64"),
-            other => anyhow::bail!("no prefix is known for topology {other}"),
+            "routed" | "one-to-one-nat" | "two-uplinks" => Some("2001:db8:100:1::/64"),
+            "on-link" => Some("2001:db8:1::/64"),
+            "narrow" => Some("2001:db8:1::f000/124"),
+            _ => None,
         }
+    }
+
+    /// The IPv4 address of the VPS as its interface has it.
+    pub(crate) fn local4(&self) -> Result<Ipv4Addr> {
+        let uplinks = self.list("uplink")?;
+        let first = uplinks.iter().find(|uplink| uplink["name"] == "eth0");
+        let local = first.and_then(|uplink| uplink["local"].as_str());
+        Ok(local.context("the address of eth0")?.parse()?)
+    }
+
+    /// Whether the provider asks by Neighbor Discovery for each address of the prefix.
+    pub(crate) fn is_on_link(&self) -> bool {
+        matches!(self.lab.topology().name.as_str(), "on-link" | "narrow")
+    }
+
+    /// The IPv6 address of the VPS.
+    pub(crate) fn public6(&self) -> Option<Ipv6Addr> {
+        match self.lab.topology().name.as_str() {
+            "ipv4-only" => None,
+            "narrow" => Some(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0xf001)),
+            _ => Some(PUBLIC6),
+        }
+    }
+
+    /// Where the IPv6 Internet reaches a device, and sees it come from: its own address, or that of the VPS.
+    pub(crate) fn outside6(&self, device: &Device) -> Option<Ipv6Addr> {
+        self.provided()
+            .map_or_else(|| self.public6(), |_| device.ipv6)
+    }
+
+    /// Opens the same port of a device and of the VPS for both families.
+    pub(crate) fn publish(&self, device: &str, port: &str) -> Result<()> {
+        self.adit(&format!("forward add {port} {device}"))?;
+        if self.provided().is_some() {
+            self.adit(&format!("pinhole add {device} {port}"))?;
+        }
+        Ok(())
     }
 
     pub(crate) fn host(&self, name: &str) -> Result<Host> {
@@ -245,16 +293,16 @@ pub(crate) fn dataplane(interface: &str) -> Result<i32> {
         };
         let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let command = String::from_utf8_lossy(&command);
-        let mut words = command.trim_end_matches('\0').split('\0');
-        if words
-            .next()
-            .is_some_and(|program| program.ends_with("wireguard-go"))
-            && words.eq([interface])
-        {
+        let words: Vec<&str> = command.trim_end_matches('\0').split('\0').collect();
+        let [program, arguments @ ..] = words.as_slice() else {
+            continue;
+        };
+        let carries = program.ends_with("wireguard-go") || arguments.first() == Some(&"wireguard");
+        if carries && arguments.last() == Some(&interface) {
             return Ok(process);
         }
     }
-    anyhow::bail!("no wireguard-go serves {interface}")
+    anyhow::bail!("no process serves {interface}")
 }
 
 pub(crate) fn binary() -> &'static Path {

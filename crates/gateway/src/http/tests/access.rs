@@ -66,6 +66,8 @@ impl World {
             state: State::default(),
             facts: facts.clone(),
             answers: Answers::default(),
+            directory: directory.path().to_owned(),
+            private_key: watch::Sender::new(PrivateKey::from_random([1; 32])),
             published,
             events: Arc::clone(&stopped().events),
             metrics: Arc::clone(&stopped().metrics),
@@ -120,6 +122,7 @@ impl World {
             egress: None,
             peers: true,
             host_access: false,
+            gateway_address: true,
             force: true,
         }));
         for (index, name) in ["mine", "rival"].into_iter().enumerate() {
@@ -131,6 +134,7 @@ impl World {
                 routing: None,
                 ipv4: None,
                 public_key: PrivateKey::from_random([number + 1; 32]).public_key(),
+                egress: None,
                 delegate: Vec::new(),
                 expires: None,
             }));
@@ -224,6 +228,9 @@ impl World {
             "add_subnet" => r#"{"name":"new","ipv4":"10.60.0.0/24"}"#,
             "add_token" => r#"{"name":"new","scopes":["read","write","secrets"]}"#,
             "set_device" | "set_forward" | "set_pinhole" => r#"{"enabled":false}"#,
+            "apply_declaration" | "plan_declaration" => {
+                r#"{"declaration":{"subnet":{"lan":{"ipv4":"10.59.0.0/24"}},"device":{"rival":{}}}}"#
+            }
             "set_subnet" => r#"{"peers":false}"#,
             "set_settings" => r#"{"clamp_mtu":1300}"#,
             "set_uplink" => r#"{"endpoint":"gw.example.com"}"#,

@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use imbl::OrdSet;
+use ipnet::{IpNet, Ipv6Net};
 
-use super::{Context, Member, Part, routing};
+use super::{Context, Frame, Member, Part, routing};
+use crate::address;
 use crate::desired::firewall::{
-    Clamp, Connections, Endpoint, Firewall, Keep, Port, SourceAddress, SubnetPolicy, Translations,
+    Clamp, Connections, Endpoint, Firewall, Keep, Port, SourceAddress, Sources, SubnetPolicy,
+    Translations,
 };
 use crate::protocol::{PortRange, Protocol};
 use crate::state::{Device, Forward, Pinhole, Subnet};
@@ -32,6 +35,8 @@ pub(super) fn of_gateway(context: &Context<'_>) -> Firewall {
         interface: context.inputs.interface.to_owned(),
         uplinks: uplinks.iter().map(|uplink| uplink.name.clone()).collect(),
         reply_marks: reply_marks(context),
+        sources: sources(uplinks),
+        watched: watched(context),
         snat_ports: snat_ports(context),
         clamp: Clamp {
             ipv4: packet.saturating_sub(HEADERS4),
@@ -72,11 +77,85 @@ fn reply_marks(context: &Context<'_>) -> BTreeMap<String, u32> {
     marks.collect()
 }
 
+/// Where there is a choice: every address that packets can leave with, by family.
+fn sources(uplinks: &[Uplink]) -> Sources {
+    let pairs4 = uplinks.iter().flat_map(|uplink| {
+        let addresses = uplink.ipv4.iter();
+        addresses.map(|address| (*address, uplink.name.clone()))
+    });
+    let pairs6 = uplinks.iter().flat_map(|uplink| {
+        let addresses = uplink.ipv6.iter();
+        let global = addresses.filter(|address| !address::is_unique_local(**address));
+        global.map(|address| (*address, uplink.name.clone()))
+    });
+    Sources {
+        ipv4: Sources::of_choice(pairs4),
+        ipv6: Sources::of_choice(pairs6),
+    }
+}
+
+/// What a device with an egress of its own leaves with: itself, and the networks behind it.
+pub(super) fn egress(
+    context: &Context<'_>,
+    member: &Member<'_>,
+    delegations: &[IpNet],
+    part: &mut Part,
+) {
+    if member.device.egress.is_none() {
+        return;
+    }
+    let Frame { uplinks, .. } = context.frame;
+    let (subnet, device) = (member.subnet, member.device);
+    let facts = context.inputs.facts;
+    let known = sources(uplinks);
+    let place4 = uplink::chosen(uplinks, subnet, device, false)
+        .and_then(|_| uplink::place_ipv4(uplinks, facts, subnet, device))
+        .filter(|(_, address)| known.ipv4.contains_key(address));
+    let place6 = uplink::chosen(uplinks, subnet, device, true)
+        .and_then(|_| uplink::place_ipv6(uplinks, facts, subnet, device))
+        .filter(|(_, address)| known.ipv6.contains_key(address));
+    let hosts = member.addresses.iter().copied().map(IpNet::from);
+    for net in hosts.chain(delegations.iter().copied()) {
+        match net {
+            IpNet::V4(net) => {
+                if let Some((_, source)) = place4 {
+                    let egresses = &mut part.translations4.egresses;
+                    egresses.insert((net.network(), net.prefix_len()), source);
+                }
+            }
+            IpNet::V6(net) => {
+                let is_translated = address::is_unique_local(net.network());
+                if let Some((_, source)) = place6.filter(|_| is_translated) {
+                    let egresses = &mut part.translations6.egresses;
+                    egresses.insert((net.network(), net.prefix_len()), source);
+                }
+            }
+        }
+    }
+}
+
+fn watched(context: &Context<'_>) -> BTreeSet<Ipv6Net> {
+    let subnets = context.inputs.state.subnets.values();
+    let prefixes: BTreeSet<Ipv6Net> = subnets.filter_map(Subnet::global_ipv6).collect();
+    if prefixes.is_empty() || !context.frame.ipv6 {
+        return BTreeSet::new();
+    }
+    let own = context
+        .frame
+        .uplinks
+        .iter()
+        .flat_map(|uplink| uplink.ipv6.iter());
+    prefixes
+        .into_iter()
+        .chain(own.map(|address| Ipv6Net::from(*address)))
+        .collect()
+}
+
 fn policy(context: &Context<'_>, subnet: &Subnet) -> SubnetPolicy {
     let facts = context.inputs.facts;
     let snat4 =
         uplink::of_subnet(&context.frame.uplinks, facts, subnet, false).and_then(|uplink| {
-            uplink::source_ipv4(uplink, subnet).map(|address| SourceAddress {
+            uplink::source_ipv4(uplink, subnet.egress.as_ref()).map(|address| SourceAddress {
                 uplink: uplink.name.clone(),
                 address,
             })
@@ -85,7 +164,7 @@ fn policy(context: &Context<'_>, subnet: &Subnet) -> SubnetPolicy {
         .local_ipv6()
         .and_then(|_| uplink::of_subnet(&context.frame.uplinks, facts, subnet, true))
         .and_then(|uplink| {
-            uplink::source_ipv6(uplink, subnet).map(|address| SourceAddress {
+            uplink::source_ipv6(uplink, subnet.egress.as_ref()).map(|address| SourceAddress {
                 uplink: uplink.name.clone(),
                 address,
             })
@@ -206,7 +285,8 @@ fn ways<'a>(context: &Context<'a>, forward: &Forward) -> Vec<Way<'a>> {
         return Vec::new();
     };
     let uplinks = &context.frame.uplinks;
-    let locals = forward.local_addresses(member.subnet, uplinks, context.inputs.facts);
+    let locals =
+        forward.local_addresses(member.subnet, member.device, uplinks, context.inputs.facts);
     let way = |local| {
         // An address that the host has lost is someone else's by now, whom devices may want to reach.
         let uplink = holder(uplinks, local)?;

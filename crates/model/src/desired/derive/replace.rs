@@ -77,6 +77,7 @@ impl<A: Ord + Copy> Translations<A> {
             keeps,
             keep_ranges,
             hairpins,
+            egresses,
         } = self;
         exchange(&mut translations.forwards, &before.forwards, forwards);
         exchange(
@@ -91,6 +92,7 @@ impl<A: Ord + Copy> Translations<A> {
             keep_ranges,
         );
         exchange(&mut translations.hairpins, &before.hairpins, hairpins);
+        exchange(&mut translations.egresses, &before.egresses, egresses);
     }
 }
 

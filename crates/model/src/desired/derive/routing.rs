@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{Context, Member, Part, host};
+use crate::address;
 use crate::desired::neighbor::ProxyNeighbor;
 use crate::desired::route::{MAIN_TABLE, Route, RouteTarget};
 use crate::desired::rule::{MARK_MASK, Rule};
@@ -24,8 +25,17 @@ const FIRST_TABLE: u32 = 4200;
 /// First priority of the rules for replies: two for each uplink, before those for subnets.
 const REPLIES: u32 = 4200;
 
+/// Priority of the rules that lead to our networks, whatever rules others have after it.
+const DESTINATIONS: u32 = 4294;
+
+/// Priorities of the rules for what the host itself sends from an address of an uplink: this and the next.
+const OWN: u32 = 4296;
+
 /// Priorities of the rules for subnets: this and the next.
 const SOURCES: u32 = 4298;
+
+/// Where the kernel says that the host's own packets come from.
+const LOOPBACK: &str = "lo";
 
 /// How far left the number of an uplink stands in a mark.
 const MARK_SHIFT: u32 = MARK_MASK.trailing_zeros();
@@ -62,8 +72,14 @@ pub(super) fn of_gateway(context: &Context<'_>, part: &mut Part) {
             let replies = reply_mark(&context.frame.uplinks, &uplink.name);
             let priority = REPLIES + 2 * (table - FIRST_TABLE);
             let source = default_destination(ipv6);
+            let tunnel = context.inputs.interface;
             part.rules
-                .extend(pair(context, priority, source, replies, table));
+                .extend(pair(priority, source, tunnel, replies, table));
+            // Another provider drops what comes from this one's addresses (BCP 38).
+            for address in own_addresses(uplink, ipv6) {
+                part.rules
+                    .extend(pair(OWN, host(address), LOOPBACK, None, table));
+            }
         }
     }
 }
@@ -136,7 +152,23 @@ pub(super) fn source_rules(context: &Context<'_>, subnet: &Subnet, net: IpNet, p
         return;
     };
     if let Some((table, _)) = table_of(context, uplink, ipv6) {
-        part.rules.extend(pair(context, SOURCES, net, None, table));
+        let tunnel = context.inputs.interface;
+        part.rules.extend(pair(SOURCES, net, tunnel, None, table));
+    }
+}
+
+/// The rule for what is sent to a network of a subnet. With one uplink there is no other way than the main table's.
+pub(super) fn destination_rule(context: &Context<'_>, net: IpNet, part: &mut Part) {
+    if context.frame.uplinks.len() > 1 && is_routed(context, net) {
+        part.rules.insert(Rule {
+            priority: DESTINATIONS,
+            source: default_destination(net.addr().is_ipv6()),
+            destination: Some(net),
+            input_interface: None,
+            mark: None,
+            table: MAIN_TABLE,
+            suppress_prefix_length: None,
+        });
     }
 }
 
@@ -163,16 +195,17 @@ pub(super) fn reply_mark(uplinks: &[Uplink], name: &str) -> Option<u32> {
 
 /// What the main table knows better than by its default goes there: devices, the host's own links. The rest goes by the table.
 fn pair(
-    context: &Context<'_>,
     priority: u32,
     source: IpNet,
+    input_interface: &str,
     mark: Option<u32>,
     table: u32,
 ) -> [Rule; 2] {
     let rule = |priority, table, suppress_prefix_length| Rule {
         priority,
         source,
-        input_interface: Some(context.inputs.interface.to_owned()),
+        destination: None,
+        input_interface: Some(input_interface.to_owned()),
         mark,
         table,
         suppress_prefix_length,
@@ -181,6 +214,16 @@ fn pair(
         rule(priority, MAIN_TABLE, Some(0)),
         rule(priority + 1, table, None),
     ]
+}
+
+fn own_addresses(uplink: &Uplink, ipv6: bool) -> Vec<IpAddr> {
+    if ipv6 {
+        let global = uplink.ipv6.iter().copied();
+        let global = global.filter(|address| !address::is_unique_local(*address));
+        global.map(IpAddr::V6).collect()
+    } else {
+        uplink.ipv4.iter().copied().map(IpAddr::V4).collect()
+    }
 }
 
 fn default_of<'a>(context: &Context<'a>, uplink: &Uplink, ipv6: bool) -> Option<&'a RouteFact> {

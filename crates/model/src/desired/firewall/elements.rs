@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Display, Write};
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use imbl::{OrdMap, OrdSet, ordmap, ordset};
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -183,8 +183,9 @@ impl Elements {
     }
 
     fn insert_ports(&mut self, firewall: &Firewall) {
-        self.insert_translations("4", &firewall.translations4);
-        self.insert_translations("6", &firewall.translations6);
+        let has_marks = !firewall.reply_marks.is_empty();
+        self.insert_translations("4", &firewall.translations4, has_marks);
+        self.insert_translations("6", &firewall.translations6, has_marks);
         self.insert_pinholes(firewall.pinholes.iter());
     }
 
@@ -194,10 +195,11 @@ impl Elements {
         }
     }
 
-    fn insert_translations<A: Ord + Display>(
+    fn insert_translations<A: Ord + Display + Copy + Into<IpAddr>>(
         &mut self,
         family: &str,
         translations: &Translations<A>,
+        has_marks: bool,
     ) {
         let Translations {
             forwards,
@@ -205,6 +207,7 @@ impl Elements {
             keeps,
             keep_ranges,
             hairpins,
+            egresses,
         } = translations;
         self.extend(
             format!("forwards{family}"),
@@ -230,6 +233,21 @@ impl Elements {
             .iter()
             .map(|(device, gateway)| (format!("{device} . {device}"), gateway.to_string()));
         self.extend(format!("hairpins{family}"), loops);
+        let networks = |chain: fn(A) -> String| {
+            egresses.iter().map(move |((address, length), source)| {
+                (
+                    network(*address, *length),
+                    format!("jump {}", chain(*source)),
+                )
+            })
+        };
+        self.extend(
+            format!("egresses{family}"),
+            networks(skeleton::egress_chain_of),
+        );
+        if has_marks {
+            self.extend(format!("exits{family}"), networks(skeleton::exit_chain_of));
+        }
     }
 
     fn extend(&mut self, set: String, pairs: impl Iterator<Item = (String, String)>) {
@@ -402,6 +420,7 @@ fn translations_missing<A: Ord + Copy>(
         keeps: missing_in(&here.keeps, &there.keeps),
         keep_ranges: missing_in(&here.keep_ranges, &there.keep_ranges),
         hairpins: missing_in(&here.hairpins, &there.hairpins),
+        egresses: missing_in(&here.egresses, &there.egresses),
     }
 }
 
@@ -483,6 +502,13 @@ fn endpoint<A: Display>(endpoint: &Endpoint<A>) -> String {
 
 fn target<A: Display>((address, port): &(A, u16)) -> String {
     format!("{address} . {port}")
+}
+
+fn network<A: Copy + Into<IpAddr>>(address: A, length: u8) -> String {
+    match (address.into(), length) {
+        (address @ IpAddr::V4(_), 32) | (address @ IpAddr::V6(_), 128) => address.to_string(),
+        (address, length) => format!("{address}/{length}"),
+    }
 }
 
 /// The kernel lists a network of one address without its length.

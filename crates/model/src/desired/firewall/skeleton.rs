@@ -2,7 +2,7 @@
 //! connections or the lengths of delegated prefixes alters.
 
 use std::fmt::Display;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
@@ -10,7 +10,7 @@ use crate::protocol::PortRange;
 
 use crate::desired::rule::MARK_MASK;
 
-use super::{Firewall, SourceAddress, SubnetPolicy, TABLE};
+use super::{Firewall, SourceAddress, Sources, SubnetPolicy, TABLE};
 
 /// The maps and sets that every table has: kind, name, type, and whether keys are prefixes or ranges.
 /// Ranges are kept apart because a concatenated interval map loads twenty times slower than a hash.
@@ -119,10 +119,12 @@ pub(super) fn render(firewall: &Firewall) -> String {
         push_set(&mut text, "set", &networks4_of(*id), "ipv4_addr", true);
         push_set(&mut text, "set", &networks6_of(*id), "ipv6_addr", true);
     }
+    push_sources(&mut text, firewall);
     push_counting(&mut text, firewall);
     for (id, policy) in &firewall.subnets {
         push_subnet(&mut text, *id, policy, firewall.snat_ports);
     }
+    push_evidence(&mut text, firewall);
     text.push_str(&render_replies(firewall));
     text.push_str(&render_chains(firewall));
     text.push_str("}\n");
@@ -136,6 +138,14 @@ pub const COUNTED: [(&str, &str); 4] = [
     ("incoming4", "ipv4_addr"),
     ("incoming6", "ipv6_addr"),
 ];
+
+/// What packets show of the watched prefixes, by their first addresses; packets fill these.
+pub const ASKED: &str = "asked6";
+pub const HEARD: &str = "heard6";
+pub const SPOKE: &str = "spoke6";
+
+/// How long it is remembered that a prefix spoke.
+pub const SPOKE_HOURS: u64 = 1;
 
 /// More than there can be devices in a table that is loaded in reasonable time.
 const COUNTED_SIZE: u32 = 65_536;
@@ -155,6 +165,24 @@ pub(super) fn chain_of(subnet: u64) -> String {
 
 pub(super) fn snat_chain_of(subnet: u64) -> String {
     format!("snat_subnet_{subnet}")
+}
+
+/// The chain that gives a source address.
+pub(super) fn egress_chain_of<A: Into<IpAddr>>(source: A) -> String {
+    format!("egress_{}", in_name(source.into()))
+}
+
+/// The chain that leads to the uplink of a source address.
+pub(super) fn exit_chain_of<A: Into<IpAddr>>(source: A) -> String {
+    format!("exit_{}", in_name(source.into()))
+}
+
+/// nftables takes neither dots nor colons in the name of a chain.
+fn in_name(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => format!("{:08x}", u32::from(address)),
+        IpAddr::V6(address) => format!("{:032x}", u128::from(address)),
+    }
 }
 
 pub(super) fn networks4_of(subnet: u64) -> String {
@@ -199,6 +227,79 @@ fn push_subnet(text: &mut String, id: u64, policy: &SubnetPolicy, ports: PortRan
         );
     }
     text.push_str("    }\n");
+}
+
+/// Where there is a choice of addresses: a chain for each, which devices with an egress of their own are led through.
+fn push_sources(text: &mut String, firewall: &Firewall) {
+    let Sources { ipv4, ipv6 } = &firewall.sources;
+    for (version, types, is_wanted) in [
+        ("4", "ipv4_addr", !ipv4.is_empty()),
+        ("6", "ipv6_addr", !ipv6.is_empty()),
+    ] {
+        if is_wanted {
+            let types = format!("{types} : verdict");
+            push_set(text, "map", &format!("egresses{version}"), &types, true);
+            if !firewall.reply_marks.is_empty() {
+                push_set(text, "map", &format!("exits{version}"), &types, true);
+            }
+        }
+    }
+    let sources4 = ipv4.iter().map(|(address, uplink)| {
+        (
+            IpAddr::V4(*address),
+            uplink,
+            "ipv4",
+            "ip",
+            address.to_string(),
+        )
+    });
+    let sources6 = ipv6.iter().map(|(address, uplink)| {
+        (
+            IpAddr::V6(*address),
+            uplink,
+            "ipv6",
+            "ip6",
+            format!("[{address}]"),
+        )
+    });
+    for (address, uplink, family, word, shown) in sources4.chain(sources6) {
+        text.push_str(&format!("\n    chain {} {{\n", egress_chain_of(address)));
+        let source = SourceAddress {
+            uplink: uplink.clone(),
+            address,
+        };
+        push_snat(text, family, word, &source, &shown, firewall.snat_ports);
+        text.push_str("    }\n");
+        if let Some(mark) = firewall.reply_marks.get(uplink) {
+            text.push_str(&format!(
+                "\n    chain {} {{\n        ct mark set ct mark and {:#010x} or {mark:#010x}\n    }}\n",
+                exit_chain_of(address),
+                !MARK_MASK
+            ));
+        }
+    }
+}
+
+/// What leaves by another uplink than its own, since the main table knows better, has that one's address.
+fn render_elsewhere(firewall: &Firewall) -> String {
+    let mut text = String::new();
+    let mut push = |family: &str, condition: &str, uplink: &str, address: IpAddr| {
+        text.push_str(&format!(
+            "        oifname \"{uplink}\" meta nfproto {family} {condition} jump {}\n",
+            egress_chain_of(address)
+        ));
+    };
+    let Sources { ipv4, ipv6 } = &firewall.sources;
+    for uplink in &firewall.uplinks {
+        if let Some((address, _)) = ipv4.iter().find(|(_, name)| *name == uplink) {
+            push("ipv4", "ip saddr @networks4", uplink, (*address).into());
+        }
+        if let Some((address, _)) = ipv6.iter().find(|(_, name)| *name == uplink) {
+            let condition = "ip6 saddr fc00::/7 ip6 saddr @networks6";
+            push("ipv6", condition, uplink, (*address).into());
+        }
+    }
+    text
 }
 
 /// Ports come from a range of their own, so that a device cannot take over a port of the host by sending from it;
@@ -267,6 +368,59 @@ fn push_counting(text: &mut String, firewall: &Firewall) {
     ));
 }
 
+/// Looks at what shows how the watched prefixes are delivered: once a connection has been answered for a while it is not
+/// looked at any more. nft has no name for the target of a Neighbor Solicitation (RFC 4861 section 4.3): it begins 64 bits
+/// into the message.
+fn push_evidence(text: &mut String, firewall: &Firewall) {
+    if firewall.watched.is_empty() {
+        return;
+    }
+    // A device speaks before it hears, so what it said is forgotten first.
+    for (name, hours) in [(ASKED, 1), (HEARD, 2), (SPOKE, SPOKE_HOURS)] {
+        text.push_str(&format!(
+            "    set {name} {{ type ipv6_addr; size 1024; flags dynamic,timeout; timeout {hours}h; }}\n"
+        ));
+    }
+    let (mut asked, mut heard, mut spoke) = (String::new(), String::new(), String::new());
+    // A host's own address may lie in a prefix that it hands on.
+    let (own, prefixes): (Vec<&Ipv6Net>, Vec<&Ipv6Net>) =
+        (firewall.watched.iter()).partition(|prefix| prefix.prefix_len() == 128);
+    for prefix in own.into_iter().chain(prefixes) {
+        let (mask, network) = (prefix.netmask(), prefix.network());
+        let shown = Ipv6Net::new_assert(network, prefix.prefix_len());
+        heard.push_str(&format!(
+            "        ip6 daddr {shown} update @{HEARD} {{ ip6 daddr & {mask} }} return\n"
+        ));
+        if prefix.prefix_len() < 128 {
+            let (mask_bits, bits) = (u128::from(mask), u128::from(network));
+            asked.push_str(&format!(
+                "        @th,64,128 & {mask_bits:#034x} == {bits:#034x} update @{ASKED} {{ @th,64,128 & {mask_bits:#034x} }}\n"
+            ));
+            spoke.push_str(&format!(
+                "        ip6 saddr {shown} add @{SPOKE} {{ ip6 saddr & {mask} }} return\n"
+            ));
+        }
+    }
+    text.push_str(&format!(
+        r#"
+    chain asked {{
+{asked}    }}
+
+    chain heard {{
+{heard}    }}
+
+    chain spoke {{
+{spoke}    }}
+
+    chain evidence {{
+        type filter hook prerouting priority mangle; policy accept;
+        iifname @uplinks meta nfproto ipv6 icmpv6 type nd-neighbor-solicit jump asked
+        iifname @uplinks meta nfproto ipv6 ct state new,established ct status & assured == 0 jump heard
+    }}
+"#
+    ));
+}
+
 /// With one uplink there is no other way back, and no mark.
 fn render_replies(firewall: &Firewall) -> String {
     if firewall.reply_marks.is_empty() {
@@ -281,22 +435,45 @@ fn render_replies(firewall: &Firewall) -> String {
             "        iifname \"{uplink}\" ct direction original ct mark set ct mark and {others:#010x} or {mark:#010x}\n"
         ));
         recall.push_str(&format!(
-            "        iifname \"{tunnel}\" ct direction reply ct mark and {ours:#010x} == {mark:#010x} meta mark set meta mark and {others:#010x} or {mark:#010x}\n"
+            "        iifname \"{tunnel}\" ct mark and {ours:#010x} == {mark:#010x} meta mark set meta mark and {others:#010x} or {mark:#010x}\n"
         ));
+    }
+    let mut choose = String::new();
+    for (family, word, version, is_wanted) in [
+        ("ipv4", "ip", 4, !firewall.sources.ipv4.is_empty()),
+        ("ipv6", "ip6", 6, !firewall.sources.ipv6.is_empty()),
+    ] {
+        if is_wanted {
+            choose.push_str(&format!(
+                "        iifname \"{tunnel}\" meta nfproto {family} ct direction original ct state new {word} saddr vmap @exits{version}\n"
+            ));
+        }
     }
     format!(
         r#"
     chain remember_uplink {{
 {remember}    }}
 
-    chain replies {{
+    chain uplink_of_connection {{
         type filter hook prerouting priority mangle; policy accept;
-{recall}    }}
+{choose}{recall}    }}
 "#
     )
 }
 
 fn render_chains(firewall: &Firewall) -> String {
+    let spoke = if firewall.watched.is_empty() {
+        ""
+    } else {
+        "        oifname @uplinks meta nfproto ipv6 ct state new jump spoke\n"
+    };
+    let mut egresses = String::new();
+    if !firewall.sources.ipv4.is_empty() {
+        egresses.push_str("        oifname @uplinks meta nfproto ipv4 ip saddr vmap @egresses4 comment \"devices that chose an address\"\n");
+    }
+    if !firewall.sources.ipv6.is_empty() {
+        egresses.push_str("        oifname @uplinks meta nfproto ipv6 ip6 saddr vmap @egresses6\n");
+    }
     let remember = if firewall.reply_marks.is_empty() {
         ""
     } else {
@@ -318,7 +495,7 @@ fn render_chains(firewall: &Firewall) -> String {
         meta nfproto ipv4 ct state invalid drop comment "would leave untranslated"
         meta nfproto ipv6 ip6 saddr fc00::/7 ct state invalid drop
         meta nfproto ipv6 ip6 saddr != fc00::/7 tcp flags & (fin | syn | rst | ack) != syn ct state new jump resume
-        oifname @uplinks goto admit
+{spoke}        oifname @uplinks goto admit
         meta nfproto ipv4 ip saddr @host_networks4 goto admit comment "subnets with host access"
         meta nfproto ipv6 ip6 saddr @host_networks6 goto admit
         drop comment "other networks of this host"
@@ -379,9 +556,9 @@ fn render_chains(firewall: &Firewall) -> String {
         meta nfproto ipv4 meta l4proto {{ tcp, udp }} snat ip to oifname . ip saddr . meta l4proto . th sport map @keep_ranges4
         meta nfproto ipv6 meta l4proto {{ tcp, udp }} snat ip6 to oifname . ip6 saddr . meta l4proto . th sport map @keeps6
         meta nfproto ipv6 meta l4proto {{ tcp, udp }} snat ip6 to oifname . ip6 saddr . meta l4proto . th sport map @keep_ranges6
-        oifname @uplinks meta nfproto ipv4 ip saddr vmap @snat4
+{egresses}        oifname @uplinks meta nfproto ipv4 ip saddr vmap @snat4
         oifname @uplinks meta nfproto ipv6 ip6 saddr vmap @snat6
-    }}
+{elsewhere}    }}
 
     chain unassigned {{
         type filter hook prerouting priority mangle; policy accept;
@@ -401,6 +578,9 @@ fn render_chains(firewall: &Firewall) -> String {
     }}
 "#,
         tunnel = firewall.interface,
+        egresses = egresses,
+        spoke = spoke,
+        elsewhere = render_elsewhere(firewall),
         clamp4 = firewall.clamp.ipv4,
         clamp6 = firewall.clamp.ipv6,
     )

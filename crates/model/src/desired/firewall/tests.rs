@@ -29,6 +29,8 @@ fn small() -> Firewall {
         interface: "adit0".to_owned(),
         uplinks: BTreeSet::from([uplink.clone()]),
         reply_marks: BTreeMap::new(),
+        sources: Sources::default(),
+        watched: ["2001:db8:0:1::/64".parse().unwrap()].into(),
         snat_ports: range(40000, 65535),
         clamp: Clamp {
             ipv4: 1380,
@@ -99,6 +101,7 @@ fn small() -> Firewall {
                 },
                 public4,
             )]),
+            egresses: OrdMap::new(),
             hairpins: OrdMap::unit(device4, "10.59.0.1".parse().unwrap()),
         },
         translations6: Translations::default(),
@@ -111,6 +114,66 @@ fn small() -> Firewall {
             .into_iter()
             .collect(),
     }
+}
+
+/// Two uplinks, and a device that leaves by the second.
+fn with_a_choice() -> Firewall {
+    let small = small();
+    let other: Ipv4Addr = "198.51.100.5".parse().unwrap();
+    let device: Ipv4Addr = "10.59.0.2".parse().unwrap();
+    Firewall {
+        uplinks: BTreeSet::from(["eth0".to_owned(), "eth1".to_owned()]),
+        reply_marks: BTreeMap::from([
+            ("eth0".to_owned(), 0x0100_0000),
+            ("eth1".to_owned(), 0x0200_0000),
+        ]),
+        sources: Sources {
+            ipv4: BTreeMap::from([
+                ("192.0.2.1".parse().unwrap(), "eth0".to_owned()),
+                (other, "eth1".to_owned()),
+            ]),
+            ipv6: BTreeMap::new(),
+        },
+        translations4: Translations {
+            egresses: OrdMap::from(vec![((device, 32), other)]),
+            ..small.translations4.clone()
+        },
+        ..small
+    }
+}
+
+#[test]
+fn a_choice_of_sources_reads_well() {
+    let (small, choice) = (small().render(), with_a_choice().render());
+    let new: Vec<&str> = (choice.lines().map(str::trim))
+        .filter(|line| !line.is_empty() && *line != "}" && !small.contains(line))
+        .collect();
+    insta::assert_snapshot!(new.join("\n"), @r#"
+    map egresses4 { type ipv4_addr : verdict; flags interval; }
+    map exits4 { type ipv4_addr : verdict; flags interval; }
+    chain egress_c0000201 {
+    chain exit_c0000201 {
+    ct mark set ct mark and 0xc0ffffff or 0x01000000
+    chain egress_c6336405 {
+    oifname "eth1" meta nfproto ipv4 meta l4proto { tcp, udp } snat ip to 198.51.100.5:40000-65535
+    oifname "eth1" meta nfproto ipv4 snat ip to 198.51.100.5
+    chain exit_c6336405 {
+    ct mark set ct mark and 0xc0ffffff or 0x02000000
+    chain remember_uplink {
+    iifname "eth0" ct direction original ct mark set ct mark and 0xc0ffffff or 0x01000000
+    iifname "eth1" ct direction original ct mark set ct mark and 0xc0ffffff or 0x02000000
+    chain uplink_of_connection {
+    iifname "adit0" meta nfproto ipv4 ct direction original ct state new ip saddr vmap @exits4
+    iifname "adit0" ct mark and 0x3f000000 == 0x01000000 meta mark set meta mark and 0xc0ffffff or 0x01000000
+    iifname "adit0" ct mark and 0x3f000000 == 0x02000000 meta mark set meta mark and 0xc0ffffff or 0x02000000
+    jump remember_uplink comment "replies go back by the same uplink"
+    oifname @uplinks meta nfproto ipv4 ip saddr vmap @egresses4 comment "devices that chose an address"
+    oifname "eth0" meta nfproto ipv4 ip saddr @networks4 jump egress_c0000201
+    oifname "eth1" meta nfproto ipv4 ip saddr @networks4 jump egress_c6336405
+    add element inet adit egresses4 { 10.59.0.2 : jump egress_c6336405 }
+    add element inet adit exits4 { 10.59.0.2 : jump exit_c6336405 }
+    add element inet adit uplinks { "eth0", "eth1" }
+    "#);
 }
 
 #[test]
@@ -200,6 +263,27 @@ fn small_table_reads_well() {
             oifname "eth0" meta nfproto ipv6 meta l4proto { tcp, udp } snat ip6 to [2001:db8::1]:40000-65535
             oifname "eth0" meta nfproto ipv6 snat ip6 to [2001:db8::1]
         }
+        set asked6 { type ipv6_addr; size 1024; flags dynamic,timeout; timeout 1h; }
+        set heard6 { type ipv6_addr; size 1024; flags dynamic,timeout; timeout 2h; }
+        set spoke6 { type ipv6_addr; size 1024; flags dynamic,timeout; timeout 1h; }
+
+        chain asked {
+            @th,64,128 & 0xffffffffffffffff0000000000000000 == 0x20010db8000000010000000000000000 update @asked6 { @th,64,128 & 0xffffffffffffffff0000000000000000 }
+        }
+
+        chain heard {
+            ip6 daddr 2001:db8:0:1::/64 update @heard6 { ip6 daddr & ffff:ffff:ffff:ffff:: } return
+        }
+
+        chain spoke {
+            ip6 saddr 2001:db8:0:1::/64 add @spoke6 { ip6 saddr & ffff:ffff:ffff:ffff:: } return
+        }
+
+        chain evidence {
+            type filter hook prerouting priority mangle; policy accept;
+            iifname @uplinks meta nfproto ipv6 icmpv6 type nd-neighbor-solicit jump asked
+            iifname @uplinks meta nfproto ipv6 ct state new,established ct status & assured == 0 jump heard
+        }
 
         chain forward {
             type filter hook forward priority filter; policy accept;
@@ -215,6 +299,7 @@ fn small_table_reads_well() {
             meta nfproto ipv4 ct state invalid drop comment "would leave untranslated"
             meta nfproto ipv6 ip6 saddr fc00::/7 ct state invalid drop
             meta nfproto ipv6 ip6 saddr != fc00::/7 tcp flags & (fin | syn | rst | ack) != syn ct state new jump resume
+            oifname @uplinks meta nfproto ipv6 ct state new jump spoke
             oifname @uplinks goto admit
             meta nfproto ipv4 ip saddr @host_networks4 goto admit comment "subnets with host access"
             meta nfproto ipv6 ip6 saddr @host_networks6 goto admit

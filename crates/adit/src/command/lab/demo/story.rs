@@ -12,7 +12,7 @@ use adit_lab::{Gateway, Host, Lab, Output, Process, WgQuick, wait_until};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::super::narrator::Narrator;
-use super::super::{down_line, exec_line, provided_prefix};
+use super::super::{down_line, exec_line};
 
 const INTERNET_IPV4: &str = "198.51.100.10";
 const INTERNET_IPV6: &str = "2001:db8:ffff::10";
@@ -167,7 +167,11 @@ impl Story<'_> {
 
     fn add_subnet(&mut self) -> Result<()> {
         let topology = self.lab.topology();
-        let (prefix, how) = (provided_prefix(topology), topology.name.as_str());
+        let how = topology.name.clone();
+        let prefix = topology
+            .prefix
+            .clone()
+            .with_context(|| format!("topology {how} has no prefix to hand on"))?;
         self.step("A subnet, with the IPv6 prefix that the provider gave the VPS")?;
         self.adit(&[
             "subnet",
@@ -176,12 +180,12 @@ impl Story<'_> {
             "--ipv4",
             "10.59.0.0/24",
             "--ipv6",
-            prefix,
+            &prefix,
         ])?;
         let subnets = self.gateway.adit_json(["subnet", "list"])?;
         let found = &subnets["subnets"][0]["effective_delivery"];
-        ensure!(found == how, "the delivery is {found}, not {how}");
-        self.narrator.fact(match how {
+        ensure!(found == how.as_str(), "the delivery is {found}, not {how}");
+        self.narrator.fact(match how.as_str() {
             "routed" => "the provider routes it to the VPS: nothing else is needed",
             _ => "the prefix is on the provider's link: the gateway answers for every address it hands out",
         })
