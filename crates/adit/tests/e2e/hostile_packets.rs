@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use adit_lab::{Host, Process, wait_until};
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -60,6 +62,7 @@ fn a_hostile_device_troubles_nobody() -> Result<()> {
     findings.check("services of the host", all_closed(&world, &hostile));
 
     let overload = flood(&world, &hostile, &laptop, LINE_RATE, seconds)?;
+    overwhelm(&world, &hostile, &laptop)?;
     findings.check("who overloads it", is_named(&world, "device box"));
     separate(&mut world, &hostile)?;
     let apart = flood(&world, &hostile, &laptop, LINE_RATE, 3 * seconds)?;
@@ -133,7 +136,42 @@ fn flood(
     Ok(accounts)
 }
 
-/// More arrived than the dataplane could carry on the processors that it shared.
+/// More arrives than the dataplane carries, on any machine: it stands still until its socket is full.
+fn overwhelm(world: &World, hostile: &Device, laptop: &Device) -> Result<()> {
+    const SECONDS: u32 = 4;
+    let vps = world.host("vps")?;
+    let process = Pid::from_raw(dataplane(world.gateway.interface())?);
+    let mut sender = start_sending(hostile, laptop, LINE_RATE, SECONDS)?;
+    let before = dropped(&vps)?;
+    kill(process, Signal::SIGSTOP)?;
+    let limit = Duration::from_secs(SECONDS.into());
+    let full = wait_until("the socket is full", limit, || {
+        Ok(dropped(&vps)? > before + 5_000)
+    });
+    kill(process, Signal::SIGCONT)?;
+    full?;
+    finish(&mut sender, SECONDS)?;
+    Ok(())
+}
+
+/// How many datagrams the tunnel's socket had no room for.
+fn dropped(vps: &Host) -> Result<u64> {
+    let sockets = vps.exec(["cat", "/proc/net/udp", "/proc/net/udp6"])?;
+    let ours = sockets
+        .stdout
+        .lines()
+        .filter(|line| line.contains(":CA6C "));
+    ours.map(|line| {
+        Ok(line
+            .split_whitespace()
+            .last()
+            .context("drops")?
+            .parse::<u64>()?)
+    })
+    .sum()
+}
+
+/// Whoever sent more than the dataplane could carry.
 fn is_named(world: &World, device: &str) -> Result<()> {
     let status = world.adit("status")?;
     let problems = status["problems"].as_array();
@@ -189,6 +227,10 @@ fn beside_streams(
 }
 
 fn send(hostile: &Device, laptop: &Device, rate: u32, seconds: u32) -> Result<Value> {
+    finish(&mut start_sending(hostile, laptop, rate, seconds)?, seconds)
+}
+
+fn start_sending(hostile: &Device, laptop: &Device, rate: u32, seconds: u32) -> Result<Process> {
     let targets = [
         "10.59.0.1".to_owned(),
         PUBLIC4.to_string(),
@@ -215,7 +257,7 @@ fn send(hostile: &Device, laptop: &Device, rate: u32, seconds: u32) -> Result<Va
         hostile.ipv6()?.to_string(),
     ];
     command.extend(targets);
-    finish(&mut hostile.host.spawn(&command)?, seconds)
+    hostile.host.spawn(&command)
 }
 
 fn finish(sender: &mut Process, seconds: u32) -> Result<Value> {
