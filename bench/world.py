@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -16,6 +17,9 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NAME = f"b{os.getpid() % 100000}"
 LOCK = threading.Lock()
+
+# Packets a second of a stream.
+RATE = 200
 
 
 def run(*command, **options):
@@ -197,6 +201,40 @@ class Plain:
         self.write()
         script = f"wg-quick down {self.file} && wg-quick up {self.file}"
         run("ip", "netns", "exec", self.ns, "sh", "-c", script)
+
+    def stop(self):
+        run("ip", "netns", "exec", self.ns, "wg-quick", "down", str(self.file))
+        end(self.ns, self.interface)
+
+
+class Device:
+    """A device in a namespace of its own, on the far end of a gateway's uplink."""
+
+    def __init__(self, gateway, folder, configuration, suffix="d"):
+        self.ns = self.interface = f"{NAME}{suffix}"
+        run("ip", "netns", "add", self.ns)
+        run("ip", "-n", gateway, "link", "set", "peer0", "netns", self.ns)
+        run("ip", "-n", self.ns, "link", "set", "lo", "up")
+        run("ip", "-n", self.ns, "link", "set", "peer0", "up")
+        run("ip", "-n", self.ns, "address", "add", "203.0.113.1/24", "dev", "peer0")
+        self.file = folder / f"{self.interface}.conf"
+        self.file.write_text(configuration)
+        self.file.chmod(0o600)
+        run("ip", "netns", "exec", self.ns, "wg-quick", "up", str(self.file))
+        self.stream(10).communicate()
+
+    def stream(self, count):
+        command = ["ip", "netns", "exec", self.ns, "ping", "-q", "-n", "-W", "1", "-i", str(1 / RATE), "-c", str(count), "10.64.0.1"]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    def lost(self, change, seconds, count):
+        """How many packets a stream of so many seconds loses to so many changes."""
+        stream = self.stream(RATE * seconds)
+        for _ in range(count):
+            time.sleep(seconds / (count + 1))
+            change()
+        sent, received = re.search(r"(\d+) packets transmitted, (\d+) received", stream.communicate()[0]).groups()
+        return int(sent) - int(received)
 
     def stop(self):
         run("ip", "netns", "exec", self.ns, "wg-quick", "down", str(self.file))
