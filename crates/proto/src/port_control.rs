@@ -1,8 +1,9 @@
 //! What PCP and NAT-PMP share: one UDP socket, told apart by the first octet, and one epoch.
 
 mod epoch;
+pub mod notifier;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 pub use self::epoch::{Epoch, SavedEpoch};
 use crate::{nat_pmp, pcp};
@@ -15,6 +16,15 @@ pub const CLIENT_PORT: u16 = 5350;
 
 /// A buffer for a datagram has to be at least this long, so that one that is too long is seen to be (RFC 6887 section 8.2).
 pub const BUFFER_LENGTH: usize = pcp::wire::MAXIMUM_LENGTH + 4;
+
+/// A datagram to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// Where to.
+    pub to: SocketAddr,
+    /// Its octets.
+    pub datagram: Vec<u8>,
+}
 
 /// What a client may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! The server's half of PCP: from a datagram to a request that is left to decide, and from the decision to the answer.
 
 mod envelope;
+mod mapping;
 mod options;
 
 use std::net::{IpAddr, SocketAddr};
@@ -9,6 +10,7 @@ use std::num::NonZeroU16;
 use adit_model::protocol::Protocol;
 
 use self::envelope::Envelope;
+pub use self::mapping::Mapping;
 use self::options::Options;
 use super::wire::{
     Body, ErrorCode, FilterChange, HEADER_LENGTH, Hostname, MAXIMUM_LENGTH, MapBody, Nonce, Opcode,
