@@ -3,6 +3,7 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 #![warn(clippy::indexing_slicing)]
 
+mod jitter;
 pub mod nat_pmp;
 mod octets;
 pub mod pcp;
