@@ -24,6 +24,7 @@ use crate::caller::Caller;
 use crate::confirmation::Confirm;
 use crate::events::Events;
 use crate::metrics::{Metrics, Present};
+use crate::ports::Promises;
 use crate::trouble::Troubles;
 pub use crate::writer::Committed;
 use crate::writer::{Order, Request, WriteError, seconds_since_1970};
@@ -101,6 +102,8 @@ pub struct Snapshot {
     pub origin: Option<Origin>,
     /// When it was taken.
     pub now: SystemTime,
+    /// Until when devices were told that their leases last.
+    pub(crate) promises: Arc<Promises>,
 }
 
 /// How one peer does.
@@ -188,6 +191,7 @@ pub struct Control {
     pub(crate) events: Arc<Events>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) troubles: Arc<Troubles>,
+    pub(crate) promises: Arc<Promises>,
     /// The metrics as they were made last: looking at ten thousand peers is not for everyone who asks.
     pub(crate) exposition: AsyncMutex<Option<(Instant, Arc<str>)>>,
 }
@@ -274,11 +278,41 @@ impl Control {
         confirm: Confirm,
         repeatable: Option<Repeatable>,
     ) -> Result<Committed, ChangeError> {
+        let committed = self
+            .commit(change, caller.clone(), expected, confirm, repeatable)
+            .await?;
+        tracing::info!(revision = committed.revision, edits = committed.edits.len(), %caller, "changed");
+        self.applied(committed.revision).await?;
+        Ok(committed)
+    }
+
+    /// [`Self::change`] of leases, by devices and by time. There are many, and the log has other things to tell.
+    pub(crate) async fn lease(&self, change: Change) -> Result<Committed, ChangeError> {
+        let committed = self
+            .commit(change, Caller::Gateway, None, Confirm::Never, None)
+            .await?;
+        tracing::debug!(
+            revision = committed.revision,
+            edits = committed.edits.len(),
+            "leases changed"
+        );
+        self.applied(committed.revision).await?;
+        Ok(committed)
+    }
+
+    async fn commit(
+        &self,
+        change: Change,
+        caller: Caller,
+        expected: Option<Expected>,
+        confirm: Confirm,
+        repeatable: Option<Repeatable>,
+    ) -> Result<Committed, ChangeError> {
         let (answer, committed) = oneshot::channel();
         let request = Request {
             change,
             expected,
-            caller: caller.clone(),
+            caller,
             confirm,
             repeatable,
             answer,
@@ -287,16 +321,13 @@ impl Control {
             .send(Order::Change(Box::new(request)))
             .await
             .map_err(|_| ChangeError::Stopping)?;
-        let committed = match committed.await.map_err(|_| ChangeError::Stopping)? {
-            Ok(committed) => committed,
-            Err(WriteError::Refused(refusal)) => return Err(ChangeError::Refused(refusal)),
-            Err(WriteError::Forbidden) => return Err(ChangeError::Forbidden),
-            Err(WriteError::Store(message)) => return Err(ChangeError::Store { message }),
-            Err(WriteError::Repeated) => return Err(ChangeError::Repeated),
-        };
-        tracing::info!(revision = committed.revision, edits = committed.edits.len(), %caller, "changed");
-        self.applied(committed.revision).await?;
-        Ok(committed)
+        match committed.await.map_err(|_| ChangeError::Stopping)? {
+            Ok(committed) => Ok(committed),
+            Err(WriteError::Refused(refusal)) => Err(ChangeError::Refused(refusal)),
+            Err(WriteError::Forbidden) => Err(ChangeError::Forbidden),
+            Err(WriteError::Store(message)) => Err(ChangeError::Store { message }),
+            Err(WriteError::Repeated) => Err(ChangeError::Repeated),
+        }
     }
 
     /// Waits until this host's kernel has a revision.
@@ -357,6 +388,7 @@ impl Control {
             api,
             origin: self.origin.clone(),
             now: SystemTime::now(),
+            promises: Arc::clone(&self.promises),
             state,
             facts,
             foreign: Arc::clone(&self.foreign.borrow()),

@@ -37,6 +37,7 @@ use crate::metrics::Metrics;
 use crate::options::{RunOptions, Settled, check_interface};
 use crate::owner::Owner;
 use crate::policing;
+use crate::ports::PortControl;
 use crate::writer::{Writer, restore};
 
 /// Name of the socket in the runtime directory.
@@ -194,6 +195,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<Ending> {
         events: Arc::clone(&events),
         metrics,
         troubles: Arc::default(),
+        promises: Arc::default(),
         exposition: AsyncMutex::default(),
     });
     audit.started(start).await;
@@ -213,6 +215,8 @@ pub async fn run(options: RunOptions) -> anyhow::Result<Ending> {
     let mut beside = JoinSet::new();
     beside.spawn(watch_network(Arc::downgrade(&control), Arc::clone(&events)));
     beside.spawn(tell_refused(Arc::clone(&audit)));
+    let ports = PortControl::new(&control, options.state_dir.clone());
+    beside.spawn(ports.run());
     beside.spawn(policing::tell(Arc::downgrade(&control), policed));
     beside.spawn(confirmation::watch(
         Arc::downgrade(&control),
