@@ -1,3 +1,10 @@
-//! Wire formats and protocol machines of Adit, without I/O: time and random bytes are arguments.
+//! Wire formats and protocol machines, without I/O: time and random bytes are arguments.
+
+#![warn(clippy::wildcard_enum_match_arm)]
+#![warn(clippy::indexing_slicing)]
 
 pub mod igd;
+pub mod nat_pmp;
+mod octets;
+pub mod pcp;
+pub mod port_control;

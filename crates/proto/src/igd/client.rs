@@ -374,16 +374,17 @@ impl Mapper {
         if self.tries == 0 {
             return self.decide(Some(fault));
         }
-        match fault {
-            Fault::OnlyPermanentLeases if self.wish.lease != 0 => self.wish.lease = 0,
-            Fault::SamePortRequired if self.wish.external_port != self.wish.internal_port => {
-                self.wish.external_port = self.wish.internal_port;
-            }
-            Fault::InvalidAction if self.any => self.any = false,
-            Fault::Conflict | Fault::ConflictWithOtherMechanism => {
-                self.wish.external_port = self.wish.external_port.checked_add(1).unwrap_or(1024);
-            }
-            fault => self.decide(Some(fault)),
+        let wish = &mut self.wish;
+        if fault == Fault::OnlyPermanentLeases && wish.lease != 0 {
+            wish.lease = 0;
+        } else if fault == Fault::SamePortRequired && wish.external_port != wish.internal_port {
+            wish.external_port = wish.internal_port;
+        } else if fault == Fault::InvalidAction && self.any {
+            self.any = false;
+        } else if matches!(fault, Fault::Conflict | Fault::ConflictWithOtherMechanism) {
+            wish.external_port = wish.external_port.checked_add(1).unwrap_or(1024);
+        } else {
+            self.decide(Some(fault));
         }
     }
 
