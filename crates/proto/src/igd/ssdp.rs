@@ -52,7 +52,7 @@ pub fn receive_search(
     let wanted = head.single("st").ok()??;
     let answers: Vec<Vec<u8>> = targets(identity)
         .into_iter()
-        .filter(|target| wanted == "ssdp:all" || wanted == target.kind)
+        .filter(|target| wanted == target.kind || (wanted == "ssdp:all" && !target.is_lower))
         .map(|target| target.answer(identity, server))
         .collect();
     // More than five seconds count as five.
@@ -65,6 +65,9 @@ struct Target {
     version: Version,
     kind: String,
     name: String,
+    /// A type of version 1 that a device of version 2 is, too. It answers for it when asked (§1.3.3), after the one that
+    /// is of version 1 and nothing else: clients that look on find pinholes, and the others have what they know.
+    is_lower: bool,
 }
 
 impl Target {
@@ -95,7 +98,7 @@ impl Target {
 fn targets(identity: &Identity) -> Vec<Target> {
     let mut targets = Vec::new();
     for version in Version::ALL {
-        let mut add = |device: Device, kind: Option<String>| {
+        let mut add = |device: Device, kind: Option<String>, is_lower: bool| {
             let udn = identity.udn(version, device);
             let (kind, name) = match kind {
                 Some(kind) => (kind.clone(), format!("{udn}::{kind}")),
@@ -105,15 +108,23 @@ fn targets(identity: &Identity) -> Vec<Target> {
                 version,
                 kind,
                 name,
+                is_lower,
             });
         };
-        add(Device::Root, Some("upnp:rootdevice".to_owned()));
+        add(Device::Root, Some("upnp:rootdevice".to_owned()), false);
         for device in Device::ALL {
-            add(device, None);
-            add(device, Some(device.urn(version)));
+            add(device, None, false);
+            add(device, Some(device.urn(version)), false);
+            if version == Version::Two {
+                add(device, Some(device.urn(Version::One)), true);
+            }
         }
         for service in Service::of(version) {
-            add(Device::with(*service), Some(service.urn()));
+            add(Device::with(*service), Some(service.urn()), false);
+        }
+        if version == Version::Two {
+            let service = Service::WanIpConnection(Version::One);
+            add(Device::with(service), Some(service.urn()), true);
         }
     }
     targets
@@ -161,29 +172,33 @@ mod tests {
 
     #[test]
     fn what_is_asked_is_answered() {
-        for (target, location) in [
+        for (target, versions) in [
             (
                 "urn:schemas-upnp-org:device:InternetGatewayDevice:1",
-                "igd1",
+                &["1", "2"][..],
             ),
             (
                 "urn:schemas-upnp-org:device:InternetGatewayDevice:2",
-                "igd2",
+                &["2"],
             ),
-            ("urn:schemas-upnp-org:device:WANDevice:1", "igd1"),
-            ("urn:schemas-upnp-org:device:WANConnectionDevice:2", "igd2"),
-            ("urn:schemas-upnp-org:service:WANIPConnection:1", "igd1"),
-            ("urn:schemas-upnp-org:service:WANIPConnection:2", "igd2"),
+            ("urn:schemas-upnp-org:device:WANDevice:1", &["1", "2"]),
+            ("urn:schemas-upnp-org:device:WANConnectionDevice:2", &["2"]),
+            (
+                "urn:schemas-upnp-org:service:WANIPConnection:1",
+                &["1", "2"],
+            ),
+            ("urn:schemas-upnp-org:service:WANIPConnection:2", &["2"]),
             (
                 "urn:schemas-upnp-org:service:WANIPv6FirewallControl:1",
-                "igd2",
+                &["2"],
             ),
         ] {
             let found = search(&miniupnpc(target), true).unwrap();
             assert_eq!(found.within, Duration::from_secs(2));
-            assert_eq!(values(&found, "st"), [target]);
-            let expected = format!("http://10.59.0.1:5000/{location}/description.xml");
-            assert_eq!(values(&found, "location"), [expected]);
+            assert_eq!(values(&found, "st"), vec![target; versions.len()]);
+            let location = |version| format!("http://10.59.0.1:5000/igd{version}/description.xml");
+            let expected: Vec<String> = versions.iter().map(location).collect();
+            assert_eq!(values(&found, "location"), expected);
             let name = values(&found, "usn").remove(0);
             assert!(
                 name.starts_with("uuid:07070707-") && name.ends_with(target),
