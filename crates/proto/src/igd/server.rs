@@ -129,6 +129,14 @@ impl Connection {
         (!self.outgoing.is_empty()).then(|| std::mem::take(&mut self.outgoing))
     }
 
+    /// Whether what the client sends no longer matters: there is a request, or an answer to what was none.
+    pub fn is_decided(&self) -> bool {
+        match self.state {
+            State::Receiving => false,
+            State::Asked(_) | State::Waiting(_) | State::Answered => true,
+        }
+    }
+
     /// Whether nothing more will come of this connection.
     pub fn is_finished(&self) -> bool {
         matches!(self.state, State::Answered) && self.outgoing.is_empty()
