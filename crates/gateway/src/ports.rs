@@ -7,6 +7,7 @@ mod clock;
 mod epoch;
 mod limit;
 mod outcome;
+pub(crate) mod igd;
 mod promise;
 mod socket;
 mod translation;

@@ -4,6 +4,7 @@
 #![warn(clippy::indexing_slicing)]
 
 mod jitter;
+pub mod igd;
 pub mod nat_pmp;
 mod octets;
 pub mod pcp;

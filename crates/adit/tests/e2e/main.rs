@@ -18,6 +18,7 @@ mod healing;
 mod hostile;
 mod hostile_connections;
 mod hostile_packets;
+mod igd;
 mod import;
 mod isolation;
 mod lifecycle;
