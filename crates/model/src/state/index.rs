@@ -30,8 +30,11 @@ pub(super) struct Index {
     /// The delegated IPv6 prefixes again, those that follow each other joined.
     prefix_runs: Runs<()>,
     forwards: OrdSet<(DeviceId, ForwardId)>,
-    /// Forwards by the class of their range's length, then its first port: ranges that hold a port start near below it.
+    /// Forwards without a name by the class of their range's length, then its first port: ranges that hold a port start
+    /// near below it.
     ports: OrdSet<(u32, u16, ForwardId)>,
+    /// Forwards with a name, by port.
+    hostnames: OrdSet<(u16, String, ForwardId)>,
     pinholes: OrdSet<(DeviceId, PinholeId)>,
 }
 
@@ -96,14 +99,20 @@ impl Index {
 
     pub(super) fn add_forward(&mut self, forward: &Forward) {
         self.forwards.insert((forward.device, forward.id));
-        if let Some(ports) = forward.ports() {
+        if let Some(hostname) = &forward.hostname {
+            self.hostnames
+                .insert((forward.port, hostname.clone(), forward.id));
+        } else if let Some(ports) = forward.ports() {
             self.ports.insert((class(ports), ports.first(), forward.id));
         }
     }
 
     pub(super) fn remove_forward(&mut self, forward: &Forward) {
         self.forwards.remove(&(forward.device, forward.id));
-        if let Some(ports) = forward.ports() {
+        if let Some(hostname) = &forward.hostname {
+            self.hostnames
+                .remove(&(forward.port, hostname.clone(), forward.id));
+        } else if let Some(ports) = forward.ports() {
             self.ports
                 .remove(&(class(ports), ports.first(), forward.id));
         }
@@ -224,7 +233,23 @@ impl Index {
         pairs.map(|(_, id)| *id)
     }
 
-    /// The forwards whose public ports may meet a range, and few others.
+    /// The forwards with a name on a port of a range, by port and name.
+    pub(super) fn named_on(&self, ports: PortRange) -> impl Iterator<Item = ForwardId> {
+        let first = (ports.first(), String::new(), ForwardId(0));
+        let triples = self.hostnames.range(first..);
+        triples
+            .take_while(move |(port, ..)| *port <= ports.last())
+            .map(|(_, _, id)| *id)
+    }
+
+    /// The forwards with this name on a port.
+    pub(super) fn named(&self, port: u16, hostname: &str) -> impl Iterator<Item = ForwardId> {
+        let of = |id| (port, hostname.to_owned(), ForwardId(id));
+        let triples = self.hostnames.range(of(0)..=of(u64::MAX));
+        triples.map(|(_, _, id)| *id)
+    }
+
+    /// The forwards without a name whose public ports may meet a range, and few others.
     pub(super) fn forwards_near(&self, ports: PortRange) -> impl Iterator<Item = ForwardId> {
         CLASSES.flat_map(move |class| {
             let longest = u16::try_from((1_u32 << class) - 1).unwrap_or(u16::MAX);

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use imbl::OrdSet;
 use ipnet::{IpNet, Ipv6Net};
 
-use super::{Context, Frame, Member, Part, routing};
+use super::{Context, Frame, Member, Part, names, routing};
 use crate::address;
 use crate::desired::firewall::{
     Clamp, Connections, Endpoint, Firewall, Keep, Port, SourceAddress, Sources, SubnetPolicy,
@@ -51,6 +51,8 @@ pub(super) fn of_gateway(context: &Context<'_>) -> Firewall {
         translations4: Translations::default(),
         translations6: Translations::default(),
         pinholes: OrdSet::new(),
+        names: BTreeSet::new(),
+        advertised_names: BTreeMap::new(),
     }
 }
 
@@ -218,6 +220,17 @@ fn snat_ports(context: &Context<'_>) -> PortRange {
 /// added in the order of their ids, and with all that they may meet.
 pub(super) fn forward(context: &Context<'_>, forward: &Forward, part: &mut Part) {
     for way in ways(context, forward) {
+        if let Some(hostname) = &forward.hostname {
+            names::name(context, forward, hostname, &way, part);
+            continue;
+        }
+        let shared = names::shared(context, forward, way.local());
+        names::fallback(context, forward, &way, &shared, part);
+        let mut alone = forward.clone();
+        alone
+            .protocols
+            .retain(|protocol| !shared.contains(protocol));
+        let forward = &alone;
         let Way {
             ports,
             uplink,
@@ -243,7 +256,8 @@ pub(super) fn forward(context: &Context<'_>, forward: &Forward, part: &mut Part)
 
 /// How a device with forwards reaches itself by them.
 pub(super) fn hairpins(context: &Context<'_>, device: &Device, part: &mut Part) {
-    for forward in context.inputs.state.forwards_of(device.id) {
+    let forwards = context.inputs.state.forwards_of(device.id);
+    for forward in forwards.filter(|forward| forward.hostname.is_none()) {
         for way in ways(context, forward) {
             match way.place {
                 Place::V4 { target, .. } => {
@@ -260,13 +274,13 @@ pub(super) fn hairpins(context: &Context<'_>, device: &Device, part: &mut Part) 
 }
 
 /// One public address of a forward that is in force.
-struct Way<'a> {
+pub(super) struct Way<'a> {
     ports: PortRange,
     uplink: &'a Uplink,
-    place: Place,
+    pub(super) place: Place,
 }
 
-enum Place {
+pub(super) enum Place {
     V4 {
         local: Ipv4Addr,
         target: Target<Ipv4Addr>,
@@ -277,7 +291,17 @@ enum Place {
     },
 }
 
-fn ways<'a>(context: &Context<'a>, forward: &Forward) -> Vec<Way<'a>> {
+impl Way<'_> {
+    /// The address as it is on this host.
+    pub(super) fn local(&self) -> IpAddr {
+        match self.place {
+            Place::V4 { local, .. } => local.into(),
+            Place::V6 { local, .. } => local.into(),
+        }
+    }
+}
+
+pub(super) fn ways<'a>(context: &Context<'a>, forward: &Forward) -> Vec<Way<'a>> {
     let (Some(ports), true) = (forward.ports(), forward.enabled) else {
         return Vec::new();
     };
@@ -309,9 +333,10 @@ fn ways<'a>(context: &Context<'a>, forward: &Forward) -> Vec<Way<'a>> {
     locals.into_iter().filter_map(way).collect()
 }
 
-struct Target<A> {
-    address: A,
-    gateway: A,
+pub(super) struct Target<A> {
+    pub(super) address: A,
+    /// The gateway's address in the device's subnet.
+    pub(super) gateway: A,
 }
 
 fn target4(member: &Member<'_>) -> Option<Target<Ipv4Addr>> {
@@ -333,7 +358,7 @@ fn target6(member: &Member<'_>) -> Option<Target<Ipv6Addr>> {
 }
 
 /// The address that devices know a local one by, for their own way to it.
-fn advertised(uplink: &Uplink, local: Ipv4Addr) -> Option<Ipv4Addr> {
+pub(super) fn advertised(uplink: &Uplink, local: Ipv4Addr) -> Option<Ipv4Addr> {
     uplink
         .advertised
         .filter(|advertised| uplink.local_ipv4() == Some(local) && *advertised != local)
@@ -432,7 +457,7 @@ fn forward_public<A: Ord + Copy>(
     }
 }
 
-fn holder(uplinks: &[Uplink], address: IpAddr) -> Option<&Uplink> {
+pub(super) fn holder(uplinks: &[Uplink], address: IpAddr) -> Option<&Uplink> {
     uplinks.iter().find(|uplink| uplink.has(address))
 }
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Context, Desired, Frame, Inputs, Part, derive, firewall, sysctls};
+use super::{Context, Desired, Frame, Inputs, Part, derive, firewall, names, sysctls};
 use crate::facts::Facts;
 use crate::protocol::PortRange;
 use crate::state::{DeviceId, Forward, ForwardId, PinholeId, State};
@@ -69,6 +69,7 @@ impl Derivation {
             touched
                 .part(&after)
                 .replace(&touched.part(&before), desired);
+            names::finish(&after, desired);
             desired.sysctls = sysctls(&after, desired);
         }
         self.state = inputs.state.clone();
@@ -171,15 +172,21 @@ fn neighbors_of(state: &State, forward: &Forward) -> Vec<ForwardId> {
     let Some(ports) = forward.ports() else {
         return Vec::new();
     };
+    if let Some(hostname) = &forward.hostname {
+        // Whether those without a name are translated depends on whether there is one with a name.
+        let same = state.forwards_named(forward.port, hostname);
+        let plain = state.plain_forwards_on(ports).into_iter();
+        return same.chain(plain).map(|other| other.id).collect();
+    }
     let targets = targets_of(forward);
-    let at_device =
-        state
-            .forwards_of(forward.device)
-            .filter(|other| match (targets_of(other), targets) {
-                (Some(theirs), Some(ours)) => theirs.overlaps(ours),
-                (_, _) => false,
-            });
-    let at_gateway = state.forwards_on(ports).into_iter();
+    let at_device = state
+        .forwards_of(forward.device)
+        .filter(|other| other.hostname.is_none())
+        .filter(|other| match (targets_of(other), targets) {
+            (Some(theirs), Some(ours)) => theirs.overlaps(ours),
+            (_, _) => false,
+        });
+    let at_gateway = state.plain_forwards_on(ports).into_iter();
     at_gateway.chain(at_device).map(|other| other.id).collect()
 }
 

@@ -113,6 +113,8 @@ fn small() -> Firewall {
             })
             .into_iter()
             .collect(),
+        names: BTreeSet::new(),
+        advertised_names: BTreeMap::new(),
     }
 }
 
