@@ -8,7 +8,7 @@ pub use client_hello::ClientHello;
 pub(crate) use client_hello::HEADER as MESSAGE_HEADER;
 #[cfg(test)]
 pub(crate) use client_hello::tests::hello;
-pub(crate) use name::host_name;
+pub use name::host_name;
 pub use reader::ClientHelloReader;
 pub(crate) use reader::message_length;
 

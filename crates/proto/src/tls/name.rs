@@ -5,7 +5,7 @@ const LONGEST: usize = 253;
 
 /// A name in lower case without the dot at its end; nothing if a name of a host cannot be written so. Underscores are let
 /// through, as there are names with them.
-pub(crate) fn host_name(bytes: &[u8]) -> Option<String> {
+pub fn host_name(bytes: &[u8]) -> Option<String> {
     let bytes = bytes.strip_suffix(b".").unwrap_or(bytes);
     let is_label = |label: &[u8]| {
         !label.is_empty()
