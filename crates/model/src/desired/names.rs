@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use imbl::OrdMap;
+use ipnet::IpNet;
 
 use super::firewall::Port;
 use crate::protocol::Protocol;
@@ -27,8 +28,9 @@ pub struct Target {
     pub forward: ForwardId,
     /// The device's address and port.
     pub device: SocketAddr,
-    /// The gateway's address in the device's subnet: what the device sees where it cannot see the client's.
-    pub gateway: IpAddr,
+    /// Networks to which the device replies by another way than the tunnel: itself, and what is behind it. Clients from there
+    /// appear as the gateway.
+    pub near: BTreeSet<IpNet>,
     /// What the device sees of the client.
     pub mode: Mode,
 }
@@ -54,6 +56,13 @@ impl Names {
     /// Whether there is nothing to do for a front.
     pub fn is_empty(&self) -> bool {
         self.routes.is_empty()
+    }
+
+    /// Whether another one does something else; what both share is not looked at.
+    pub fn differs(&self, other: &Self) -> bool {
+        self.redirects != other.redirects
+            || self.fallbacks.diff(&other.fallbacks).next().is_some()
+            || self.routes.diff(&other.routes).next().is_some()
     }
 
     /// The public sockets on which there are names.

@@ -335,8 +335,7 @@ pub(super) fn ways<'a>(context: &Context<'a>, forward: &Forward) -> Vec<Way<'a>>
 
 pub(super) struct Target<A> {
     pub(super) address: A,
-    /// The gateway's address in the device's subnet.
-    pub(super) gateway: A,
+    gateway: A,
 }
 
 fn target4(member: &Member<'_>) -> Option<Target<Ipv4Addr>> {

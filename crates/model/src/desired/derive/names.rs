@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
+
 use super::firewall::{Place, Way, advertised, holder, ways};
 use super::routing::{LOOPBACK, default_destination};
 use super::{Context, Part};
@@ -185,16 +187,17 @@ fn holds<A: Ord + Copy>(translations: &Translations<A>, address: A) -> bool {
 }
 
 fn target(context: &Context<'_>, forward: &Forward, way: &Way<'_>) -> Option<(IpAddr, Target)> {
-    let device = context.inputs.state.devices.get(&forward.device)?;
-    let (address, gateway): (IpAddr, IpAddr) = match &way.place {
-        Place::V4 { target, .. } => (target.address.into(), target.gateway.into()),
-        Place::V6 { target, .. } => (target.address.into(), target.gateway.into()),
+    let member = context.member_of(forward.device)?;
+    let address: IpAddr = match &way.place {
+        Place::V4 { target, .. } => target.address.into(),
+        Place::V6 { target, .. } => target.address.into(),
     };
+    let own = member.addresses.iter().copied().map(IpNet::from);
     let target = Target {
         forward: forward.id,
         device: SocketAddr::new(address, forward.target_port),
-        gateway,
-        mode: mode(forward, device),
+        near: own.chain(context.delegations_of(member.device)).collect(),
+        mode: mode(forward, member.device),
     };
     Some((way.local(), target))
 }
