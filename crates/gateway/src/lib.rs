@@ -25,6 +25,7 @@ mod names;
 mod options;
 mod owner;
 mod policing;
+mod ports;
 mod run;
 mod trouble;
 mod writer;

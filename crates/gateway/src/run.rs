@@ -200,6 +200,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<Ending> {
         events: Arc::clone(&events),
         metrics,
         troubles: Arc::default(),
+        promises: Arc::default(),
         exposition: AsyncMutex::default(),
     });
     audit.started(start).await;

@@ -518,5 +518,6 @@ fn without_way_in(firewall: &Firewall) -> Firewall {
         pinholes: OrdSet::new(),
         names: BTreeSet::new(),
         advertised_names: BTreeMap::new(),
+        filters: OrdMap::new(),
     }
 }

@@ -75,8 +75,6 @@ fn device(target: &names::Target) -> Route {
 
 #[cfg(test)]
 mod tests {
-    use adit_model::state::ForwardId;
-
     use super::*;
 
     fn socket(port: u16) -> Port<IpAddr> {
@@ -89,7 +87,6 @@ mod tests {
 
     fn target(last: u8, port: u16) -> names::Target {
         names::Target {
-            forward: ForwardId(1),
             device: ([10, 59, 0, last], port).into(),
             near: [IpAddr::from([10, 59, 0, last]).into()].into(),
             mode: names::Mode::Transparent,

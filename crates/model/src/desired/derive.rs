@@ -25,7 +25,7 @@ use super::sysctl::Sysctls;
 use super::wireguard::{Peer, WireGuard};
 use crate::facts::Facts;
 use crate::key::{PrivateKey, PublicKey};
-use crate::state::{Device, DeviceId, State, Subnet};
+use crate::state::{Device, DeviceId, Filter, State, Subnet};
 use crate::uplink::{self, Uplink};
 use crate::{address, configuration};
 
@@ -79,6 +79,9 @@ pub fn derive(inputs: &Inputs<'_>) -> Desired {
     }
     for pinhole in state.pinholes.values() {
         firewall::pinhole(&context, pinhole, &mut part);
+    }
+    for lease in state.leases.values() {
+        firewall::lease(&context, lease, &mut part);
     }
     let mut desired = Desired {
         link: Some(Link {
@@ -166,6 +169,7 @@ struct Part {
     translations6: Translations<Ipv6Addr>,
     pinholes: OrdSet<Endpoint<Ipv6Addr>>,
     names: Names,
+    filters: OrdMap<Endpoint<IpAddr>, BTreeSet<Filter>>,
 }
 
 impl Part {

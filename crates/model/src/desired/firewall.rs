@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::protocol::{PortRange, Protocol};
+use crate::state::Filter;
 use imbl::ordmap;
 use imbl::ordset;
 use imbl::{OrdMap, OrdSet};
@@ -53,6 +54,8 @@ pub struct Firewall {
     pub names: BTreeSet<Port<IpAddr>>,
     /// How devices reach them that know a local address by its advertised one.
     pub advertised_names: BTreeMap<Port<Ipv4Addr>, Ipv4Addr>,
+    /// Ports that are open to some remote peers only; no two of them overlap.
+    pub filters: OrdMap<Endpoint<IpAddr>, BTreeSet<Filter>>,
 }
 
 /// What one subnet may do.
@@ -203,6 +206,11 @@ impl Firewall {
                     ordset::DiffItem::Add(_) => None,
                 }),
         );
+        changed.extend(
+            from.filters
+                .diff(&to.filters)
+                .map(|item| *changed_key(item)),
+        );
         changed
     }
 
@@ -228,6 +236,7 @@ impl Firewall {
             pinholes: OrdSet::new(),
             names: BTreeSet::new(),
             advertised_names: BTreeMap::new(),
+            filters: OrdMap::new(),
             ..self.clone()
         }
     }

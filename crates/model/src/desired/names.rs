@@ -8,7 +8,6 @@ use ipnet::IpNet;
 
 use super::firewall::Port;
 use crate::protocol::Protocol;
-use crate::state::ForwardId;
 
 /// What the front does. Where a public socket is in none of it, the front does not listen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,8 +23,6 @@ pub struct Names {
 /// Where connections go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// The forward that says so.
-    pub forward: ForwardId,
     /// The device's address and port.
     pub device: SocketAddr,
     /// Networks to which the device replies by another way than the tunnel: itself, and what is behind it. Clients from there

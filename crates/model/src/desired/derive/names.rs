@@ -194,7 +194,6 @@ fn target(context: &Context<'_>, forward: &Forward, way: &Way<'_>) -> Option<(Ip
     };
     let own = member.addresses.iter().copied().map(IpNet::from);
     let target = Target {
-        forward: forward.id,
         device: SocketAddr::new(address, forward.target_port),
         near: own.chain(context.delegations_of(member.device)).collect(),
         mode: mode(forward, member.device),

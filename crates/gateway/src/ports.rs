@@ -1,0 +1,5 @@
+//! Where devices ask for ports.
+
+mod promise;
+
+pub(crate) use self::promise::Promises;
