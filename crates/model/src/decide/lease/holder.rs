@@ -159,7 +159,9 @@ fn find_manual<'a>(
             external: internal,
         });
     }
-    state.forwards_of(device.id).find_map(|forward| {
+    let forwards = state.forwards_of(device.id);
+    let mut whole = forwards.filter(|forward| forward.hostname.is_none());
+    whole.find_map(|forward| {
         let ports = forward.ports()?;
         let offset = internal.checked_sub(forward.target_port)?;
         let external = ports.first().checked_add(offset)?;

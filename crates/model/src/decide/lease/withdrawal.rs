@@ -117,12 +117,9 @@ fn of_device(
     let moves = before.is_none_or(|before| {
         (before.subnet, before.ipv4, &before.egress) != (device.subnet, device.ipv4, &device.egress)
     });
-    let ranges = device.auto_port_ranges();
     let is_outside = |lease: &&Lease| {
-        lease.external_ports().is_none_or(|ports| {
-            let mut ranges = ranges.iter();
-            !ranges.any(|range| range.contains(ports.first()) && range.contains(ports.last()))
-        })
+        let ports = lease.external_ports();
+        ports.is_none_or(|ports| !device.may_open(ports, lease.is_named()))
     };
     let all = moves || !may_ask(device, now);
     let policy_moves = before.is_none_or(|before| before.port_policy != device.port_policy);
@@ -151,6 +148,7 @@ fn under_forward(
     let leases = after.leases_on(None, range).into_iter();
     let met = leases.filter(|lease| {
         forward.protocols.contains(&lease.protocol)
+            && !lease.shares_with(forward)
             && after
                 .lease_place(lease, uplinks, facts)
                 .is_none_or(|(address, _)| locals.contains(&address))

@@ -293,7 +293,7 @@ pub(super) fn hairpins(context: &Context<'_>, device: &Device, part: &mut Part) 
             Family::Ipv4 => &mut is_there4,
             Family::Ipv6 => &mut is_there6,
         };
-        if *is_there || lease.opening != Opening::Forward {
+        if *is_there || lease.opening != Opening::Forward || lease.is_named() {
             continue;
         }
         let Some(way) = way_of(context, lease) else {
@@ -331,6 +331,10 @@ fn translated(context: &Context<'_>, lease: &Lease, part: &mut Part) {
     else {
         return;
     };
+    if lease.is_named() {
+        names::lease(context, lease, &place, part);
+        return;
+    }
     let is_inbound = lease.opening == Opening::Forward;
     for forward in pieces(lease) {
         let Some(ports) = forward.ports() else {
@@ -452,7 +456,7 @@ fn filter(lease: &Lease, address: IpAddr, part: &mut Part) {
 }
 
 /// Where a lease is in force; nowhere while it is suspended.
-fn way_of<'a>(context: &Context<'a>, lease: &Lease) -> Option<Way<'a>> {
+pub(super) fn way_of<'a>(context: &Context<'a>, lease: &Lease) -> Option<Way<'a>> {
     let inputs = context.inputs;
     let ports = lease
         .external_ports()
@@ -503,9 +507,16 @@ pub(super) enum Place {
 impl Way<'_> {
     /// The address as it is on this host.
     pub(super) fn local(&self) -> IpAddr {
-        match self.place {
-            Place::V4 { local, .. } => local.into(),
-            Place::V6 { local, .. } => local.into(),
+        self.place.ends().0
+    }
+}
+
+impl Place {
+    /// The address as it is on this host, and the device's.
+    pub(super) fn ends(&self) -> (IpAddr, IpAddr) {
+        match self {
+            Self::V4 { local, target } => ((*local).into(), target.address.into()),
+            Self::V6 { local, target } => ((*local).into(), target.address.into()),
         }
     }
 }
@@ -543,7 +554,7 @@ pub(super) fn ways<'a>(context: &Context<'a>, forward: &Forward) -> Vec<Way<'a>>
 }
 
 pub(super) struct Target<A> {
-    pub(super) address: A,
+    address: A,
     gateway: A,
 }
 

@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::firewall::{Place, Way, advertised, holder, ways};
+use super::firewall::{Place, Way, advertised, holder, way_of, ways};
 use super::routing::{LOOPBACK, default_destination};
-use super::{Context, Part};
+use super::{Context, Member, Part};
 use crate::configuration::Routing;
 use crate::desired::Desired;
 use crate::desired::firewall::{Endpoint, Port, Translations};
@@ -15,7 +15,7 @@ use crate::desired::names::{HTTP, HTTPS, Mode, Target};
 use crate::desired::route::{Route, RouteTarget};
 use crate::desired::rule::{FRONT_MARK, Rule};
 use crate::protocol::{PortRange, Protocol};
-use crate::state::{Device, Forward};
+use crate::state::{Device, Forward, Lease};
 
 /// The table, and the priority of the rules that lead to it: what comes back to sockets of the front that have a client's
 /// address is for this host.
@@ -38,6 +38,30 @@ pub(super) fn name(
     for protocol in &forward.protocols {
         let key = (socket(local, *protocol, forward.port), hostname.to_owned());
         // Two meet only where the host's addresses changed; then the older one stays.
+        part.names
+            .routes
+            .entry(key)
+            .or_insert_with(|| target.clone());
+    }
+}
+
+/// What a lease with names does.
+pub(super) fn lease(context: &Context<'_>, lease: &Lease, place: &Place, part: &mut Part) {
+    let Some(member) = context.member_of(lease.device) else {
+        return;
+    };
+    let (local, address) = place.ends();
+    let target = towards(
+        context,
+        &member,
+        SocketAddr::new(address, lease.internal),
+        false,
+    );
+    for hostname in &lease.hostnames {
+        let key = (
+            socket(local, lease.protocol, lease.external),
+            hostname.clone(),
+        );
         part.names
             .routes
             .entry(key)
@@ -81,11 +105,17 @@ pub(super) fn shared(
         return BTreeSet::new();
     }
     let state = context.inputs.state;
+    let leases = state.leases_on(None, port).into_iter();
+    let leased: BTreeSet<Protocol> = leases
+        .filter(|lease| lease.is_named())
+        .filter(|lease| way_of(context, lease).is_some_and(|way| way.local() == local))
+        .map(|lease| lease.protocol)
+        .collect();
+    let is_here = |other: &Forward| ways(context, other).iter().any(|way| way.local() == local);
     let is_named = |protocol: &&Protocol| {
-        state.named_forwards_on(port).any(|other| {
-            other.protocols.contains(protocol)
-                && ways(context, other).iter().any(|way| way.local() == local)
-        })
+        let mut others = state.named_forwards_on(port);
+        leased.contains(protocol)
+            || others.any(|other| other.protocols.contains(protocol) && is_here(other))
     };
     forward.protocols.iter().filter(is_named).copied().collect()
 }
@@ -188,21 +218,30 @@ fn holds<A: Ord + Copy>(translations: &Translations<A>, address: A) -> bool {
 
 fn target(context: &Context<'_>, forward: &Forward, way: &Way<'_>) -> Option<(IpAddr, Target)> {
     let member = context.member_of(forward.device)?;
-    let address: IpAddr = match &way.place {
-        Place::V4 { target, .. } => target.address.into(),
-        Place::V6 { target, .. } => target.address.into(),
-    };
-    let own = member.addresses.iter().copied().map(IpNet::from);
-    let target = Target {
-        device: SocketAddr::new(address, forward.target_port),
-        near: own.chain(context.delegations_of(member.device)).collect(),
-        mode: mode(forward, member.device),
-    };
-    Some((way.local(), target))
+    let (local, address) = way.place.ends();
+    let device = SocketAddr::new(address, forward.target_port);
+    Some((
+        local,
+        towards(context, &member, device, forward.proxy_protocol),
+    ))
 }
 
-fn mode(forward: &Forward, device: &Device) -> Mode {
-    if forward.proxy_protocol {
+fn towards(
+    context: &Context<'_>,
+    member: &Member<'_>,
+    device: SocketAddr,
+    proxy_protocol: bool,
+) -> Target {
+    let own = member.addresses.iter().copied().map(IpNet::from);
+    Target {
+        device,
+        near: own.chain(context.delegations_of(member.device)).collect(),
+        mode: mode(member.device, proxy_protocol),
+    }
+}
+
+fn mode(device: &Device, proxy_protocol: bool) -> Mode {
+    if proxy_protocol {
         return Mode::ProxyProtocol;
     }
     match device.routing {
