@@ -1,11 +1,13 @@
 //! Telling a front what to do.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::control::{Answer, Envelope, LONGEST_LINE, Request, VERSION, line};
+use crate::handover::{self, Inventory};
 use crate::status::Status;
 use crate::table::Table;
 
@@ -69,6 +71,28 @@ impl Client {
                 Err(self.unreachable(error))
             }
             Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    /// What the front leaves, and the descriptors of it; it goes on until [`Self::let_go`] unless the connection ends.
+    pub(crate) fn take_over(&mut self) -> Result<(Inventory, Vec<OwnedFd>), ClientError> {
+        let inventory = match self.ask(Request::TakeOver {})? {
+            Answer::HandOver(inventory) => inventory,
+            answer => return Err(self.unexpected(&answer)),
+        };
+        let descriptors = line(Request::Send {})
+            .map_err(io::Error::from)
+            .and_then(|request| self.stream.get_mut().write_all(&request))
+            .and_then(|()| handover::receive(self.stream.get_ref(), inventory.count()))
+            .map_err(|error| self.unreachable(error))?;
+        Ok((inventory, descriptors))
+    }
+
+    /// Says that this process goes on with what it was left.
+    pub(crate) fn let_go(mut self) -> Result<(), ClientError> {
+        match self.ask(Request::Taken {})? {
+            Answer::Stopping {} => Ok(()),
+            answer => Err(self.unexpected(&answer)),
         }
     }
 

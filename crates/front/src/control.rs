@@ -1,7 +1,10 @@
 //! What is said over the front's socket: a line of JSON each way, with the version of this format.
 
+pub(crate) mod server;
+
 use serde::{Deserialize, Serialize};
 
+use crate::handover::Inventory;
 use crate::status::Status;
 use crate::table::Table;
 
@@ -25,9 +28,11 @@ pub(crate) enum Request {
     Status {},
     /// End, with all connections.
     Stop {},
-    /// Hand over the listeners and flows to the caller, and end with the last connection.
+    /// Say what there is to hand over. Datagrams wait from here on.
     TakeOver {},
-    /// The caller has them, and goes on with them.
+    /// Send the descriptors.
+    Send {},
+    /// They have arrived, and the caller goes on with them: end with the last connection.
     Taken {},
 }
 
@@ -40,8 +45,7 @@ pub(crate) enum Answer {
         reason: String,
     },
     Stopping {},
-    /// What the descriptors that follow are.
-    HandOver(crate::handover::Inventory),
+    HandOver(Inventory),
 }
 
 pub(crate) fn line<T: Serialize>(content: T) -> serde_json::Result<Vec<u8>> {
