@@ -45,6 +45,16 @@ pub struct RequestLease {
     pub description: String,
 }
 
+impl RequestLease {
+    /// The public port that is wished for; where nothing else will do and none is named, the number that the device has.
+    pub const fn wished(&self) -> Option<u16> {
+        match (self.external, self.exact) {
+            (None, true) => Some(self.internal),
+            (wished, _) => wished,
+        }
+    }
+}
+
 /// Whose port it is, and who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parties {

@@ -212,6 +212,7 @@ fn firewall(forwards: BTreeMap<u16, u8>) -> Firewall {
         services: BTreeSet::new(),
         translations4: Translations::default(),
         translations6: Translations::default(),
+        filters: OrdMap::new(),
         pinholes: OrdSet::new(),
         names: BTreeSet::new(),
         advertised_names: BTreeMap::new(),

@@ -258,6 +258,11 @@ impl Lease {
             }
     }
 
+    /// Whether it can be on one port with another lease: both have names, and none in common.
+    pub fn is_beside(&self, other: &Self) -> bool {
+        self.is_named() && other.is_named() && self.hostnames.is_disjoint(&other.hostnames)
+    }
+
     /// The ports that the Internet sees; none only for a stored object that no decision made.
     pub fn external_ports(&self) -> Option<PortRange> {
         span(self.external, self.count)

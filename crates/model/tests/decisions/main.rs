@@ -8,6 +8,7 @@ mod declaration;
 mod desired;
 mod incremental;
 mod invariants;
+mod leases;
 mod names;
 mod problems;
 mod refusals;

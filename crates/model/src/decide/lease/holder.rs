@@ -83,7 +83,7 @@ pub(super) fn holder<'a>(
         Family::Ipv6 => state.subnets.get(&device.subnet)?.local_ipv6().is_some(),
     };
     if wish.mechanism == Mechanism::Upnp && is_forward {
-        let external = wish.external.and_then(|port| PortRange::new(port, port));
+        let external = wish.wished().and_then(|port| PortRange::new(port, port));
         let leases = external.map(|external| state.leases_on(None, external));
         let mut own = leases.into_iter().flatten().filter(|lease| {
             lease.is_open()
