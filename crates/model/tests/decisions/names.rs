@@ -1,16 +1,19 @@
 //! Names on shared ports: who is let on one, and what is derived.
 
-use adit_model::change::{AddForward, Change, SetDevice, SetForward, SetUplink};
+use adit_model::change::{AddForward, Change, RequestLease, SetDevice, SetForward, SetUplink};
 use adit_model::configuration::Routing;
+use adit_model::decide::lease::granted;
 use adit_model::desired::Desired;
 use adit_model::desired::derive::{Derivation, Inputs};
 use adit_model::desired::names::Mode;
 use adit_model::facts::Listener;
 use adit_model::key::PrivateKey;
 use adit_model::protocol::Protocol;
-use adit_model::refusal::Refusal;
+use adit_model::refusal::{LeaseRefusal, Refusal};
+use adit_model::state::{DeviceKind, Mechanism};
 
 use crate::desired::{routes, rules};
+use crate::leases::wish;
 use crate::world::{
     TUNNEL, World, add_device, add_forward, add_forward_wish, add_subnet, add_uplink, bare_host,
     parse, set_device, set_forward,
@@ -294,4 +297,139 @@ fn what_is_derived_a_little_at_a_time_is_what_is_derived_whole() {
         });
         assert_eq!(**derivation.desired(), world.desired());
     }
+}
+
+/// What a device asks for by PCP with names.
+fn named(world: &World, device: &str, port: u16, names: &[&str]) -> RequestLease {
+    RequestLease {
+        protocol: Protocol::Tcp,
+        external: Some(port),
+        hostnames: names.iter().map(|name| (*name).to_owned()).collect(),
+        ..wish(world.device(device).id, Mechanism::Pcp, port)
+    }
+}
+
+fn ask(world: &mut World, wish: RequestLease) -> Result<u16, LeaseRefusal> {
+    match world.change(Change::RequestLease(Box::new(wish.clone()))) {
+        Ok(_) => {
+            let grant = granted(&world.state, &world.facts, &wish, world.now).unwrap();
+            Ok(grant.external)
+        }
+        Err(Refusal::LeaseRefused { reason }) => Err(reason),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+#[test]
+fn devices_obtain_names_on_a_port_that_they_could_not_have_whole() {
+    let server = SetDevice {
+        kind: Some(DeviceKind::Server),
+        ..SetDevice::default()
+    };
+    let mut world = world().with([
+        set_device("nas", server.clone()),
+        set_device("web", server),
+        add_name("443/tcp", "nas", "manual.example"),
+        add_forward("443/tcp", "web"),
+    ]);
+    let taken = |name: &str| {
+        let hostname = name.to_owned();
+        Err(LeaseRefusal::HostnameTaken { hostname })
+    };
+    // What an administrator gave it already is no lease.
+    let own = named(&world, "nas", 443, &["Manual.example"]);
+    assert_eq!(ask(&mut world, own), Ok(443));
+    assert!(world.state.leases.is_empty());
+    let first = named(&world, "nas", 443, &["a.example", "B.example"]);
+    assert_eq!(ask(&mut world, first.clone()), Ok(443));
+    assert_eq!(ask(&mut world, first), Ok(443));
+    let other = named(&world, "web", 443, &["c.example"]);
+    assert_eq!(ask(&mut world, other), Ok(443));
+    for name in ["b.example", "manual.example"] {
+        let wish = named(&world, "web", 443, &["d.example", name]);
+        assert_eq!(ask(&mut world, wish), taken(name));
+    }
+    // The whole port is nobody's to ask for, and a name is no way to other ports below 1024.
+    let whole = named(&world, "web", 444, &[]);
+    let whole = RequestLease {
+        external: Some(443),
+        ..whole
+    };
+    assert!(ask(&mut world, whole).unwrap() >= 1024);
+    let low = RequestLease {
+        internal: 993,
+        external: Some(993),
+        ..named(&world, "web", 443, &["imap.example"])
+    };
+    assert!(ask(&mut world, low).unwrap() >= 1024);
+    let invalid = named(&world, "nas", 80, &["not a name"]);
+    assert_eq!(ask(&mut world, invalid), Err(LeaseRefusal::Hostnames));
+
+    let names: Vec<String> = told(&world.desired())
+        .into_iter()
+        .filter(|text| text.contains(" 443/tcp"))
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "203.0.113.10 443/tcp a.example 10.59.0.2:443",
+            "203.0.113.10 443/tcp b.example 10.59.0.2:443",
+            "203.0.113.10 443/tcp c.example 10.59.0.3:443",
+            "203.0.113.10 443/tcp manual.example 10.59.0.2:443",
+            "203.0.113.10 443/tcp - 10.59.0.3:443",
+        ]
+    );
+    // An administrator takes no name from a device unseen, and takes another one beside it.
+    let refusal = world.refused(add_name("443/tcp", "nas", "c.example"));
+    assert_eq!(refusal.code(), "port-leased");
+    let world = world.with([add_name("443/tcp", "nas", "e.example")]);
+    assert_eq!(world.state.forwards.len(), 3);
+}
+
+#[test]
+fn leases_by_name_are_derived_a_little_at_a_time_as_whole() {
+    let key = PrivateKey::from_random([9; 32]);
+    let server = SetDevice {
+        kind: Some(DeviceKind::Server),
+        ..SetDevice::default()
+    };
+    let mut world = world().with([set_device("nas", server), add_forward("443", "web")]);
+    let mut derivation = Derivation::new(&Inputs {
+        state: &world.state,
+        facts: &world.facts,
+        interface: TUNNEL,
+        private_key: &key,
+        now: world.now,
+    });
+    for step in 0..4 {
+        match step {
+            0 => {
+                let wish = named(&world, "nas", 443, &["a.example"]);
+                ask(&mut world, wish).unwrap();
+            }
+            1 => {
+                let wish = named(&world, "nas", 443, &["b.example"]);
+                ask(&mut world, wish).unwrap();
+            }
+            2 => world = world.with([add_name("443/tcp", "web", "a.example")]),
+            _ => world.now += 100_000,
+        }
+        derivation.update(&Inputs {
+            state: &world.state,
+            facts: &world.facts,
+            interface: TUNNEL,
+            private_key: &key,
+            now: world.now,
+        });
+        assert_eq!(**derivation.desired(), world.desired(), "step {step}");
+    }
+    assert_eq!(
+        told(&world.desired()),
+        [
+            "203.0.113.10 443/tcp a.example 10.59.0.3:443",
+            "203.0.113.10 443/tcp - 10.59.0.3:443",
+            "203.0.113.10 redirect",
+            "203.0.113.10 443/udp dnat 10.59.0.3:443",
+        ]
+    );
 }
