@@ -38,6 +38,7 @@ use crate::names::Front;
 use crate::options::{RunOptions, Settled, check_interface};
 use crate::owner::Owner;
 use crate::policing;
+use crate::ports::PortControl;
 use crate::writer::{Writer, restore};
 
 /// Name of the socket in the runtime directory.
@@ -220,6 +221,8 @@ pub async fn run(options: RunOptions) -> anyhow::Result<Ending> {
     let mut beside = JoinSet::new();
     beside.spawn(watch_network(Arc::downgrade(&control), Arc::clone(&events)));
     beside.spawn(tell_refused(Arc::clone(&audit)));
+    let ports = PortControl::new(&control, options.state_dir.clone());
+    beside.spawn(ports.run());
     beside.spawn(policing::tell(Arc::downgrade(&control), policed));
     beside.spawn(confirmation::watch(
         Arc::downgrade(&control),

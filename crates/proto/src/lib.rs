@@ -5,6 +5,7 @@
 
 mod cursor;
 pub mod http;
+mod jitter;
 pub mod nat_pmp;
 mod octets;
 pub mod pcp;

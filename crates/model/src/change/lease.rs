@@ -116,8 +116,9 @@ pub struct EndLeases {
 /// Time has passed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExpireLeases {
-    /// Leases whose time, as their devices were told it, is over.
-    pub over: Vec<LeaseId>,
+    /// Leases whose time, as their devices were told it, is over; each with the expiry that was stored then. One that was
+    /// written anew since is not over.
+    pub over: Vec<(LeaseId, u64)>,
     /// When it was last looked for devices that expired, in seconds since 1970.
     pub since: u64,
 }

@@ -539,7 +539,11 @@ pub(super) fn end_all(draft: &mut Draft<'_>, wish: EndLeases) -> Result<(), Refu
 pub(super) fn expire(draft: &mut Draft<'_>, wish: &ExpireLeases) {
     let state = draft.state;
     let ended = state.leases_ended(draft.now);
-    let over: BTreeSet<LeaseId> = wish.over.iter().copied().chain(ended).collect();
+    let told = wish.over.iter().filter(|(id, expires)| {
+        let lease = state.leases.get(id);
+        lease.is_some_and(|lease| lease.expires == *expires)
+    });
+    let over: BTreeSet<LeaseId> = told.map(|(id, _)| *id).chain(ended).collect();
     let mut removed = BTreeSet::new();
     for device in state.expiring(wish.since, draft.now) {
         removed.extend(state.leases_of(device).map(|lease| lease.id));

@@ -526,7 +526,7 @@ pub(crate) fn lease_changes() -> impl Strategy<Value = Change> {
     );
     let expire = (1_u64..40).prop_map(|id| {
         Change::ExpireLeases(ExpireLeases {
-            over: vec![LeaseId(id)],
+            over: vec![(LeaseId(id), crate::world::NOW + 150)],
             since: crate::world::NOW - 100,
         })
     });

@@ -31,6 +31,8 @@ pub struct Grant {
     pub lifetime: u32,
     /// The revision of the lease's last write.
     pub version: u64,
+    /// Whether it was obtained by the mechanism of the request; otherwise it is only told.
+    pub is_own: bool,
 }
 
 /// What a request led to that was not refused, or would lead to if nothing has to be changed for it.
@@ -53,6 +55,7 @@ pub fn granted(state: &State, facts: &Facts, wish: &RequestLease, now: u64) -> O
                 count: lease.count.saturating_sub(offset),
                 lifetime: asked.min(rest),
                 version: state.leases.version(&lease.id).unwrap_or(state.revision),
+                is_own: lease.mechanism == wish.mechanism,
             })
         }
         Holder::Manual { address, external } => Some(Grant {
@@ -62,6 +65,7 @@ pub fn granted(state: &State, facts: &Facts, wish: &RequestLease, now: u64) -> O
             count: 1,
             lifetime: u32::MAX,
             version: 0,
+            is_own: false,
         }),
     }
 }
