@@ -33,7 +33,8 @@ pub(super) struct Connection {
     address: SocketAddr,
     gate: Arc<Gate>,
     state: State,
-    _permit: Permit,
+    /// Until it is closed.
+    permit: Option<Permit>,
 }
 
 #[derive(Debug)]
@@ -129,7 +130,7 @@ impl Connection {
             address,
             gate,
             state: State::Asking(Box::new(asking)),
-            _permit: permit,
+            permit: Some(permit),
         }
     }
 
@@ -205,6 +206,7 @@ impl Connection {
 
     fn close(&mut self) -> Need {
         self.state = State::Closed;
+        self.permit = None;
         Need::Nothing
     }
 
