@@ -8,6 +8,7 @@ mod device;
 mod doctor;
 mod events;
 mod forward;
+mod front;
 mod gateway;
 mod import;
 mod lab;
@@ -127,6 +128,8 @@ enum Command {
     Settings(settings::SettingsCommand),
     /// Carry the packets of a WireGuard interface where the kernel does not; `wg` configures it
     Wireguard(wireguard::WireguardArguments),
+    /// Lead connections to devices by the TLS names that they ask for; the gateway tells it which
+    Front(front::FrontArguments),
     /// An Internet in a box, to try things out
     #[command(subcommand)]
     Lab(lab::LabCommand),
@@ -209,6 +212,7 @@ fn dispatch(arguments: Arguments, output: Output) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Wireguard(arguments) => Ok(wireguard::run(&arguments, global.verbose)?),
+        Command::Front(arguments) => Ok(front::run(&arguments, global.verbose)?),
         Command::Lab(command) => Ok(lab::run(command, output.is_json())?),
         Command::Completions(arguments) => {
             completions::run(output, &arguments);

@@ -1,5 +1,6 @@
 //! The adit command: arguments, and what is done with them.
 
+mod background;
 mod command;
 mod envelope;
 mod expiry;

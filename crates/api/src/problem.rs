@@ -79,6 +79,7 @@ pub const fn status(refusal: &Refusal) -> u16 {
         | Refusal::DelegationExhausted { .. }
         | Refusal::DelegationCoversHost { .. }
         | Refusal::PortTaken { .. }
+        | Refusal::HostnameTaken { .. }
         | Refusal::AwaitsConfirmation { .. }
         | Refusal::NothingToConfirm { .. }
         | Refusal::NotTakenBack { .. }
@@ -105,7 +106,9 @@ pub const fn status(refusal: &Refusal) -> u16 {
         | Refusal::SplitTunnel { .. }
         | Refusal::ForwardIpv6Global { .. }
         | Refusal::PinholeWithoutIpv6 { .. }
-        | Refusal::HostnameUnsupported { .. }
+        | Refusal::HostnameInvalid { .. }
+        | Refusal::HostnameOnRange { .. }
+        | Refusal::ProxyProtocolAlone { .. }
         | Refusal::SettingInvalid { .. }
         | Refusal::UplinkInvalid { .. }
         | Refusal::DeclarationRefused { .. }

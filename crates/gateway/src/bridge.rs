@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use adit_host::reconcile::{Handle, Outlook};
 use adit_model::desired::derive::{Derivation, Inputs};
+use adit_model::desired::names::Names;
 use adit_model::facts::Facts;
 use adit_model::key::{PrivateKey, PublicKey};
 use adit_model::problem::Problem;
@@ -15,6 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::control::{AskPeers, Await, PeerStatus, Progress};
 use crate::metrics::Metrics;
+use crate::names;
 use crate::writer::seconds_since_1970;
 
 /// The wall clock can be set: an expiry is looked for at least this often.
@@ -40,6 +42,9 @@ pub(crate) struct Bridge {
     pub(crate) outcomes: VecDeque<(u64, Vec<Problem>)>,
     /// What was derived last.
     pub(crate) derivation: Option<Derivation>,
+    pub(crate) front: names::Handle,
+    /// What the front was asked for last.
+    pub(crate) names: Option<Names>,
 }
 
 impl Bridge {
@@ -47,6 +52,7 @@ impl Bridge {
     pub(crate) async fn run(mut self) {
         let mut host_facts = self.handle.facts();
         let mut status = self.handle.status();
+        let mut front = self.front.problems();
         self.take_facts(&host_facts.borrow_and_update().clone());
         self.apply().await;
         loop {
@@ -67,6 +73,12 @@ impl Bridge {
                     self.apply().await;
                 }
                 changed = status.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.take_status();
+                }
+                changed = front.changed() => {
                     if changed.is_err() {
                         return;
                     }
@@ -113,10 +125,21 @@ impl Bridge {
             none @ None => none.insert(Derivation::new(&inputs)).desired(),
         };
         let started = Instant::now();
-        let Some(report) = self.handle.apply(Arc::clone(desired)).await else {
+        let desired = Arc::clone(desired);
+        let Some(mut report) = self.handle.apply(Arc::clone(&desired)).await else {
             return;
         };
         adit_fault::passing("bridge/applied");
+        // The front takes connections when the kernel lets them in and their replies back.
+        if self
+            .names
+            .as_ref()
+            .is_none_or(|told| told.differs(&desired.names))
+        {
+            let problems = self.front.apply(desired.names.clone()).await;
+            report.problems.extend(problems);
+            self.names = Some(desired.names.clone());
+        }
         self.metrics.applied(started.elapsed());
         self.progress
             .send_modify(|progress| progress.revision = Some(state.revision));
@@ -162,9 +185,11 @@ impl Bridge {
 
     fn take_status(&self) {
         let status = self.handle.status().borrow().clone();
+        let front = self.front.problems().borrow().clone();
         self.progress.send_modify(|progress| {
             progress.dataplane = status.dataplane.unwrap_or("none");
             progress.problems = status.problems.into_iter().collect();
+            progress.problems.extend(front);
             progress.healed = status.healed;
         });
     }

@@ -21,6 +21,7 @@ mod http;
 mod keeper;
 mod key;
 mod metrics;
+mod names;
 mod options;
 mod owner;
 mod policing;

@@ -34,6 +34,7 @@ use crate::http;
 use crate::keeper::Keeper;
 use crate::key;
 use crate::metrics::Metrics;
+use crate::names::Front;
 use crate::options::{RunOptions, Settled, check_interface};
 use crate::owner::Owner;
 use crate::policing;
@@ -93,6 +94,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<Ending> {
     let (key_sender, key_receiver) = watch::channel(private_key);
     let listener = listen(&options.runtime_dir)?;
     withdraw_renamed(&options).await?;
+    let front = Front::of(&options.runtime_dir, &options.starter);
     let reconciler = reconciler(&options.interface, &options.state_dir, &options.runtime_dir)?
         .with_starter(options.starter);
     let handle = reconcile::start(reconciler)
@@ -156,6 +158,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<Ending> {
         .name("writer".to_owned())
         .spawn(move || writer.run(orders_receiver))
         .context("cannot start the writer")?;
+    let (front_handle, front_keeper) = front.keep();
     let policed = handle.policed();
     let foreign = handle.foreign();
     let bridge = Bridge {
@@ -171,7 +174,10 @@ pub async fn run(options: RunOptions) -> anyhow::Result<Ending> {
         metrics: Arc::clone(&metrics),
         outcomes: VecDeque::new(),
         derivation: None,
+        front: front_handle,
+        names: None,
     };
+    let front_keeper = tokio::spawn(front_keeper);
     let bridge = tokio::spawn(bridge.run());
     let restart = Arc::new(Notify::new());
     let control = Arc::new(Control {
@@ -253,6 +259,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<Ending> {
         let _ = tokio::task::spawn_blocking(move || writer.join()).await;
         let _ = keeper.await;
         let _ = bridge.await;
+        let _ = front_keeper.await;
         // Nobody would lift it.
         if let Err(error) = adit_host::policing::withdraw().await {
             tracing::warn!(%error, "a limit of sources stays");
@@ -311,7 +318,7 @@ pub async fn teardown(options: RunOptions) -> anyhow::Result<()> {
         interface,
         listen: _,
         metrics: _,
-        starter: _,
+        starter,
     } = options.settle()?;
     if UnixStream::connect(runtime_dir.join(SOCKET)).is_ok() {
         bail!(
@@ -332,6 +339,8 @@ pub async fn teardown(options: RunOptions) -> anyhow::Result<()> {
         withdraw(&other, &state_dir, &runtime_dir).await?;
     }
     withdraw(&interface, &state_dir, &runtime_dir).await?;
+    let front = Front::of(&runtime_dir, &starter);
+    front.stop().await.context("cannot end the front")?;
     remove_if_there(&state_dir.join(INTERFACE_RECORD))?;
     remove_socket(&runtime_dir);
     Ok(())

@@ -289,6 +289,8 @@ impl Reconciler {
         };
         let is_same = match &wanted.target {
             RouteTarget::Unreachable => seen.is_unreachable,
+            // It is looked at when something changes there.
+            RouteTarget::Local { .. } => false,
             // Of other interfaces the index is not known here.
             RouteTarget::Interface { interface, gateway } => {
                 *interface == self.interface

@@ -256,7 +256,9 @@ async fn names(netlink: &Netlink) -> Result<BTreeMap<u32, String>, Cause> {
 
 async fn change(netlink: &Netlink, routes: &[Route], change: Change) -> Vec<Result<(), Cause>> {
     let interfaces = routes.iter().filter_map(|route| match &route.target {
-        RouteTarget::Interface { interface, .. } => Some(interface.as_str()),
+        RouteTarget::Interface { interface, .. } | RouteTarget::Local { interface } => {
+            Some(interface.as_str())
+        }
         RouteTarget::Unreachable => None,
     });
     let indexes = match netlink.indexes(interfaces).await {
@@ -328,6 +330,16 @@ fn message(route: &Route, indexes: &BTreeMap<String, u32>) -> Result<RouteMessag
                 None => {}
             }
         }
+        RouteTarget::Local { interface } => {
+            let index = indexes
+                .get(interface)
+                .ok_or_else(|| Cause::NoInterface(interface.clone()))?;
+            message.header.kind = RouteType::Local;
+            message.attributes.push(RouteAttribute::Oif(*index));
+            if destination.is_ipv4() {
+                message.header.scope = RouteScope::Host;
+            }
+        }
         RouteTarget::Unreachable => message.header.kind = RouteType::Unreachable,
     }
     Ok(message)
@@ -351,6 +363,12 @@ pub(crate) fn route_of(message: &RouteMessage, names: &BTreeMap<u32, String>) ->
             RouteTarget::Interface {
                 interface: names.get(&index?)?.clone(),
                 gateway,
+            }
+        }
+        RouteType::Local => {
+            let (index, _) = next_hop_of(&message.attributes);
+            RouteTarget::Local {
+                interface: names.get(&index?)?.clone(),
             }
         }
         RouteType::Unreachable => RouteTarget::Unreachable,
@@ -413,6 +431,9 @@ fn object(route: &Route) -> String {
             interface,
             gateway: None,
         } => format!("route {destination} dev {interface} table {table} metric {metric}"),
+        RouteTarget::Local { interface } => {
+            format!("route local {destination} dev {interface} table {table} metric {metric}")
+        }
         RouteTarget::Unreachable => {
             format!("route {destination} unreachable table {table} metric {metric}")
         }

@@ -296,6 +296,8 @@ pub struct AddForward {
     pub target_port: Option<u16>,
     /// TLS name.
     pub hostname: Option<String>,
+    /// Connections begin with the client's address (PROXY protocol, version 2).
+    pub proxy_protocol: bool,
     /// Free text.
     pub label: String,
 }
@@ -311,6 +313,8 @@ pub struct SetForward {
     pub device: Option<String>,
     /// New port on the device.
     pub target_port: Option<u16>,
+    /// Whether connections begin with the client's address.
+    pub proxy_protocol: Option<bool>,
 }
 
 /// A pinhole to add.

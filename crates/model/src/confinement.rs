@@ -23,6 +23,7 @@ pub fn permits(state: &State, change: &Change, device: DeviceId) -> bool {
                 enabled: _,
                 label: _,
                 target_port: _,
+                proxy_protocol: _,
             } = patch;
             owns_forward(state, reference, device) && to.as_deref().is_none_or(is_own)
         }
@@ -76,6 +77,20 @@ pub fn owns_lease(state: &State, reference: &str, device: DeviceId) -> bool {
 
 /// The refusal without the names of what is others'.
 pub fn redact(refusal: Refusal) -> Refusal {
+    if let Refusal::HostnameTaken {
+        hostname,
+        port,
+        protocol,
+        other: _,
+    } = refusal
+    {
+        return Refusal::HostnameTaken {
+            hostname,
+            port,
+            protocol,
+            other: "another forward".to_owned(),
+        };
+    }
     if let Refusal::PortTaken {
         range,
         protocol,

@@ -5,6 +5,7 @@ mod declaration;
 mod delegation;
 mod device;
 mod forward;
+mod hostname;
 mod import;
 pub mod lease;
 mod occupancy;
@@ -27,7 +28,7 @@ use crate::edit::{Edit, Key, Object};
 use crate::facts::Facts;
 use crate::protocol::{PortRange, Protocol};
 use crate::refusal::Refusal;
-use crate::state::{DelegationId, DeviceId, State, Subnet};
+use crate::state::{DelegationId, DeviceId, Forward, State, Subnet};
 use crate::uplink::Uplink;
 
 /// Random bytes that a decision may use.
@@ -225,6 +226,13 @@ impl Draft<'_> {
             .range(network.network()..=network.broadcast())
             .next()
             .map(|(address, owner)| (*address, owner.as_str()))
+    }
+
+    /// The addresses of this host on which a forward is; none where its device or subnet is gone.
+    fn locals(&self, forward: &Forward) -> Option<BTreeSet<IpAddr>> {
+        let device = self.state.devices.get(&forward.device)?;
+        let subnet = self.state.subnets.get(&device.subnet)?;
+        Some(forward.local_addresses(subnet, device, &self.uplinks, self.facts))
     }
 
     /// Refuses a prefix in which two hosts would have one address.

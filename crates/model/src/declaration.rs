@@ -195,6 +195,13 @@ pub struct DeclaredForward {
     /// Port on the device; the same unless said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_port: Option<u16>,
+    /// The TLS name (on port 80 the host) that it is for; all unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "blog.example.org")]
+    pub hostname: Option<String>,
+    /// Whether connections begin with the client's address (PROXY protocol, version 2); they do not unless said.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub proxy_protocol: bool,
     /// Free text.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub label: String,
@@ -298,6 +305,8 @@ impl Declaration {
                     device: device_name(forward.device),
                     target_port: (forward.target_port != forward.port)
                         .then_some(forward.target_port),
+                    hostname: forward.hostname.clone(),
+                    proxy_protocol: forward.proxy_protocol,
                     label: forward.label.clone(),
                     enabled: forward.enabled,
                 })

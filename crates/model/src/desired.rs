@@ -4,6 +4,7 @@ pub mod address;
 pub mod derive;
 pub mod firewall;
 pub mod link;
+pub mod names;
 pub mod neighbor;
 pub mod route;
 pub mod rule;
@@ -17,6 +18,7 @@ use imbl::OrdSet;
 use self::address::Address;
 use self::firewall::Firewall;
 use self::link::Link;
+use self::names::Names;
 use self::neighbor::ProxyNeighbor;
 use self::route::Route;
 use self::rule::Rule;
@@ -43,4 +45,6 @@ pub struct Desired {
     pub sysctls: Sysctls,
     /// Our nftables table.
     pub firewall: Option<Firewall>,
+    /// What the front does; no object of the kernel's.
+    pub names: Names,
 }

@@ -91,6 +91,16 @@ pub struct Listener {
     pub process: Option<String>,
 }
 
+impl Listener {
+    /// The name of the process that takes connections for TLS names; it listens where forwards say so.
+    pub const FRONT: &str = "adit-front";
+
+    /// Whether it is the front's own.
+    pub fn is_front(&self) -> bool {
+        self.process.as_deref() == Some(Self::FRONT)
+    }
+}
+
 impl Facts {
     /// The link with the best default route of a family: lowest metric, then name.
     pub fn default_interface(&self, ipv6: bool) -> Option<&RouteFact> {

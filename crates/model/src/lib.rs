@@ -14,6 +14,7 @@ pub mod diagnosis;
 pub mod edit;
 pub mod facts;
 pub mod foreign;
+pub mod hostname;
 pub mod impact;
 pub mod import;
 pub mod key;

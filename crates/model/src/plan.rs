@@ -516,6 +516,8 @@ fn without_way_in(firewall: &Firewall) -> Firewall {
         translations4: Translations::default(),
         translations6: Translations::default(),
         pinholes: OrdSet::new(),
+        names: BTreeSet::new(),
+        advertised_names: BTreeMap::new(),
         filters: OrdMap::new(),
     }
 }

@@ -146,6 +146,19 @@ refusals! {
     /// A pinhole to a device without IPv6.
     PinholeWithoutIpv6 { device: String } =
         "pinhole-without-ipv6", "device `{device}` has no IPv6 address: its subnet has no prefix", "`adit subnet set NAME --ipv6 PREFIX` gives it one; without, use `adit forward add`, or remove its pinholes first";
+    /// A TLS name that is none.
+    HostnameInvalid { hostname: String, reason: &'static str } =
+        "hostname-invalid", "`{hostname}` cannot be a TLS name: {reason}",
+        "write it as in the certificate: `blog.example.org`, or `*.example.org` for all names with one label more";
+    /// A TLS name that is another forward's.
+    HostnameTaken { hostname: String, port: u16, protocol: Protocol, other: String } =
+        "hostname-taken", "`{hostname}` on port {port}/{protocol} is taken by {other}", "choose another name or port, or remove what holds it";
+    /// A TLS name on a range of ports.
+    HostnameOnRange { hostname: String, range: PortRange } =
+        "hostname-on-range", "the TLS name `{hostname}` cannot be on the range {range}", "add a forward for each port";
+    /// The PROXY protocol where nothing reads what is sent.
+    ProxyProtocolAlone { reason: &'static str } =
+        "proxy-protocol-alone", "the PROXY protocol is not possible here: {reason}", "add it to a forward by a TLS name over TCP: `adit forward add 443/tcp DEVICE --hostname NAME --proxy-protocol`";
     /// A port that a device asked for and does not get.
     LeaseRefused { reason: LeaseRefusal } =
         "lease-refused", "{reason}", "`adit lease list` shows what devices have opened, and `adit device show NAME` what they may";
@@ -156,9 +169,6 @@ refusals! {
     /// A forward or pinhole that is a lease.
     IsLease { kind: &'static str, id: u64 } =
         "is-lease", "{kind} {id} is a lease, which its device made", "`adit lease remove {id}`";
-    /// A TLS name on a forward.
-    HostnameUnsupported { hostname: String } =
-        "hostname-unsupported", "a forward by the TLS name `{hostname}` is not possible yet", "forward the port itself";
     /// A setting with a value that cannot be.
     SettingInvalid { setting: &'static str, reason: String } =
         "setting-invalid", "the setting `{setting}` cannot have this value: {reason}", "`adit settings show` lists the settings and what they take";

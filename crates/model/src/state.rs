@@ -485,8 +485,30 @@ impl State {
         Some(end.into())
     }
 
-    /// The forwards with a public port in a range, by id.
-    pub(crate) fn forwards_on(&self, ports: PortRange) -> Vec<&Forward> {
+    /// The forwards with a public port in a range, with and without names.
+    pub(crate) fn forwards_on(&self, ports: PortRange) -> impl Iterator<Item = &Forward> {
+        let plain = self.plain_forwards_on(ports).into_iter();
+        plain.chain(self.named_forwards_on(ports))
+    }
+
+    /// The forwards with a name on a port of a range, by port and name.
+    pub(crate) fn named_forwards_on(&self, ports: PortRange) -> impl Iterator<Item = &Forward> {
+        let ids = self.index.named_on(ports);
+        ids.filter_map(|id| self.forwards.get(&id))
+    }
+
+    /// The forwards with this name on a port.
+    pub(crate) fn forwards_named(
+        &self,
+        port: u16,
+        hostname: &str,
+    ) -> impl Iterator<Item = &Forward> {
+        let ids = self.index.named(port, hostname);
+        ids.filter_map(|id| self.forwards.get(&id))
+    }
+
+    /// The forwards without a name that have a public port in a range, by id.
+    pub(crate) fn plain_forwards_on(&self, ports: PortRange) -> Vec<&Forward> {
         let mut ids: Vec<ForwardId> = self.index.forwards_near(ports).collect();
         ids.sort_unstable();
         ids.iter()

@@ -3,9 +3,14 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 #![warn(clippy::indexing_slicing)]
 
+mod cursor;
+pub mod http;
 mod jitter;
 pub mod igd;
 pub mod nat_pmp;
 mod octets;
 pub mod pcp;
 pub mod port_control;
+pub mod proxy_protocol;
+pub mod quic;
+pub mod tls;

@@ -4,7 +4,7 @@ use adit_api::text::Text;
 use adit_api::types::forward::{AddForward, Forward, SetForward};
 use clap::{Args, Subcommand};
 
-use super::{Condition, Enabling, Session, ports, state};
+use super::{Condition, Enabling, Session, Switch, ports, state};
 use crate::output::{Failure, or_dash};
 use crate::target::{DevicePort, PublicPorts};
 
@@ -40,9 +40,12 @@ pub(crate) struct AddArguments {
     /// The device by name or id, with the port there unless it is the same
     #[arg(value_name = "DEVICE[:PORT]")]
     device: DevicePort,
-    /// Only connections that ask for this TLS name
-    #[arg(long, value_name = "TLS-NAME")]
+    /// Only connections that ask for this TLS name, such as blog.example.org or *.example.org; on port 80, requests for it
+    #[arg(long, visible_alias = "name", value_name = "TLS-NAME")]
     hostname: Option<String>,
+    /// Begin connections to the device with the client's address (PROXY protocol, version 2)
+    #[arg(long)]
+    proxy_protocol: bool,
     /// A note
     #[arg(
         long,
@@ -69,6 +72,9 @@ pub(crate) struct SetArguments {
     /// Another port on the device
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     target_port: Option<u16>,
+    /// Whether connections to the device begin with the client's address
+    #[arg(long, value_enum)]
+    proxy_protocol: Option<Switch>,
     #[command(flatten)]
     condition: Condition,
 }
@@ -86,6 +92,7 @@ pub(super) async fn run(session: Session, command: ForwardCommand) -> Result<(),
                 device: arguments.device.device,
                 target_port: arguments.device.port,
                 hostname: arguments.hostname,
+                proxy_protocol: arguments.proxy_protocol,
                 label: arguments.label,
             };
             show(&session, &client.add_forward(&request).await?)
@@ -99,12 +106,15 @@ pub(super) async fn run(session: Session, command: ForwardCommand) -> Result<(),
                 output.note("There is no forward yet: `adit forward add 443/tcp DEVICE` adds one.");
                 return Ok(());
             }
-            let header = ["ID", "PUBLIC", "PORT", "DEVICE", "PORT", "STATE", "LABEL"];
+            let header = [
+                "ID", "PUBLIC", "PORT", "NAME", "DEVICE", "PORT", "STATE", "LABEL",
+            ];
             let rows = answer.forwards.iter().map(|forward| {
                 vec![
                     forward.id.to_string(),
                     addresses(forward),
                     ports(forward.port, forward.port_end, &forward.protocols),
+                    or_dash(forward.hostname.as_ref()),
                     forward.device.clone(),
                     target(forward),
                     state(forward.enabled),
@@ -121,6 +131,7 @@ pub(super) async fn run(session: Session, command: ForwardCommand) -> Result<(),
                 label: arguments.label,
                 device: arguments.device,
                 target_port: arguments.target_port,
+                proxy_protocol: arguments.proxy_protocol.map(Into::into),
             };
             let client = session.client_if(arguments.condition);
             show(
@@ -150,12 +161,21 @@ fn show(session: &Session, forward: &Forward) -> Result<(), Failure> {
             "port",
             ports(forward.port, forward.port_end, &forward.protocols),
         ),
+        ("name", or_dash(forward.hostname.as_ref())),
         ("device", forward.device.clone()),
         ("device port", target(forward)),
+        (
+            "PROXY protocol",
+            on_or_off(forward.proxy_protocol).to_owned(),
+        ),
         ("state", state(forward.enabled)),
         ("label", forward.label.clone()),
     ]);
     Ok(())
+}
+
+const fn on_or_off(value: bool) -> &'static str {
+    if value { "on" } else { "off" }
 }
 
 fn addresses(forward: &Forward) -> String {

@@ -191,9 +191,9 @@ fn refusals(world: &World) -> Result<()> {
             "192.0.2.1",
         ),
         (
-            "forward add 443/tcp box --hostname a.example",
-            "hostname-unsupported",
-            "a.example",
+            "forward add 443/tcp box --name a..example",
+            "hostname-invalid",
+            "a..example",
         ),
         (
             "forward add [2001:db8:1::2]:444 box",

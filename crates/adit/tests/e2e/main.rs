@@ -24,6 +24,7 @@ mod isolation;
 mod lifecycle;
 mod loss;
 mod mtu;
+mod names;
 mod neighbours;
 mod observation;
 mod providers;

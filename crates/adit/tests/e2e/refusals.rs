@@ -345,9 +345,19 @@ fn ports(both: &mut Both<'_>) {
             json!({"port": 82, "device": "phone"}),
         ),
         (
-            "hostname-unsupported",
-            "443/tcp box --hostname www.example.net".to_owned(),
-            json!({"port": 443, "protocols": ["tcp"], "device": "box", "hostname": "www.example.net"}),
+            "hostname-invalid",
+            "443/tcp box --hostname *.*.example.net".to_owned(),
+            json!({"port": 443, "protocols": ["tcp"], "device": "box", "hostname": "*.*.example.net"}),
+        ),
+        (
+            "hostname-on-range",
+            "443-444/tcp box --hostname www.example.net".to_owned(),
+            json!({"port": 443, "port_end": 444, "protocols": ["tcp"], "device": "box", "hostname": "www.example.net"}),
+        ),
+        (
+            "proxy-protocol-alone",
+            "443/tcp box --proxy-protocol".to_owned(),
+            json!({"port": 443, "protocols": ["tcp"], "device": "box", "proxy_protocol": true}),
         ),
         (
             "forward-ipv6-global",

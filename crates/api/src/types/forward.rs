@@ -36,8 +36,12 @@ pub struct Forward {
     pub device: String,
     /// Port on the device.
     pub target_port: u16,
-    /// TLS name.
+    /// The TLS name (on port 80 the host) that it is for; none: all that the port gets, or what no name takes where other
+    /// forwards have names on it.
+    #[schema(example = "blog.example.org")]
     pub hostname: Option<String>,
+    /// Whether connections to the device begin with the client's address (PROXY protocol, version 2).
+    pub proxy_protocol: bool,
     /// Free text.
     pub label: String,
     /// Whether it is in force.
@@ -81,9 +85,13 @@ pub struct AddForward {
     /// Port on the device; the same unless said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_port: Option<u16>,
-    /// TLS name.
+    /// Only connections that ask for this TLS name, or `*` and a domain; on port 80 only requests for this host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "blog.example.org")]
     pub hostname: Option<String>,
+    /// Whether connections to the device begin with the client's address (PROXY protocol, version 2).
+    #[serde(default)]
+    pub proxy_protocol: bool,
     /// Free text.
     #[serde(default)]
     #[schema(max_length = 200)]
@@ -106,6 +114,9 @@ pub struct SetForward {
     /// New port on the device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_port: Option<u16>,
+    /// Whether connections to the device begin with the client's address (PROXY protocol, version 2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<bool>,
 }
 
 impl From<AddForward> for change::AddForward {
@@ -118,6 +129,7 @@ impl From<AddForward> for change::AddForward {
             device: request.device,
             target_port: request.target_port,
             hostname: request.hostname,
+            proxy_protocol: request.proxy_protocol,
             label: request.label,
         }
     }
@@ -130,6 +142,7 @@ impl From<SetForward> for change::SetForward {
             label: request.label,
             device: request.device,
             target_port: request.target_port,
+            proxy_protocol: request.proxy_protocol,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Leases in answers.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use adit_model::protocol::Protocol;
@@ -39,6 +40,8 @@ pub struct Lease {
     pub remote: Option<SocketAddr>,
     /// The only remote peers that are let in, as `NETWORK` or `NETWORK PORT`; empty: all.
     pub filters: Vec<String>,
+    /// The TLS names that lead to the device by the port; empty: the whole port does.
+    pub hostnames: BTreeSet<String>,
     /// What the device said of it.
     pub description: String,
     /// The service of the gateway's host that has the port by now, so that it does not lead to the device.

@@ -179,7 +179,8 @@ pub(super) fn forward(snapshot: &Snapshot, forward: &state::Forward) -> Forward 
         protocols: forward.protocols.clone(),
         device: name_of(snapshot, forward.device),
         target_port: forward.target_port,
-        hostname: None,
+        hostname: forward.hostname.clone(),
+        proxy_protocol: forward.proxy_protocol,
         label: forward.label.clone(),
         enabled: forward.enabled,
         origin: forward.origin,
@@ -238,6 +239,7 @@ pub(super) fn lease(snapshot: &Snapshot, lease: &state::Lease) -> Lease {
         count: lease.count,
         remote: lease.remote,
         filters: filters.collect(),
+        hostnames: lease.hostnames.clone(),
         description: lease.description.clone(),
         suspended_by: place.and_then(|(_, listener)| listener).map(|listener| {
             let process = listener.process.clone();
@@ -270,7 +272,8 @@ pub(super) fn forward_of_lease(snapshot: &Snapshot, lease: &state::Lease) -> Opt
         protocols: [lease.protocol].into(),
         device: name_of(snapshot, lease.device),
         target_port: lease.internal,
-        hostname: None,
+        hostname: lease.hostnames.first().cloned(),
+        proxy_protocol: false,
         label: lease.description.clone(),
         enabled: listener.is_none(),
         origin: Origin::Lease,

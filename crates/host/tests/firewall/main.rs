@@ -104,5 +104,7 @@ fn firewall() -> Firewall {
             .map(pinhole)
             .into_iter()
             .collect(),
+        names: BTreeSet::new(),
+        advertised_names: BTreeMap::new(),
     }
 }

@@ -1,10 +1,11 @@
 //! Loading, comparing, watching and healing the table, and how long that takes.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use adit_host::firewall::Table;
-use adit_model::desired::firewall::{Endpoint, Firewall, Keep};
+use adit_model::desired::firewall::{Endpoint, Firewall, Keep, Port};
+use adit_model::protocol::Protocol;
 use ipnet::Ipv4Net;
 use tokio::time::timeout;
 
@@ -28,6 +29,31 @@ fn kernel_lists_what_was_loaded_and_every_delta() {
             let observed = table.observe().await.unwrap().unwrap();
             assert_eq!(observed.elements, next.elements());
             assert!(observed.matches(&next) && !observed.matches(&held));
+            held = next;
+        }
+
+        // The first name brings rules along, the next one is an element; the last takes all of it away.
+        let named = |port| Port {
+            address: IpAddr::V4(PUBLIC),
+            protocol: Protocol::Tcp,
+            port,
+        };
+        let plain = held.clone();
+        for ports in [&[443][..], &[443, 8443], &[]] {
+            let mut next = plain.clone();
+            next.names = ports.iter().map(|port| named(*port)).collect();
+            let advertised = ports.iter().map(|port| {
+                let address = Ipv4Addr::new(198, 51, 100, 7);
+                let key = Port {
+                    address,
+                    protocol: Protocol::Tcp,
+                    port: *port,
+                };
+                (key, PUBLIC)
+            });
+            next.advertised_names = advertised.collect();
+            table.update(&held, &next).await.unwrap();
+            assert!(table.observe().await.unwrap().unwrap().matches(&next));
             held = next;
         }
 

@@ -30,6 +30,15 @@ fn unreachable(destination: &str, table: u32, metric: u32) -> Route {
     }
 }
 
+fn local(destination: &str, table: u32, metric: u32) -> Route {
+    Route {
+        target: RouteTarget::Local {
+            interface: "lo".to_owned(),
+        },
+        ..through(destination, table, metric, None)
+    }
+}
+
 fn lines_of_ours(namespace: &Namespace) -> usize {
     ["-4", "-6"]
         .iter()
@@ -65,6 +74,8 @@ fn ours_come_change_and_go_and_others_stay() {
         through("2001:db8::1/128", MAIN_TABLE, 1024, None),
         through("2001:db8:1::/64", 4200, 9, Some("fe80::2")),
         unreachable("2001:db8:2::/48", MAIN_TABLE, 4_294_967_295),
+        local("0.0.0.0/0", 4293, 173),
+        local("::/0", 4293, 173),
     ]);
     let list: Vec<Route> = wanted.iter().cloned().collect();
     namespace.inside(async || {

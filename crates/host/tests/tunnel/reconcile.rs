@@ -13,6 +13,7 @@ use adit_model::desired::firewall::{
     Clamp, Connections, Endpoint, Firewall, Port, Sources, Translations,
 };
 use adit_model::desired::link::Link;
+use adit_model::desired::names::Names;
 use adit_model::desired::neighbor::ProxyNeighbor;
 use adit_model::desired::route::{MAIN_TABLE, Route, RouteTarget};
 use adit_model::desired::rule::Rule;
@@ -78,6 +79,7 @@ pub(crate) fn gateway(interface: &str, devices: std::ops::Range<u32>) -> Desired
             .insert(external, (device, 80));
     }
     Desired {
+        names: Names::default(),
         link: Some(Link {
             name: interface.to_owned(),
             mtu: 1400,
@@ -141,6 +143,8 @@ fn firewall(interface: &str) -> Firewall {
         services: [].into(),
         translations4: Translations::default(),
         translations6: Translations::default(),
+        names: BTreeSet::new(),
+        advertised_names: BTreeMap::new(),
         pinholes: vec![Endpoint {
             address: "2001:db8:1::1".parse().unwrap(),
             protocol: Protocol::Tcp,

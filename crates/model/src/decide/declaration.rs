@@ -15,6 +15,7 @@ use crate::declaration::{
     DeclaredSubnet, DeclaredUplink, Ipv6,
 };
 use crate::edit::Key;
+use crate::hostname;
 use crate::key::{PresharedKey, PublicKey};
 use crate::protocol::Protocol;
 use crate::refusal::Refusal;
@@ -318,11 +319,18 @@ fn forwards(
     names: &BTreeMap<&str, DeviceId>,
     removed: &mut BTreeSet<Key>,
 ) -> Result<Vec<Forward>, Refused> {
-    type Place = (Option<IpAddr>, u16, u16, BTreeSet<Protocol>);
+    type Place = (Option<IpAddr>, u16, u16, BTreeSet<Protocol>, Option<String>);
     let state = draft.state;
     let place = |forward: &Forward| -> Place {
         let protocols = forward.protocols.clone();
-        (forward.address, forward.port, forward.port_end, protocols)
+        let hostname = forward.hostname.clone();
+        let Forward {
+            address,
+            port,
+            port_end,
+            ..
+        } = *forward;
+        (address, port, port_end, protocols, hostname)
     };
     let mut there: BTreeMap<Place, Vec<ForwardId>> = BTreeMap::new();
     let manual = |forward: &&Forward| forward.origin == Origin::Manual;
@@ -338,11 +346,18 @@ fn forwards(
             protocols,
             device,
             target_port,
+            hostname,
+            proxy_protocol,
             label,
             enabled,
         } = declared;
         let id = names.get(device.as_str());
         let id = id.ok_or_else(|| no_device("forward", port, &device))?;
+        let hostname = hostname.as_deref().map(hostname::parse).transpose();
+        let hostname = hostname.map_err(|refusal| Refused {
+            object: format!("forward {port}"),
+            refusal,
+        })?;
         let mut forward = Forward {
             id: ForwardId(0),
             gateway: GatewayId::default(),
@@ -352,6 +367,8 @@ fn forwards(
             protocols: super::or_all(protocols),
             device: *id,
             target_port: target_port.unwrap_or(port),
+            hostname,
+            proxy_protocol,
             label,
             enabled,
             origin: Origin::Manual,

@@ -114,7 +114,8 @@ pub(super) fn set(draft: &mut Draft<'_>, reference: &str, patch: SetDevice) -> R
     policy.third_party = third_party.unwrap_or(policy.third_party);
     check_port_policy(policy)?;
     if let Some(routing) = routing {
-        let is_forwarded = draft.state.forwards_of(device.id).next().is_some();
+        let mut forwards = draft.state.forwards_of(device.id);
+        let is_forwarded = forwards.any(|forward| forward.hostname.is_none());
         if routing == Routing::Split && is_forwarded {
             return Err(Refusal::SplitTunnel {
                 device: device.name,

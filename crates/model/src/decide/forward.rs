@@ -1,9 +1,9 @@
 //! Forwards: added and changed; the rules of which port may lead where.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::{Draft, check_ports, or_all, ports};
+use super::{Draft, check_ports, hostname, ports};
 use crate::change::{AddForward, SetForward};
 use crate::configuration::Routing;
 use crate::edit::Object;
@@ -13,9 +13,7 @@ use crate::refusal::Refusal;
 use crate::state::{Device, Forward, ForwardId, GatewayId, Origin, Subnet};
 
 pub(super) fn add(draft: &mut Draft<'_>, wish: AddForward) -> Result<(), Refusal> {
-    if let Some(hostname) = wish.hostname {
-        return Err(Refusal::HostnameUnsupported { hostname });
-    }
+    let (hostname, protocols) = hostname::settle(&wish)?;
     let range = check_ports(wish.port, wish.port_end)?;
     let device = draft.state.device(&wish.device)?.id;
     let target_port = wish.target_port.unwrap_or(range.first());
@@ -25,9 +23,11 @@ pub(super) fn add(draft: &mut Draft<'_>, wish: AddForward) -> Result<(), Refusal
         address: wish.address,
         port: range.first(),
         port_end: range.last(),
-        protocols: or_all(wish.protocols),
+        protocols,
         device,
         target_port,
+        hostname,
+        proxy_protocol: wish.proxy_protocol,
         label: wish.label,
         enabled: true,
         origin: Origin::Manual,
@@ -65,8 +65,10 @@ pub(super) fn set(
         forward.device = draft.state.device(&device)?.id;
     }
     forward.target_port = patch.target_port.unwrap_or(forward.target_port);
+    forward.proxy_protocol = patch.proxy_protocol.unwrap_or(forward.proxy_protocol);
     forward.enabled = patch.enabled.unwrap_or(forward.enabled);
-    let moves = (forward.device, forward.target_port) != (before.device, before.target_port);
+    let moves = (forward.device, forward.target_port) != (before.device, before.target_port)
+        || (forward.proxy_protocol && !before.proxy_protocol);
     let opens = forward.enabled && !before.enabled;
     // What does not open anything is never refused: a forward whose port the host took in the meantime can be disabled.
     if moves || opens {
@@ -88,6 +90,7 @@ fn check(draft: &Draft<'_>, forward: &Forward, device: &Device) -> Result<(), Re
             target: forward.target_port,
         });
     }
+    hostname::check_shape(forward, range)?;
     let subnet = draft
         .state
         .subnets
@@ -96,7 +99,8 @@ fn check(draft: &Draft<'_>, forward: &Forward, device: &Device) -> Result<(), Re
             kind: "subnet",
             reference: device.subnet.to_string(),
         })?;
-    if device.routing == Routing::Split {
+    // By its name a device is reached from the gateway's address, to which it replies in any case.
+    if device.routing == Routing::Split && forward.hostname.is_none() {
         return Err(Refusal::SplitTunnel {
             device: device.name.clone(),
         });
@@ -120,7 +124,10 @@ fn check(draft: &Draft<'_>, forward: &Forward, device: &Device) -> Result<(), Re
     }
     check_listeners(draft, forward, &externals)?;
     for protocol in &forward.protocols {
-        check_forwards(draft, forward, &externals, range, *protocol)?;
+        hostname::check_names(draft, forward, &externals, range, *protocol)?;
+        if forward.hostname.is_none() {
+            check_forwards(draft, forward, &externals, range, *protocol)?;
+        }
     }
     check_leases(draft, forward, &externals)?;
     let settings = &draft.state.settings;
@@ -143,8 +150,7 @@ pub(super) fn check_moved(draft: &Draft<'_>, after: Moved<'_>) -> Result<(), Ref
     let places = |forward: &Forward, subnet: &Subnet, device: &Device| {
         forward.local_addresses(subnet, device, &draft.uplinks, draft.facts)
     };
-    let mut held: BTreeMap<(IpAddr, Protocol, u16), (PortRange, &Forward, &Device)> =
-        BTreeMap::new();
+    let mut held = hostname::Held::default();
     let mut moved = Vec::new();
     for forward in draft.state.forwards.values() {
         let Some(device) = draft.state.devices.get(&forward.device) else {
@@ -168,7 +174,7 @@ pub(super) fn check_moved(draft: &Draft<'_>, after: Moved<'_>) -> Result<(), Ref
             }
         }
         for key in sockets(forward, &theirs) {
-            held.insert(key, (ports, forward, device));
+            held.insert(key, ports, forward, device);
         }
     }
     for (forward, device, ports, old, new) in moved {
@@ -179,20 +185,9 @@ pub(super) fn check_moved(draft: &Draft<'_>, after: Moved<'_>) -> Result<(), Ref
         }
         let added: BTreeSet<IpAddr> = new.difference(&old).copied().collect();
         check_listeners(draft, forward, &added)?;
-        for (address, protocol, first) in sockets(forward, &new) {
-            let last = held
-                .range((address, protocol, 0)..=(address, protocol, ports.last()))
-                .next_back();
-            if let Some((_, (range, other, owner))) = last
-                && range.overlaps(ports)
-            {
-                return Err(Refusal::PortTaken {
-                    range: ports,
-                    protocol,
-                    other: describe(other, *range, protocol, owner),
-                });
-            }
-            held.insert((address, protocol, first), (ports, forward, device));
+        for key in sockets(forward, &new) {
+            held.check(key, ports, forward)?;
+            held.insert(key, ports, forward, device);
         }
     }
     Ok(())
@@ -210,7 +205,12 @@ fn sockets(
     })
 }
 
-fn describe(forward: &Forward, ports: PortRange, protocol: Protocol, device: &Device) -> String {
+pub(super) fn describe(
+    forward: &Forward,
+    ports: PortRange,
+    protocol: Protocol,
+    device: &Device,
+) -> String {
     format!(
         "forward {} ({ports}/{protocol} to device `{}`)",
         forward.id, device.name
@@ -275,7 +275,7 @@ fn check_forwards(
     range: PortRange,
     protocol: Protocol,
 ) -> Result<(), Refusal> {
-    for other in draft.state.forwards_on(range) {
+    for other in draft.state.plain_forwards_on(range) {
         if other.id == forward.id || !other.protocols.contains(&protocol) {
             continue;
         }

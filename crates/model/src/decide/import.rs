@@ -162,6 +162,7 @@ impl Work<'_, '_> {
             device: forward.device,
             target_port: Some(forward.target_port),
             hostname: None,
+            proxy_protocol: false,
             label: forward.label,
         };
         let edits = self.make(&forward.place, Change::AddForward(change))?;

@@ -1,6 +1,7 @@
 //! Leases: what devices obtain, renew and end by themselves, and when they lose it.
 
 mod holder;
+mod names;
 mod withdrawal;
 
 use std::collections::BTreeSet;
@@ -54,11 +55,9 @@ pub(super) fn request(draft: &mut Draft<'_>, wish: &RequestLease) -> Result<(), 
     if wish.internal == 0 || wish.count == 0 {
         return refuse(LeaseRefusal::AllPorts);
     }
-    if !wish.hostnames.is_empty() {
-        return refuse(LeaseRefusal::Hostnames);
-    }
+    let hostnames = names::settle(subnet, wish)?;
     match holder(draft.state, draft.facts, &draft.uplinks, wish) {
-        Some(Holder::Lease(lease)) => renew(draft, lease, wish),
+        Some(Holder::Lease(lease)) => renew(draft, lease, wish, hostnames),
         Some(Holder::Manual { address, external }) => {
             let is_wished = wish.wished().is_none_or(|wished| wished == external);
             if wish.exact && !is_wished {
@@ -69,7 +68,7 @@ pub(super) fn request(draft: &mut Draft<'_>, wish: &RequestLease) -> Result<(), 
             }
             check_address(draft, wish, address)
         }
-        None => grant(draft, device, subnet, wish),
+        None => grant(draft, device, subnet, wish, hostnames),
     }
 }
 
@@ -107,7 +106,12 @@ fn may_answer(device: &Device, now: u64) -> bool {
     device.is_active(now) && device.routing != Routing::Split
 }
 
-fn renew(draft: &mut Draft<'_>, lease: &Lease, wish: &RequestLease) -> Result<(), Refusal> {
+fn renew(
+    draft: &mut Draft<'_>,
+    lease: &Lease,
+    wish: &RequestLease,
+    hostnames: BTreeSet<String>,
+) -> Result<(), Refusal> {
     let remaining = || {
         let rest = lease.expires.saturating_sub(draft.now);
         u32::try_from(rest).unwrap_or(u32::MAX)
@@ -140,6 +144,7 @@ fn renew(draft: &mut Draft<'_>, lease: &Lease, wish: &RequestLease) -> Result<()
     let needed = draft.now + u64::from(lifetime);
     let slack = Lease::lag(lifetime);
     if is_own {
+        names::set(draft, &mut after, hostnames, place.0)?;
         set_filters(&mut after, wish)?;
         if is_overwritten {
             after.internal = wish.internal;
@@ -181,6 +186,7 @@ fn grant(
     device: &Device,
     subnet: &Subnet,
     wish: &RequestLease,
+    hostnames: BTreeSet<String>,
 ) -> Result<(), Refusal> {
     let limit = device.lease_quota();
     let left = limit.saturating_sub(draft.state.leased_ports(device.id));
@@ -203,7 +209,7 @@ fn grant(
         nonce: wish.nonce,
         filters: BTreeSet::new(),
         remote: wish.remote,
-        hostnames: BTreeSet::new(),
+        hostnames,
         description: shortened(&wish.description),
         expires: draft.now + u64::from(lifetime) + Lease::lag(lifetime),
         kept: None,
@@ -220,8 +226,15 @@ fn grant(
         mechanism: wish.mechanism,
         protocol: wish.protocol,
         address,
+        hostnames: &lease.hostnames.clone(),
     };
     check_address(draft, wish, address)?;
+    names::check(
+        draft,
+        &lease,
+        wish.external.unwrap_or(wish.internal),
+        address,
+    )?;
     let count = fitting(draft, device.id, wish, left);
     let range = match choose(draft, &site, wish, count)? {
         Choice::Free(range) => {

@@ -21,6 +21,8 @@ pub(super) struct Site<'a> {
     pub(super) protocol: Protocol,
     /// The address on this host, or the device's own.
     pub(super) address: IpAddr,
+    /// The names that are to lead there; empty: the whole port.
+    pub(super) hostnames: &'a BTreeSet<String>,
 }
 
 /// What is in the way of a range, and the last port for which that is so.
@@ -75,10 +77,7 @@ impl Site<'_> {
     }
 
     fn policy(&self, range: PortRange) -> Option<Blocked> {
-        let ranges = self.device.auto_port_ranges();
-        let is_allowed = ranges
-            .iter()
-            .any(|it| it.contains(range.first()) && it.contains(range.last()));
+        let is_allowed = self.device.may_open(range, !self.hostnames.is_empty());
         (!is_allowed).then_some(Blocked {
             obstacle: Obstacle::Policy,
             last: range.first(),
@@ -115,6 +114,13 @@ impl Site<'_> {
             if !is_companion && !forward.protocols.contains(&self.protocol) {
                 continue;
             }
+            let is_shared = match &forward.hostname {
+                Some(name) => !self.hostnames.contains(name),
+                None => forward.port == forward.port_end,
+            };
+            if is_shared && !self.hostnames.is_empty() {
+                continue;
+            }
             if is_at(draft, forward, self.address) {
                 return of(Obstacle::Manual, forward.port_end);
             }
@@ -125,7 +131,8 @@ impl Site<'_> {
     fn listener(&self, draft: &Draft<'_>, range: PortRange) -> Option<u16> {
         let listeners = draft.facts.listeners.iter();
         let mut ports = listeners.filter(|listener| {
-            listener.protocol == self.protocol
+            !listener.is_front()
+                && listener.protocol == self.protocol
                 && range.contains(listener.port)
                 && match listener.address {
                     // A socket bound to :: takes IPv4 as well, unless it says otherwise.
@@ -173,6 +180,14 @@ impl Site<'_> {
                         || self.mechanism == Mechanism::NatPmp);
                 let meets = lease.protocol == self.protocol || is_companion;
                 let is_held = lease.is_open() || (!is_own && lease.kept > Some(draft.now));
+                let is_shared = lease.is_named() && !self.hostnames.is_empty();
+                if is_shared {
+                    let is_same = !lease.hostnames.is_disjoint(self.hostnames);
+                    return lease.is_open()
+                        && lease.protocol == self.protocol
+                        && is_same
+                        && self.is_here(draft, lease);
+                }
                 meets && is_held && self.is_here(draft, lease)
             })?;
         Some(Blocked {
@@ -204,7 +219,10 @@ pub(super) fn lease_on<'a>(
     let range = forward.ports()?;
     let leases = draft.state.leases_on(None, range).into_iter();
     let mut open = leases.filter(|lease| {
-        lease.is_open() && forward.protocols.contains(&lease.protocol) && lease.end() > draft.now
+        lease.is_open()
+            && forward.protocols.contains(&lease.protocol)
+            && lease.end() > draft.now
+            && !lease.shares_with(forward)
     });
     open.find(|lease| {
         let place = draft.state.lease_place(lease, &draft.uplinks, draft.facts);

@@ -100,7 +100,7 @@ fn check_listen_port(draft: &Draft<'_>, port: u16) -> Result<(), Refusal> {
     }
     let forwards = PortRange::new(port, port).map(|range| draft.state.forwards_on(range));
     let forward =
-        (forwards.iter().flatten()).find(|forward| forward.protocols.contains(&Protocol::Udp));
+        (forwards.into_iter().flatten()).find(|forward| forward.protocols.contains(&Protocol::Udp));
     if let Some(forward) = forward {
         return refuse(
             "listen-port",
@@ -134,7 +134,7 @@ fn check_snat_ports(draft: &Draft<'_>, first: u16, last: u16) -> Result<(), Refu
     if range.last() - range.first() < 1023 {
         return refuse("snat-ports", format!("{range} holds fewer than 1024 ports"));
     }
-    match draft.state.forwards_on(range).first() {
+    match draft.state.forwards_on(range).next() {
         Some(forward) => refuse(
             "snat-ports",
             format!("{range} holds a port of forward {}", forward.id),

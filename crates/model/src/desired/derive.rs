@@ -2,6 +2,7 @@
 
 mod firewall;
 mod incremental;
+mod names;
 mod replace;
 mod routing;
 
@@ -16,6 +17,7 @@ use super::Desired;
 use super::address::Address;
 use super::firewall::{Endpoint, Translations};
 use super::link::Link;
+use super::names::Names;
 use super::neighbor::ProxyNeighbor;
 use super::route::Route;
 use super::rule::Rule;
@@ -97,8 +99,10 @@ pub fn derive(inputs: &Inputs<'_>) -> Desired {
         sysctls: Sysctls::new(),
         neighbors: OrdSet::new(),
         firewall: Some(firewall::of_gateway(&context)),
+        names: Names::default(),
     };
     part.replace(&Part::default(), &mut desired);
+    names::finish(&context, &mut desired);
     desired.sysctls = sysctls(&context, &desired);
     desired
 }
@@ -164,6 +168,7 @@ struct Part {
     translations4: Translations<Ipv4Addr>,
     translations6: Translations<Ipv6Addr>,
     pinholes: OrdSet<Endpoint<Ipv6Addr>>,
+    names: Names,
     filters: OrdMap<Endpoint<IpAddr>, BTreeSet<Filter>>,
 }
 

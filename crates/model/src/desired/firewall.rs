@@ -50,6 +50,10 @@ pub struct Firewall {
     pub translations6: Translations<Ipv6Addr>,
     /// Inbound permissions for untranslated IPv6 addresses.
     pub pinholes: OrdSet<Endpoint<Ipv6Addr>>,
+    /// Public sockets of this host on which the front takes connections for names.
+    pub names: BTreeSet<Port<IpAddr>>,
+    /// How devices reach them that know a local address by its advertised one.
+    pub advertised_names: BTreeMap<Port<Ipv4Addr>, Ipv4Addr>,
     /// Ports that are open to some remote peers only; no two of them overlap.
     pub filters: OrdMap<Endpoint<IpAddr>, BTreeSet<Filter>>,
 }
@@ -179,6 +183,7 @@ impl Firewall {
     pub fn render_delta(from: &Self, to: &Self) -> Option<String> {
         // The text is compared only where it might differ.
         let is_same = from.without_elements() == to.without_elements()
+            && from.names.is_empty() == to.names.is_empty()
             && from.connections.has_same_lengths(&to.connections);
         if !is_same && from.render_skeleton() != to.render_skeleton() {
             return None;
@@ -229,6 +234,8 @@ impl Firewall {
             translations4: Translations::default(),
             translations6: Translations::default(),
             pinholes: OrdSet::new(),
+            names: BTreeSet::new(),
+            advertised_names: BTreeMap::new(),
             filters: OrdMap::new(),
             ..self.clone()
         }

@@ -33,6 +33,11 @@ pub enum RouteTarget {
         /// Next hop, if the destination is not on the link itself.
         gateway: Option<IpAddr>,
     },
+    /// Delivered to this host, whatever the address.
+    Local {
+        /// The interface that takes it: loopback.
+        interface: String,
+    },
     /// Answered with ICMP destination unreachable.
     Unreachable,
 }

@@ -5,6 +5,9 @@ use ipnet::IpNet;
 /// The bits of packet and connection marks that are ours.
 pub const MARK_MASK: u32 = 0x3f00_0000;
 
+/// The mark of what comes back to the front's sockets that have a client's address; uplinks have lower ones.
+pub const FRONT_MARK: u32 = MARK_MASK;
+
 /// A rule that carries our protocol number. Its family is that of `source`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rule {

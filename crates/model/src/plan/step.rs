@@ -231,6 +231,9 @@ impl fmt::Display for RouteText<'_> {
                 }
                 write!(formatter, " dev {interface}")?;
             }
+            RouteTarget::Local { interface } => {
+                write!(formatter, "route local {destination} dev {interface}")?;
+            }
             RouteTarget::Unreachable => write!(formatter, "route unreachable {destination}")?,
         }
         if *table != MAIN_TABLE {

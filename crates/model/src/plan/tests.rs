@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::desired::firewall::{Clamp, Connections, Port};
+use crate::desired::names::Names;
 use crate::desired::route::{MAIN_TABLE, RouteTarget};
 use crate::key::PresharedKey;
 use crate::protocol::{PortRange, Protocol};
@@ -120,6 +121,7 @@ fn desired() -> impl Strategy<Value = Desired> {
                     "net/ipv4/conf/adit0/rp_filter",
                 ];
                 Desired {
+                    names: Names::default(),
                     addresses: link
                         .iter()
                         .map(|link| Address {
@@ -212,6 +214,8 @@ fn firewall(forwards: BTreeMap<u16, u8>) -> Firewall {
         translations6: Translations::default(),
         filters: OrdMap::new(),
         pinholes: OrdSet::new(),
+        names: BTreeSet::new(),
+        advertised_names: BTreeMap::new(),
     };
     for (port, device) in forwards {
         let external = Port {

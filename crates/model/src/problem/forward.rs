@@ -46,6 +46,18 @@ pub(super) fn find(view: &View<'_>, problems: &mut Vec<Problem>) {
                 .process
                 .as_deref()
                 .unwrap_or("a service of this host");
+            if let Some(hostname) = &forward.hostname {
+                problems.push(problem(
+                    "name-port-taken",
+                    object,
+                    format!(
+                        "{service} listens on port {}/{} of this host, so connections for `{hostname}` do not reach device `{}`",
+                        listener.port, listener.protocol, device.name
+                    ),
+                    format!("move the service to another port or stop it, or `adit forward remove {}`", forward.id),
+                ));
+                continue;
+            }
             problems.push(problem(
                 "forward-hides-service",
                 object,

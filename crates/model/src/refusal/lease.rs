@@ -53,9 +53,15 @@ pub enum LeaseRefusal {
     /// The gateway has no address to open a port on.
     #[error("the gateway has no public address for the device")]
     NoAddress,
-    /// TLS names are not offered.
-    #[error("TLS names are not offered")]
+    /// What is asked for cannot have TLS names.
+    #[error("TLS names are not offered for this")]
     Hostnames,
+    /// A TLS name leads to another device, or to another port.
+    #[error("the TLS name `{hostname}` is taken")]
+    HostnameTaken {
+        /// The name.
+        hostname: String,
+    },
 }
 
 /// What is in the way of a port.

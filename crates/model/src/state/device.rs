@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{DeviceId, Egress, SubnetId};
 use crate::configuration::Routing;
+use crate::desired::names::{HTTP, HTTPS};
 use crate::key::{PresharedKey, PublicKey};
 use crate::protocol::PortRange;
 
@@ -133,6 +134,15 @@ impl Device {
         self.port_policy
             .request_rate
             .unwrap_or(PortPolicy::REQUEST_RATE)
+    }
+
+    /// Whether it may have these public ports; as names, it may have those of HTTP and HTTPS, which it shares then.
+    pub(crate) fn may_open(&self, ports: PortRange, is_named: bool) -> bool {
+        let ranges = self.auto_port_ranges();
+        let is_inside =
+            |range: &PortRange| range.contains(ports.first()) && range.contains(ports.last());
+        let is_well_known = ports.is_single() && [HTTP, HTTPS].contains(&ports.first());
+        ranges.iter().any(is_inside) || (is_named && is_well_known)
     }
 
     /// The public ports that it may have, in order and without overlaps.

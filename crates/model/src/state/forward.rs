@@ -31,6 +31,13 @@ pub struct Forward {
     pub device: DeviceId,
     /// Port on the device; for a range its first port, which equals `port`.
     pub target_port: u16,
+    /// The TLS name (on port 80 the host) that it is for, as [`crate::hostname::parse`] writes it; none: all that the
+    /// ports get, or what no name takes where others have names on the port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// Connections to the device begin with the client's address, as the PROXY protocol (version 2) writes it.
+    #[serde(default, skip_serializing_if = "is_no")]
+    pub proxy_protocol: bool,
     /// Free text.
     #[serde(default)]
     pub label: String,
@@ -44,6 +51,11 @@ pub struct Forward {
 
 const fn yes() -> bool {
     true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+const fn is_no(value: &bool) -> bool {
+    !*value
 }
 
 /// Who made a forward or a pinhole.
@@ -97,7 +109,8 @@ impl Forward {
         facts: &'a Facts,
     ) -> Option<&'a Listener> {
         let ports = self.ports()?;
-        facts.listeners.iter().find(|listener| {
+        let mut others = facts.listeners.iter().filter(|it| !it.is_front());
+        others.find(|listener| {
             let reached = match listener.address {
                 // A socket bound to :: takes IPv4 as well, unless it says otherwise.
                 IpAddr::V6(address) if address.is_unspecified() => true,

@@ -31,7 +31,10 @@ pub(super) struct Index {
     /// The delegated IPv6 prefixes again, those that follow each other joined.
     prefix_runs: Runs<()>,
     forwards: OrdSet<(DeviceId, ForwardId)>,
+    /// Forwards without a name, by their public ports.
     ports: Ranges<(), ForwardId>,
+    /// Forwards with a name, by port.
+    hostnames: OrdSet<(u16, String, ForwardId)>,
     pinholes: OrdSet<(DeviceId, PinholeId)>,
     leases: OrdSet<(DeviceId, LeaseId)>,
     /// How many ports each device has open by leases.
@@ -107,14 +110,20 @@ impl Index {
 
     pub(super) fn add_forward(&mut self, forward: &Forward) {
         self.forwards.insert((forward.device, forward.id));
-        if let Some(ports) = forward.ports() {
+        if let Some(hostname) = &forward.hostname {
+            self.hostnames
+                .insert((forward.port, hostname.clone(), forward.id));
+        } else if let Some(ports) = forward.ports() {
             self.ports.insert((), ports, forward.id);
         }
     }
 
     pub(super) fn remove_forward(&mut self, forward: &Forward) {
         self.forwards.remove(&(forward.device, forward.id));
-        if let Some(ports) = forward.ports() {
+        if let Some(hostname) = &forward.hostname {
+            self.hostnames
+                .remove(&(forward.port, hostname.clone(), forward.id));
+        } else if let Some(ports) = forward.ports() {
             self.ports.remove((), ports, forward.id);
         }
     }
@@ -310,7 +319,23 @@ impl Index {
         pairs.map(|(_, id)| *id)
     }
 
-    /// The forwards whose public ports may meet a range, and few others.
+    /// The forwards with a name on a port of a range, by port and name.
+    pub(super) fn named_on(&self, ports: PortRange) -> impl Iterator<Item = ForwardId> {
+        let first = (ports.first(), String::new(), ForwardId(0));
+        let triples = self.hostnames.range(first..);
+        triples
+            .take_while(move |(port, ..)| *port <= ports.last())
+            .map(|(_, _, id)| *id)
+    }
+
+    /// The forwards with this name on a port.
+    pub(super) fn named(&self, port: u16, hostname: &str) -> impl Iterator<Item = ForwardId> {
+        let of = |id| (port, hostname.to_owned(), ForwardId(id));
+        let triples = self.hostnames.range(of(0)..=of(u64::MAX));
+        triples.map(|(_, _, id)| *id)
+    }
+
+    /// The forwards without a name whose public ports may meet a range, and few others.
     pub(super) fn forwards_near(&self, ports: PortRange) -> impl Iterator<Item = ForwardId> {
         self.ports
             .near((), ports, ForwardId(0), ForwardId(u64::MAX))

@@ -244,6 +244,25 @@ impl Lease {
         self.kept.unwrap_or(self.expires)
     }
 
+    /// Whether it has names, by which it shares its port with others.
+    pub fn is_named(&self) -> bool {
+        !self.hostnames.is_empty()
+    }
+
+    /// Whether it can be on one port with a forward: one of another name, or one that takes what no name takes.
+    pub fn shares_with(&self, forward: &Forward) -> bool {
+        self.is_named()
+            && match &forward.hostname {
+                Some(name) => !self.hostnames.contains(name),
+                None => forward.port == forward.port_end,
+            }
+    }
+
+    /// Whether it can be on one port with another lease: both have names, and none in common.
+    pub fn is_beside(&self, other: &Self) -> bool {
+        self.is_named() && other.is_named() && self.hostnames.is_disjoint(&other.hostnames)
+    }
+
     /// The ports that the Internet sees; none only for a stored object that no decision made.
     pub fn external_ports(&self) -> Option<PortRange> {
         span(self.external, self.count)
@@ -305,6 +324,8 @@ impl Lease {
             protocols: [self.protocol].into(),
             device: self.device,
             target_port: self.internal,
+            hostname: None,
+            proxy_protocol: false,
             label: String::new(),
             enabled: true,
             origin: Origin::Lease,

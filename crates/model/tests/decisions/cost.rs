@@ -68,6 +68,8 @@ fn with_devices(count: u32, ipv6: &str) -> World {
                 protocols: adit_model::protocol::Protocol::ALL.into(),
                 device,
                 target_port: ports,
+                hostname: None,
+                proxy_protocol: false,
                 label: String::new(),
                 enabled: true,
                 origin: Origin::Manual,

@@ -13,7 +13,7 @@ use crate::world::{
     add_subnet_wish, bare_host, delegate, parse, set_device,
 };
 
-fn routes(desired: &Desired) -> Vec<String> {
+pub(crate) fn routes(desired: &Desired) -> Vec<String> {
     let routes = desired.routes.iter().map(|route| {
         let target = match &route.target {
             RouteTarget::Interface {
@@ -24,6 +24,7 @@ fn routes(desired: &Desired) -> Vec<String> {
                 interface,
                 gateway: None,
             } => format!("dev {interface}"),
+            RouteTarget::Local { interface } => format!("local dev {interface}"),
             RouteTarget::Unreachable => "unreachable".to_owned(),
         };
         format!("{} {} {target}", route.table, route.destination)
@@ -31,7 +32,7 @@ fn routes(desired: &Desired) -> Vec<String> {
     routes.collect()
 }
 
-fn rules(desired: &Desired) -> Vec<String> {
+pub(crate) fn rules(desired: &Desired) -> Vec<String> {
     let rules = desired.rules.iter().map(|rule| {
         let suppress = rule
             .suppress_prefix_length

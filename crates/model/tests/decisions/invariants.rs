@@ -9,6 +9,7 @@ use adit_model::change::{
 };
 use adit_model::configuration::Routing;
 use adit_model::desired::Desired;
+use adit_model::desired::firewall::{Firewall, Port};
 use adit_model::desired::route::RouteTarget;
 use adit_model::edit::{Edit, Key, Object};
 use adit_model::facts::{AddressFact, RouteFact};
@@ -243,10 +244,14 @@ fn changes_of_ports() -> impl Strategy<Value = Change> {
         select(&FORWARDS[..]),
         device(),
         proptest::option::of(select(vec![80_u16, 8000, 0])),
+        proptest::option::of(select(vec!["a.example", "A.example", "*.example", "-"])),
+        proptest::bool::weighted(0.1),
     )
-        .prop_map(|(text, device, target_port)| {
+        .prop_map(|(text, device, target_port, hostname, proxy_protocol)| {
             Change::AddForward(AddForward {
                 target_port,
+                hostname: hostname.map(str::to_owned),
+                proxy_protocol,
                 ..add_forward_wish(text, &device)
             })
         });
@@ -263,6 +268,7 @@ fn changes_of_ports() -> impl Strategy<Value = Change> {
                 enabled,
                 device,
                 target_port,
+                proxy_protocol: target_port.map(|port| port == 80),
                 label: None,
             };
             Change::SetForward(id, patch)
@@ -447,14 +453,17 @@ pub(crate) fn check_state(world: &World) {
     crate::leases::check_leases(world);
     let settings = &state.settings;
     let snat = PortRange::new(settings.snat_first, settings.snat_last).unwrap();
-    let mut ports: BTreeMap<(IpAddr, Protocol, u16), u64> = BTreeMap::new();
+    let mut ports: BTreeMap<(IpAddr, Protocol, u16, Option<&str>), u64> = BTreeMap::new();
+    let mut ranged: BTreeSet<(IpAddr, Protocol, u16)> = BTreeSet::new();
     for forward in state.forwards.values() {
         let device = &state.devices[&forward.device];
         let subnet = &state.subnets[&device.subnet];
         let range = forward.ports().unwrap();
         assert!(!range.overlaps(snat));
         assert!(range.is_single() || forward.target_port == range.first());
-        assert!(device.routing != Routing::Split);
+        assert!(device.routing != Routing::Split || forward.hostname.is_some());
+        assert!(range.is_single() || forward.hostname.is_none());
+        assert!(!forward.proxy_protocol || forward.hostname.is_some());
         let places = forward.local_addresses(subnet, device, &uplinks, &world.facts);
         assert!(!places.is_empty());
         for protocol in &forward.protocols {
@@ -464,15 +473,63 @@ pub(crate) fn check_state(world: &World) {
                 (range.first()..=range.last()).map(move |port| (*address, port))
             }) {
                 assert!(address.is_ipv4() || subnet.local_ipv6().is_some());
-                let other = ports.insert((address, *protocol, port), forward.id.0);
+                let key = (address, *protocol, port, forward.hostname.as_deref());
+                let other = ports.insert(key, forward.id.0);
                 assert_eq!(other, None, "{address} {port}/{protocol} of {}", forward.id);
+                if !range.is_single() {
+                    ranged.insert((address, *protocol, port));
+                }
             }
         }
+    }
+    for (address, protocol, port, name) in ports.keys() {
+        let is_ranged = ranged.contains(&(*address, *protocol, *port));
+        assert!(name.is_none() || !is_ranged, "{name:?} on a range");
     }
     for pinhole in state.pinholes.values() {
         let device = &state.devices[&pinhole.device];
         assert!(state.subnets[&device.subnet].ipv6.is_some());
     }
+}
+
+/// What the front takes is translated to no device, and is let in; what it leads to is reached through the tunnel.
+fn check_names(desired: &Desired, firewall: &Firewall) {
+    let names = &desired.names;
+    let sockets = names.sockets();
+    assert_eq!(firewall.names, names.listeners());
+    for socket in names.fallbacks.keys() {
+        assert!(sockets.contains(socket), "a fallback without names");
+    }
+    for socket in names.listeners() {
+        let is_forwarded = match socket.address {
+            IpAddr::V4(address) => {
+                let key = Port {
+                    address,
+                    protocol: socket.protocol,
+                    port: socket.port,
+                };
+                firewall.translations4.forwards.contains_key(&key)
+            }
+            IpAddr::V6(address) => {
+                let key = Port {
+                    address,
+                    protocol: socket.protocol,
+                    port: socket.port,
+                };
+                firewall.translations6.forwards.contains_key(&key)
+            }
+        };
+        assert!(!is_forwarded, "{socket:?} is translated");
+    }
+    let wireguard = desired.wireguard.as_ref().unwrap();
+    for target in names.routes.values().chain(names.fallbacks.values()) {
+        let mut peers = wireguard.peers.values();
+        let address = target.device.ip();
+        let mut nets = peers.by_ref().flat_map(|peer| &peer.allowed_ips);
+        assert!(nets.any(|net| net.contains(&address)), "{target:?}");
+    }
+    let mut local = desired.routes.iter().filter(|route| route.table == 4293);
+    assert_eq!(local.next().is_some(), !names.is_empty());
 }
 
 /// The invariants of what is derived; they hold whatever happened to the host since the decisions.
@@ -507,7 +564,7 @@ pub(crate) fn check_desired(world: &World, desired: &Desired) {
         .iter()
         .filter(|route| match &route.target {
             RouteTarget::Interface { interface, .. } => interface == TUNNEL,
-            RouteTarget::Unreachable => false,
+            RouteTarget::Local { .. } | RouteTarget::Unreachable => false,
         })
         .map(|route| route.destination)
         .collect();
@@ -529,6 +586,7 @@ pub(crate) fn check_desired(world: &World, desired: &Desired) {
         assert_eq!(desired.sysctls.get(&path).map(String::as_str), Some("1"));
     }
     let firewall = desired.firewall.as_ref().unwrap();
+    check_names(desired, firewall);
     for subnet in state.subnets.values() {
         let policy = &firewall.subnets[&subnet.id.0];
         assert!(policy.snat6.is_none() || subnet.local_ipv6().is_some());

@@ -9,6 +9,7 @@ mod desired;
 mod incremental;
 mod invariants;
 mod leases;
+mod names;
 mod problems;
 mod refusals;
 mod world;

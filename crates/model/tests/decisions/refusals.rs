@@ -425,10 +425,26 @@ fn cases(world: &World) -> Vec<(Change, &'static str, &'static str)> {
         (
             Change::AddForward(AddForward {
                 hostname: Some("www.example.net".into()),
+                ..add_forward_wish("443-444/tcp", "web")
+            }),
+            "hostname-on-range",
+            "443-444",
+        ),
+        (
+            Change::AddForward(AddForward {
+                hostname: Some("bücher.example".into()),
                 ..add_forward_wish("443/tcp", "web")
             }),
-            "hostname-unsupported",
-            "www.example.net",
+            "hostname-invalid",
+            "bücher.example",
+        ),
+        (
+            Change::AddForward(AddForward {
+                proxy_protocol: true,
+                ..add_forward_wish("443/tcp", "web")
+            }),
+            "proxy-protocol-alone",
+            "without a name",
         ),
         (add_forward("90-80", "web"), "setting-invalid", "90-80"),
         (add_forward("0", "web"), "setting-invalid", "0-0"),
@@ -535,6 +551,14 @@ fn every_code_is_reached_and_names_its_object() {
     let collision = narrow.refused(add_device_at("b", "10.59.0.6"));
     check(&collision, "address-collision", "`a`");
     reached.insert("address-collision");
+
+    let named = Change::AddForward(AddForward {
+        hostname: Some("www.example.net".into()),
+        ..add_forward_wish("443/tcp", "a")
+    });
+    let again = small.with([named.clone()]).refused(named);
+    check(&again, "hostname-taken", "`a`");
+    reached.insert("hostname-taken");
 
     let plain =
         World::on_link().with([add_subnet("home", "10.59.0.0/24", "none"), add_device("a")]);

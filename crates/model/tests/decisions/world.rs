@@ -313,6 +313,7 @@ pub(crate) fn add_forward_wish(text: &str, device: &str) -> AddForward {
         device: device.to_owned(),
         target_port: None,
         hostname: None,
+        proxy_protocol: false,
         label: String::new(),
     }
 }

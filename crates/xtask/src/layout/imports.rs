@@ -13,10 +13,11 @@ const EDGES: &[(&str, &[&str])] = &[
     ("store", &["model", "fault"]),
     ("host", &["model", "fault"]),
     ("wireguard", &[]),
+    ("front", &["proto"]),
     ("api", &["model"]),
     (
         "gateway",
-        &["model", "proto", "store", "host", "api", "fault"],
+        &["model", "proto", "store", "host", "api", "front", "fault"],
     ),
     ("agent", &["model", "proto", "host", "api"]),
     ("lab", &[]),

@@ -146,6 +146,7 @@ impl World {
                 device: name.into(),
                 target_port: None,
                 hostname: None,
+                proxy_protocol: false,
                 label: String::new(),
             }));
             self.forwards[index] = self.state().sequence;

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::{Device, EndLease, Family, Lease, LeaseId, Mechanism, Opening, RequestLease};
 use crate::facts::Facts;
+use crate::hostname;
 use crate::protocol::{PortRange, Protocol};
 use crate::state::State;
 use crate::state::lease::advertised;
@@ -124,6 +125,9 @@ pub(super) fn holder<'a>(
     if wish.remote.is_some() {
         return None;
     }
+    if !wish.hostnames.is_empty() {
+        return find_named(state, facts, uplinks, device, wish);
+    }
     let side = (wish.family, wish.protocol, wish.internal);
     find_manual(state, facts, uplinks, device, side)
 }
@@ -139,6 +143,33 @@ pub(super) fn manual<'a>(
 ) -> Option<Holder<'a>> {
     let side = (wish.family, wish.protocol, port);
     find_manual(state, facts, uplinks, device, side)
+}
+
+/// Where all of the names lead to the port already.
+fn find_named<'a>(
+    state: &'a State,
+    facts: &Facts,
+    uplinks: &[Uplink],
+    device: &Device,
+    wish: &RequestLease,
+) -> Option<Holder<'a>> {
+    let subnet = state.subnets.get(&device.subnet)?;
+    let mut places = wish.hostnames.iter().map(|name| {
+        let name = hostname::parse(name).ok()?;
+        state.forwards_of(device.id).find_map(|forward| {
+            let is_meant = forward.enabled
+                && forward.hostname.as_ref() == Some(&name)
+                && forward.target_port == wish.internal
+                && forward.protocols.contains(&wish.protocol);
+            let locals = forward.local_addresses(subnet, device, uplinks, facts);
+            let mut locals = locals.into_iter().filter(|_| is_meant);
+            let address = locals.find(|address| Family::of(*address) == wish.family)?;
+            Some((address, forward.port))
+        })
+    });
+    let (address, external) = places.next()??;
+    let is_one = places.all(|place| place == Some((address, external)));
+    is_one.then_some(Holder::Manual { address, external })
 }
 
 fn find_manual<'a>(
@@ -163,7 +194,9 @@ fn find_manual<'a>(
             external: internal,
         });
     }
-    state.forwards_of(device.id).find_map(|forward| {
+    let forwards = state.forwards_of(device.id);
+    let mut whole = forwards.filter(|forward| forward.hostname.is_none());
+    whole.find_map(|forward| {
         let ports = forward.ports()?;
         let offset = internal.checked_sub(forward.target_port)?;
         let external = ports.first().checked_add(offset)?;

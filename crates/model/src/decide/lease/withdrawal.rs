@@ -121,12 +121,9 @@ fn of_device(
     let moves = before.is_none_or(|before| {
         (before.subnet, before.ipv4, &before.egress) != (device.subnet, device.ipv4, &device.egress)
     });
-    let ranges = device.auto_port_ranges();
     let is_outside = |lease: &&Lease| {
-        lease.external_ports().is_none_or(|ports| {
-            let mut ranges = ranges.iter();
-            !ranges.any(|range| range.contains(ports.first()) && range.contains(ports.last()))
-        })
+        let ports = lease.external_ports();
+        ports.is_none_or(|ports| !device.may_open(ports, lease.is_named()))
     };
     let all = moves || !may_ask(device, now);
     let policy_moves = before.is_none_or(|before| before.port_policy != device.port_policy);
@@ -155,6 +152,7 @@ fn under_forward(
     let leases = after.leases_on(None, range).into_iter();
     let met = leases.filter(|lease| {
         forward.protocols.contains(&lease.protocol)
+            && !lease.shares_with(forward)
             && after
                 .lease_place(lease, uplinks, facts)
                 .is_none_or(|(address, _)| locals.contains(&address))
@@ -190,6 +188,7 @@ fn where_they_meet(
         let younger = after.leases_on(None, range).into_iter().filter(|other| {
             other.id > lease.id
                 && other.protocol == lease.protocol
+                && !lease.is_beside(other)
                 && (other.device, other.internal) != (lease.device, lease.internal)
                 && place(other) == local
         });

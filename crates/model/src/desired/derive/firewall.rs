@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use imbl::{OrdMap, OrdSet};
 use ipnet::{IpNet, Ipv6Net};
 
-use super::{Context, Frame, Member, Part, routing};
+use super::{Context, Frame, Member, Part, names, routing};
 use crate::address;
 use crate::desired::firewall::{
     Clamp, Connections, Endpoint, Firewall, Keep, Port, SourceAddress, Sources, SubnetPolicy,
@@ -57,6 +57,8 @@ pub(super) fn of_gateway(context: &Context<'_>) -> Firewall {
         translations4: Translations::default(),
         translations6: Translations::default(),
         pinholes: OrdSet::new(),
+        names: BTreeSet::new(),
+        advertised_names: BTreeMap::new(),
         filters: OrdMap::new(),
     }
 }
@@ -238,6 +240,17 @@ fn snat_ports(context: &Context<'_>) -> PortRange {
 /// added in the order of their ids, and with all that they may meet.
 pub(super) fn forward(context: &Context<'_>, forward: &Forward, part: &mut Part) {
     for way in ways(context, forward) {
+        if let Some(hostname) = &forward.hostname {
+            names::name(context, forward, hostname, &way, part);
+            continue;
+        }
+        let shared = names::shared(context, forward, way.local());
+        names::fallback(context, forward, &way, &shared, part);
+        let mut alone = forward.clone();
+        alone
+            .protocols
+            .retain(|protocol| !shared.contains(protocol));
+        let forward = &alone;
         let Way {
             ports,
             uplink,
@@ -263,7 +276,8 @@ pub(super) fn forward(context: &Context<'_>, forward: &Forward, part: &mut Part)
 
 /// How a device with forwards reaches itself by them.
 pub(super) fn hairpins(context: &Context<'_>, device: &Device, part: &mut Part) {
-    for forward in context.inputs.state.forwards_of(device.id) {
+    let forwards = context.inputs.state.forwards_of(device.id);
+    for forward in forwards.filter(|forward| forward.hostname.is_none()) {
         for way in ways(context, forward) {
             match way.place {
                 Place::V4 { target, .. } => {
@@ -287,7 +301,7 @@ pub(super) fn hairpins(context: &Context<'_>, device: &Device, part: &mut Part) 
             Family::Ipv4 => &mut is_there4,
             Family::Ipv6 => &mut is_there6,
         };
-        if *is_there || lease.opening != Opening::Forward {
+        if *is_there || lease.opening != Opening::Forward || lease.is_named() {
             continue;
         }
         let Some(way) = way_of(context, lease) else {
@@ -325,6 +339,10 @@ fn translated(context: &Context<'_>, lease: &Lease, part: &mut Part) {
     else {
         return;
     };
+    if lease.is_named() {
+        names::lease(context, lease, &place, part);
+        return;
+    }
     let is_inbound = lease.opening == Opening::Forward;
     for forward in pieces(lease) {
         let Some(ports) = forward.ports() else {
@@ -446,7 +464,7 @@ fn filter(lease: &Lease, address: IpAddr, part: &mut Part) {
 }
 
 /// Where a lease is in force; nowhere while it is suspended.
-fn way_of<'a>(context: &Context<'a>, lease: &Lease) -> Option<Way<'a>> {
+pub(super) fn way_of<'a>(context: &Context<'a>, lease: &Lease) -> Option<Way<'a>> {
     let inputs = context.inputs;
     let ports = lease
         .external_ports()
@@ -477,13 +495,13 @@ fn way_of<'a>(context: &Context<'a>, lease: &Lease) -> Option<Way<'a>> {
 }
 
 /// One public address of a forward that is in force.
-struct Way<'a> {
+pub(super) struct Way<'a> {
     ports: PortRange,
     uplink: &'a Uplink,
-    place: Place,
+    pub(super) place: Place,
 }
 
-enum Place {
+pub(super) enum Place {
     V4 {
         local: Ipv4Addr,
         target: Target<Ipv4Addr>,
@@ -494,7 +512,24 @@ enum Place {
     },
 }
 
-fn ways<'a>(context: &Context<'a>, forward: &Forward) -> Vec<Way<'a>> {
+impl Way<'_> {
+    /// The address as it is on this host.
+    pub(super) fn local(&self) -> IpAddr {
+        self.place.ends().0
+    }
+}
+
+impl Place {
+    /// The address as it is on this host, and the device's.
+    pub(super) fn ends(&self) -> (IpAddr, IpAddr) {
+        match self {
+            Self::V4 { local, target } => ((*local).into(), target.address.into()),
+            Self::V6 { local, target } => ((*local).into(), target.address.into()),
+        }
+    }
+}
+
+pub(super) fn ways<'a>(context: &Context<'a>, forward: &Forward) -> Vec<Way<'a>> {
     let (Some(ports), true) = (forward.ports(), forward.enabled) else {
         return Vec::new();
     };
@@ -526,7 +561,7 @@ fn ways<'a>(context: &Context<'a>, forward: &Forward) -> Vec<Way<'a>> {
     locals.into_iter().filter_map(way).collect()
 }
 
-struct Target<A> {
+pub(super) struct Target<A> {
     address: A,
     gateway: A,
 }
@@ -550,7 +585,7 @@ fn target6(member: &Member<'_>) -> Option<Target<Ipv6Addr>> {
 }
 
 /// The address that devices know a local one by, for their own way to it.
-fn advertised(uplink: &Uplink, local: Ipv4Addr) -> Option<Ipv4Addr> {
+pub(super) fn advertised(uplink: &Uplink, local: Ipv4Addr) -> Option<Ipv4Addr> {
     uplink
         .advertised
         .filter(|advertised| uplink.local_ipv4() == Some(local) && *advertised != local)
@@ -649,7 +684,7 @@ fn forward_public<A: Ord + Copy>(
     }
 }
 
-fn holder(uplinks: &[Uplink], address: IpAddr) -> Option<&Uplink> {
+pub(super) fn holder(uplinks: &[Uplink], address: IpAddr) -> Option<&Uplink> {
     uplinks.iter().find(|uplink| uplink.has(address))
 }
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Context, Desired, Frame, Inputs, Part, derive, firewall, sysctls};
+use super::{Context, Desired, Frame, Inputs, Part, derive, firewall, names, sysctls};
 use crate::facts::Facts;
 use crate::protocol::{PortRange, Protocol};
 use crate::state::{
@@ -71,6 +71,7 @@ impl Derivation {
             touched
                 .part(&after)
                 .replace(&touched.part(&before), desired);
+            names::finish(&after, desired);
             desired.sysctls = sysctls(&after, desired);
         }
         self.state = inputs.state.clone();
@@ -213,6 +214,13 @@ impl Waiting {
         let Some(ports) = forward.ports() else {
             return;
         };
+        if let Some(hostname) = &forward.hostname {
+            // Whether those without a name are translated depends on whether there is one with a name.
+            let same = state.forwards_named(forward.port, hostname);
+            self.forwards.extend(same.map(|other| other.id));
+            self.add_at_gateway(state, ports);
+            return;
+        }
         self.add_at_gateway(state, ports);
         if let Some(targets) = targets_of(forward) {
             self.add_at_device(state, forward.device, targets);
@@ -223,6 +231,10 @@ impl Waiting {
         let Some(ports) = lease.external_ports() else {
             return;
         };
+        for hostname in &lease.hostnames {
+            let same = state.forwards_named(lease.external, hostname);
+            self.forwards.extend(same.map(|other| other.id));
+        }
         match lease.opening {
             Opening::Forward | Opening::Outbound => {
                 self.add_at_gateway(state, ports);
@@ -235,7 +247,7 @@ impl Waiting {
     }
 
     fn add_at_gateway(&mut self, state: &State, ports: PortRange) {
-        let forwards = state.forwards_on(ports).into_iter();
+        let forwards = state.plain_forwards_on(ports).into_iter();
         self.forwards.extend(forwards.map(|other| other.id));
         let leases = state.leases_on(None, ports).into_iter();
         self.leases.extend(leases.map(|other| other.id));
@@ -244,6 +256,7 @@ impl Waiting {
     fn add_at_device(&mut self, state: &State, device: DeviceId, targets: PortRange) {
         let forwards = state.forwards_of(device);
         let met = forwards
+            .filter(|other| other.hostname.is_none())
             .filter(|other| targets_of(other).is_some_and(|theirs| theirs.overlaps(targets)));
         self.forwards.extend(met.map(|other| other.id));
         for family in [Family::Ipv4, Family::Ipv6] {

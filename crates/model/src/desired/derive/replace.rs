@@ -5,6 +5,7 @@ use imbl::{OrdMap, OrdSet};
 use super::Part;
 use crate::desired::Desired;
 use crate::desired::firewall::Translations;
+use crate::desired::names::Names;
 
 impl Part {
     /// What both contribute is not touched, so that it stays shared with what was desired before.
@@ -22,6 +23,7 @@ impl Part {
             translations4,
             translations6,
             pinholes,
+            names,
             filters,
         } = self;
         if let Some(wireguard) = &mut desired.wireguard {
@@ -30,6 +32,18 @@ impl Part {
         exchange_all(&mut desired.routes, &before.routes, routes);
         exchange_all(&mut desired.rules, &before.rules, rules);
         exchange_all(&mut desired.neighbors, &before.neighbors, neighbors);
+        let Names {
+            routes,
+            fallbacks,
+            // It follows from all names together.
+            redirects: _,
+        } = names;
+        exchange(&mut desired.names.routes, &before.names.routes, routes);
+        exchange(
+            &mut desired.names.fallbacks,
+            &before.names.fallbacks,
+            fallbacks,
+        );
         let Some(firewall) = &mut desired.firewall else {
             return;
         };

@@ -8,7 +8,7 @@ use super::{Context, Member, Part, host};
 use crate::address;
 use crate::desired::neighbor::ProxyNeighbor;
 use crate::desired::route::{MAIN_TABLE, Route, RouteTarget};
-use crate::desired::rule::{MARK_MASK, Rule};
+use crate::desired::rule::{FRONT_MARK, MARK_MASK, Rule};
 use crate::facts::{Facts, RouteFact};
 use crate::state::Subnet;
 use crate::uplink::{self, SHORTEST_PROXIED, Uplink};
@@ -35,7 +35,7 @@ const OWN: u32 = 4296;
 const SOURCES: u32 = 4298;
 
 /// Where the kernel says that the host's own packets come from.
-const LOOPBACK: &str = "lo";
+pub(super) const LOOPBACK: &str = "lo";
 
 /// How far left the number of an uplink stands in a mark.
 const MARK_SHIFT: u32 = MARK_MASK.trailing_zeros();
@@ -190,7 +190,7 @@ fn table_of<'a>(
 pub(super) fn reply_mark(uplinks: &[Uplink], name: &str) -> Option<u32> {
     let number = uplinks.iter().position(|uplink| uplink.name == name)?;
     let number = u32::try_from(number).ok()? + 1;
-    (uplinks.len() > 1 && number <= MARK_MASK >> MARK_SHIFT).then_some(number << MARK_SHIFT)
+    (uplinks.len() > 1 && number < FRONT_MARK >> MARK_SHIFT).then_some(number << MARK_SHIFT)
 }
 
 /// What the main table knows better than by its default goes there: devices, the host's own links. The rest goes by the table.
@@ -255,7 +255,7 @@ fn leaves_beside_default<'a>(
     (!is_best).then_some(uplink)
 }
 
-fn default_destination(ipv6: bool) -> IpNet {
+pub(super) fn default_destination(ipv6: bool) -> IpNet {
     if ipv6 {
         IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0))
     } else {

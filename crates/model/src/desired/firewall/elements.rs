@@ -211,6 +211,13 @@ impl Elements {
         self.insert_translations("4", &firewall.translations4, has_marks);
         self.insert_translations("6", &firewall.translations6, has_marks);
         self.insert_pinholes(firewall.pinholes.iter());
+        for name in &firewall.names {
+            let family = if name.address.is_ipv4() { "4" } else { "6" };
+            self.insert(format!("names{family}"), port(name), None);
+        }
+        let advertised = firewall.advertised_names.iter();
+        let advertised = advertised.map(|(from, local)| (port(from), target(&(*local, from.port))));
+        self.extend("advertised_names4".to_owned(), advertised);
     }
 
     fn insert_pinholes<'a>(&mut self, pinholes: impl Iterator<Item = &'a Endpoint<Ipv6Addr>>) {

@@ -8,7 +8,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::protocol::PortRange;
 
-use crate::desired::rule::MARK_MASK;
+use crate::desired::rule::{FRONT_MARK, MARK_MASK};
 
 use super::{Firewall, SourceAddress, Sources, SubnetPolicy, TABLE};
 
@@ -138,6 +138,17 @@ const SETS: &[(&str, &str, &str, bool)] = &[
     ),
 ];
 
+/// Those that a table has while there are names.
+const NAMES: &[(&str, &str, &str)] = &[
+    ("set", "names4", "ipv4_addr . inet_proto . inet_service"),
+    ("set", "names6", "ipv6_addr . inet_proto . inet_service"),
+    (
+        "map",
+        "advertised_names4",
+        "ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service",
+    ),
+];
+
 pub(super) fn render(firewall: &Firewall) -> String {
     let mut text = format!(
         "table {TABLE} {{\n    comment \"Adit: packets from and to the tunnel {}\"\n\n",
@@ -145,6 +156,11 @@ pub(super) fn render(firewall: &Firewall) -> String {
     );
     for (kind, name, types, interval) in SETS {
         push_set(&mut text, kind, name, types, *interval);
+    }
+    if !firewall.names.is_empty() {
+        for (kind, name, types) in NAMES {
+            push_set(&mut text, kind, name, types, false);
+        }
     }
     for (name, types) in COUNTED {
         text.push_str(&format!(
@@ -162,6 +178,7 @@ pub(super) fn render(firewall: &Firewall) -> String {
     }
     push_evidence(&mut text, firewall);
     text.push_str(&render_replies(firewall));
+    text.push_str(&render_names(firewall));
     text.push_str(&render_chains(firewall));
     text.push_str("}\n");
     text
@@ -457,6 +474,25 @@ fn push_evidence(text: &mut String, firewall: &Firewall) {
     ));
 }
 
+/// The front's sockets towards devices have the clients' addresses: what comes back to them is marked, and a rule delivers it
+/// to this host. Replies only, so that no device reaches a transparent socket of another program.
+fn render_names(firewall: &Firewall) -> String {
+    if firewall.names.is_empty() {
+        return String::new();
+    }
+    let (mark, others) = (FRONT_MARK, !MARK_MASK);
+    let tunnel = &firewall.interface;
+    format!(
+        r#"
+    chain back_to_front {{
+        type filter hook prerouting priority mangle; policy accept;
+        iifname "{tunnel}" meta nfproto ipv4 meta l4proto {{ tcp, udp }} ct direction reply socket transparent 1 meta mark set meta mark and {others:#010x} or {mark:#010x}
+        iifname "{tunnel}" meta nfproto ipv6 meta l4proto {{ tcp, udp }} ct direction reply socket transparent 1 meta mark set meta mark and {others:#010x} or {mark:#010x}
+    }}
+"#
+    )
+}
+
 /// With one uplink there is no other way back, and no mark.
 fn render_replies(firewall: &Firewall) -> String {
     if firewall.reply_marks.is_empty() {
@@ -510,6 +546,18 @@ fn render_chains(firewall: &Firewall) -> String {
     if !firewall.sources.ipv6.is_empty() {
         egresses.push_str("        oifname @uplinks meta nfproto ipv6 ip6 saddr vmap @egresses6\n");
     }
+    let (to_names, advertised_names) = if firewall.names.is_empty() {
+        (String::new(), String::new())
+    } else {
+        let to_names = [("ipv4", "ip", 4), ("ipv6", "ip6", 6)].map(|(family, word, version)| {
+            format!("        meta nfproto {family} meta l4proto {{ tcp, udp }} {word} daddr . meta l4proto . th dport @names{version} goto admit comment \"names of devices\"\n")
+        });
+        let advertised = format!(
+            "        iifname \"{}\" meta nfproto ipv4 meta l4proto {{ tcp, udp }} dnat ip to ip daddr . meta l4proto . th dport map @advertised_names4\n",
+            firewall.interface
+        );
+        (to_names.concat(), advertised)
+    };
     let remember = if firewall.reply_marks.is_empty() {
         ""
     } else {
@@ -572,14 +620,14 @@ fn render_chains(firewall: &Firewall) -> String {
         meta nfproto ipv4 icmp type echo-request goto admit
         meta nfproto ipv6 icmpv6 type echo-request goto admit
         meta l4proto {{ tcp, udp }} meta l4proto . th dport @services goto admit comment "the gateway's own services"
-        meta nfproto ipv4 ip saddr @host_networks4 goto admit comment "subnets with host access"
+{to_names}        meta nfproto ipv4 ip saddr @host_networks4 goto admit comment "subnets with host access"
         meta nfproto ipv6 ip6 saddr @host_networks6 goto admit
         drop
     }}
 
     chain nat_in {{
         type nat hook prerouting priority dstnat; policy accept;
-        meta nfproto ipv4 meta l4proto {{ tcp, udp }} ip daddr . meta l4proto . th dport @filtered4 goto filtered comment "open to some peers only"
+{advertised_names}        meta nfproto ipv4 meta l4proto {{ tcp, udp }} ip daddr . meta l4proto . th dport @filtered4 goto filtered comment "open to some peers only"
         meta nfproto ipv6 meta l4proto {{ tcp, udp }} ip6 daddr . meta l4proto . th dport @filtered6 goto filtered
         goto translate
     }}

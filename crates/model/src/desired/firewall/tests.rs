@@ -114,6 +114,8 @@ fn small() -> Firewall {
             })
             .into_iter()
             .collect(),
+        names: BTreeSet::new(),
+        advertised_names: BTreeMap::new(),
     }
 }
 
@@ -141,6 +143,57 @@ fn with_a_choice() -> Firewall {
         },
         ..small
     }
+}
+
+#[test]
+fn names_read_well() {
+    let named = |port| Port {
+        address: "192.0.2.1".parse::<IpAddr>().unwrap(),
+        protocol: Protocol::Tcp,
+        port,
+    };
+    let plain = small();
+    let names = Firewall {
+        names: [named(443)].into(),
+        advertised_names: [(
+            Port {
+                address: "198.51.100.7".parse().unwrap(),
+                protocol: Protocol::Tcp,
+                port: 443,
+            },
+            "192.0.2.1".parse().unwrap(),
+        )]
+        .into(),
+        ..plain.clone()
+    };
+    let text = plain.render();
+    let rendered = names.render();
+    let new: Vec<&str> = (rendered.lines().map(str::trim))
+        .filter(|line| !line.is_empty() && *line != "}" && !text.contains(line))
+        .collect();
+    insta::assert_snapshot!(new.join("\n"), @r#"
+    set names4 { type ipv4_addr . inet_proto . inet_service; }
+    set names6 { type ipv6_addr . inet_proto . inet_service; }
+    map advertised_names4 { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }
+    chain back_to_front {
+    iifname "adit0" meta nfproto ipv4 meta l4proto { tcp, udp } ct direction reply socket transparent 1 meta mark set meta mark and 0xc0ffffff or 0x3f000000
+    iifname "adit0" meta nfproto ipv6 meta l4proto { tcp, udp } ct direction reply socket transparent 1 meta mark set meta mark and 0xc0ffffff or 0x3f000000
+    meta nfproto ipv4 meta l4proto { tcp, udp } ip daddr . meta l4proto . th dport @names4 goto admit comment "names of devices"
+    meta nfproto ipv6 meta l4proto { tcp, udp } ip6 daddr . meta l4proto . th dport @names6 goto admit comment "names of devices"
+    iifname "adit0" meta nfproto ipv4 meta l4proto { tcp, udp } dnat ip to ip daddr . meta l4proto . th dport map @advertised_names4
+    add element inet adit advertised_names4 { 198.51.100.7 . tcp . 443 : 192.0.2.1 . 443 }
+    add element inet adit names4 { 192.0.2.1 . tcp . 443 }
+    "#);
+    // Another name's port is an element more.
+    let more = Firewall {
+        names: [named(443), named(8443)].into(),
+        ..names.clone()
+    };
+    assert_eq!(Firewall::render_delta(&plain, &names), None);
+    insta::assert_snapshot!(
+        Firewall::render_delta(&names, &more).unwrap(),
+        @"add element inet adit names4 { 192.0.2.1 . tcp . 8443 }"
+    );
 }
 
 #[test]

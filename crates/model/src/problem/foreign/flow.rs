@@ -42,6 +42,8 @@ pub(super) enum Purpose {
     Forward(u64),
     /// The same of one pinhole.
     Pinhole(u64),
+    /// From the Internet to a port of this host that devices share by names.
+    Names(Protocol, u16),
 }
 
 /// What arrives at the ports of a subnet's devices.
@@ -115,7 +117,45 @@ pub(super) fn general(view: &View<'_>, interface: &str) -> Vec<Flow> {
             });
         }
     }
+    flows.extend(names(view));
     flows
+}
+
+/// What arrives for names is for this host.
+fn names(view: &View<'_>) -> Vec<Flow> {
+    let mut flows: BTreeMap<(Protocol, u16, IpAddr), Flow> = BTreeMap::new();
+    let forwards = view.state.forwards.values();
+    for forward in forwards.filter(|it| it.enabled && it.hostname.is_some()) {
+        let Some((device, subnet)) = owner(view, forward.device) else {
+            continue;
+        };
+        for address in forward.local_addresses(subnet, device, view.uplinks, view.facts) {
+            let Some(uplink) = view.uplinks.iter().find(|it| it.has(address)) else {
+                continue;
+            };
+            for protocol in &forward.protocols {
+                let key = (*protocol, forward.port, address);
+                flows.entry(key).or_insert_with(|| Flow {
+                    purpose: Purpose::Names(*protocol, forward.port),
+                    hooks: &Hook::RECEIVED,
+                    packet: Packet {
+                        is_ipv6: address.is_ipv6(),
+                        input: way(view, uplink),
+                        output: None,
+                        source: Place::Internet,
+                        destination: Place::Network(address.into()),
+                        protocol: *protocol,
+                        source_port: None,
+                        destination_port: Some(forward.port),
+                        tracking: Tracking::New,
+                        is_forward: false,
+                    },
+                    untranslated: None,
+                });
+            }
+        }
+    }
+    flows.into_values().collect()
 }
 
 /// What arrives for devices, by subnet, family and protocol.
@@ -170,7 +210,8 @@ pub(super) fn arrivals(view: &View<'_>, interface: &str) -> Vec<Arrivals> {
             arrivals.each.push(flow);
         }
     };
-    for forward in view.state.forwards.values().filter(|it| it.enabled) {
+    let forwards = view.state.forwards.values();
+    for forward in forwards.filter(|it| it.enabled && it.hostname.is_none()) {
         let Some((device, subnet)) = owner(view, forward.device) else {
             continue;
         };
@@ -265,6 +306,12 @@ impl fmt::Display for Purpose {
             }
             Self::Forward(id) => write!(formatter, "what arrives for forward {id}"),
             Self::Pinhole(id) => write!(formatter, "what arrives for pinhole {id}"),
+            Self::Names(protocol, port) => {
+                write!(
+                    formatter,
+                    "what arrives for names on port {port}/{protocol}"
+                )
+            }
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Purpose;
 use crate::foreign::{Family, Hook, Name, Ruleset};
+use crate::protocol::Protocol;
 
 /// A base chain that drops packets of ours.
 pub(super) struct Case<'a> {
@@ -21,11 +22,11 @@ pub(super) struct Case<'a> {
 pub(super) fn of(case: &Case<'_>) -> String {
     let ways = Ways::of(case.purposes);
     match Program::of(case) {
-        Program::Ufw => by_ufw(case, ways),
-        Program::Firewalld => by_firewalld(case, ways),
-        Program::Docker => by_iptables(case, ways, "DOCKER-USER"),
-        Program::Iptables => by_iptables(case, ways, &case.name.name),
-        Program::Nft => by_nft(case, ways),
+        Program::Ufw => by_ufw(case, &ways),
+        Program::Firewalld => by_firewalld(case, &ways),
+        Program::Docker => by_iptables(case, &ways, "DOCKER-USER"),
+        Program::Iptables => by_iptables(case, &ways, &case.name.name),
+        Program::Nft => by_nft(case, &ways),
     }
 }
 
@@ -39,9 +40,9 @@ enum Program {
 }
 
 /// Which ways are barred.
-#[derive(Clone, Copy)]
 struct Ways {
-    to_port: bool,
+    /// Ports of this host.
+    to_ports: BTreeSet<(Protocol, u16)>,
     from_port: bool,
     from_tunnel: bool,
     to_tunnel: bool,
@@ -83,14 +84,19 @@ fn is_of_iptables(name: &Name) -> bool {
 impl Ways {
     fn of(purposes: &BTreeSet<Purpose>) -> Self {
         let mut ways = Self {
-            to_port: false,
+            to_ports: BTreeSet::new(),
             from_port: false,
             from_tunnel: false,
             to_tunnel: false,
         };
         for purpose in purposes {
             match purpose {
-                Purpose::Tunnel(_) => ways.to_port = true,
+                Purpose::Tunnel(port) => {
+                    ways.to_ports.insert((Protocol::Udp, *port));
+                }
+                Purpose::Names(protocol, port) => {
+                    ways.to_ports.insert((*protocol, *port));
+                }
                 Purpose::TunnelAnswers(_) => ways.from_port = true,
                 Purpose::Departures | Purpose::Peers => ways.from_tunnel = true,
                 Purpose::Answers
@@ -104,7 +110,7 @@ impl Ways {
 }
 
 /// What is not forwarded by decision stays dropped by the gateway's own table.
-fn by_ufw(case: &Case<'_>, ways: Ways) -> String {
+fn by_ufw(case: &Case<'_>, ways: &Ways) -> String {
     let (interface, port) = (case.interface, case.port);
     // Rules are tried in order: one of the user's own that denies is only overruled from before it, and ufw leaves a
     // rule that it has where it is.
@@ -117,8 +123,8 @@ fn by_ufw(case: &Case<'_>, ways: Ways) -> String {
         }
     };
     let mut commands = Vec::new();
-    if ways.to_port {
-        commands.push(allow("", &format!("allow {port}/udp")));
+    for (protocol, port) in &ways.to_ports {
+        commands.push(allow("", &format!("allow {port}/{protocol}")));
     }
     if ways.from_port {
         commands.push(allow(
@@ -138,13 +144,13 @@ fn by_ufw(case: &Case<'_>, ways: Ways) -> String {
     )
 }
 
-fn by_firewalld(case: &Case<'_>, ways: Ways) -> String {
+fn by_firewalld(case: &Case<'_>, ways: &Ways) -> String {
     let (interface, port) = (case.interface, case.port);
     let mut commands = Vec::new();
-    if ways.to_port {
+    for (protocol, port) in &ways.to_ports {
         let zone = zone(case, "filter_IN_").map_or(String::new(), |zone| format!(" --zone={zone}"));
         commands.push(format!(
-            "firewall-cmd --permanent{zone} --add-port={port}/udp"
+            "firewall-cmd --permanent{zone} --add-port={port}/{protocol}"
         ));
     }
     if ways.from_tunnel || ways.to_tunnel {
@@ -184,7 +190,7 @@ fn zone<'a>(case: &Case<'a>, prefix: &str) -> Option<&'a str> {
         })
 }
 
-fn by_iptables(case: &Case<'_>, ways: Ways, chain: &str) -> String {
+fn by_iptables(case: &Case<'_>, ways: &Ways, chain: &str) -> String {
     let program = match case.name.table.family {
         Family::Ip6 => "ip6tables",
         Family::Ip | Family::Inet => "iptables",
@@ -198,8 +204,8 @@ fn by_iptables(case: &Case<'_>, ways: Ways, chain: &str) -> String {
     let mut insert = |matches: String| {
         commands.push(format!("{program}{table} -I {chain} {matches} -j ACCEPT"));
     };
-    if ways.to_port {
-        insert(format!("-p udp --dport {port}"));
+    for (protocol, port) in &ways.to_ports {
+        insert(format!("-p {protocol} --dport {port}"));
     }
     if ways.from_port {
         insert(format!("-p udp --sport {port}"));
@@ -221,15 +227,15 @@ fn by_iptables(case: &Case<'_>, ways: Ways, chain: &str) -> String {
     )
 }
 
-fn by_nft(case: &Case<'_>, ways: Ways) -> String {
+fn by_nft(case: &Case<'_>, ways: &Ways) -> String {
     let (interface, port) = (case.interface, case.port);
     let place = format!("{} {}", case.name.table, case.name.name);
     let mut commands = Vec::new();
     let mut insert = |matches: String| {
         commands.push(format!("nft insert rule {place} {matches} accept"));
     };
-    if ways.to_port {
-        insert(format!("udp dport {port}"));
+    for (protocol, port) in &ways.to_ports {
+        insert(format!("{protocol} dport {port}"));
     }
     if ways.from_port {
         insert(format!("udp sport {port}"));

@@ -1,0 +1,494 @@
+//! Devices that share a port of the gateway by TLS names, seen with clients and servers that know nothing of it.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::time::Duration;
+
+use adit_lab::{Host, Process, wait_until};
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+
+use crate::support::{Device, Findings, INTERNET4, INTERNET6, PUBLIC4, PUBLIC6, STRANGER4, World};
+
+const LIMIT: Duration = Duration::from_secs(10);
+const SERVER: &str = include_str!("support/web.py");
+
+/// A certificate and its key; nobody looks whose it is.
+struct Identity(PathBuf);
+
+impl Identity {
+    fn make(world: &World) -> Result<Self> {
+        let folder = world.lab.folder();
+        let internet = world.host("internet")?;
+        let (certificate, key) = (folder.join("web.pem"), folder.join("web.key"));
+        let words = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=web -out";
+        let mut command: Vec<&str> = words.split(' ').collect();
+        command.extend([path(&certificate)?, "-keyout", path(&key)?]);
+        internet.exec(command)?;
+        Ok(Self(folder))
+    }
+
+    fn serve(&self, host: &Host, name: &str, port: u16, kind: &str) -> Result<Process> {
+        let (certificate, key) = (self.0.join("web.pem"), self.0.join("web.key"));
+        let port = port.to_string();
+        let mut server = host.spawn([
+            "python3",
+            "-c",
+            SERVER,
+            name,
+            &port,
+            kind,
+            path(&certificate)?,
+            path(&key)?,
+        ])?;
+        server.wait_for_output("listening", LIMIT)?;
+        Ok(server)
+    }
+}
+
+fn path(path: &Path) -> Result<&str> {
+    path.to_str().context("a path in letters")
+}
+
+/// What `curl` says of a URL whose host leads to an address of the gateway; `NAME ADDRESS PORT` if the server is ours.
+fn ask(host: &Host, url: &str, address: IpAddr) -> Result<String> {
+    let (scheme, rest) = url.split_once("://").context("a scheme")?;
+    let name = rest.split(['/', ':']).next().unwrap_or(rest);
+    let port = match rest.split_once(':') {
+        Some((_, port)) => port.split('/').next().unwrap_or(port),
+        None if scheme == "https" => "443",
+        None => "80",
+    };
+    let shown = match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    };
+    let resolve = format!("{name}:{port}:{shown}");
+    let output = host.try_exec([
+        "curl",
+        "--silent",
+        "--show-error",
+        "--insecure",
+        "--max-time",
+        "8",
+        "--write-out",
+        "%{http_code} %{redirect_url}",
+        "--resolve",
+        &resolve,
+        url,
+    ])?;
+    ensure!(output.status.success(), "{url} at {address}: {output}");
+    Ok(output.stdout)
+}
+
+/// Who answers, and whom it sees.
+fn who(host: &Host, url: &str, address: IpAddr) -> Result<(String, IpAddr)> {
+    let text = ask(host, url, address)?;
+    let mut words = text.split_whitespace();
+    let name = words.next().unwrap_or_default().to_owned();
+    let seen = words.next().unwrap_or_default();
+    let seen = seen.parse().with_context(|| text.clone())?;
+    Ok((name, seen))
+}
+
+fn expect(host: &Host, url: &str, address: IpAddr, server: &str, seen: IpAddr) -> Result<()> {
+    let (name, source) = who(host, url, address)?;
+    ensure!(
+        (name.as_str(), source) == (server, seen),
+        "{url} at {address}: answered by {name}, which sees {source}; it should be {server}, which sees {seen}"
+    );
+    Ok(())
+}
+
+struct Town {
+    world: World,
+    server: Device,
+    laptop: Device,
+    identity: Identity,
+    _servers: Vec<Process>,
+}
+
+/// A gateway with two devices, each with a web server.
+fn town(purpose: &str) -> Result<Town> {
+    let world = World::start("routed", purpose)?;
+    // A private prefix: the gateway's IPv6 address is shared like its IPv4 address.
+    world.adit("subnet add lan --ipv4 10.59.0.0/24")?;
+    let server = world.join("box", "--kind server")?;
+    let laptop = world.join("laptop", "")?;
+    let identity = Identity::make(&world)?;
+    let mut servers = Vec::new();
+    for device in [&server, &laptop] {
+        servers.push(identity.serve(&device.host, device.host.name(), 443, "tls")?);
+        servers.push(identity.serve(&device.host, device.host.name(), 80, "http")?);
+    }
+    Ok(Town {
+        world,
+        server,
+        laptop,
+        identity,
+        _servers: servers,
+    })
+}
+
+#[test]
+fn devices_share_a_port_by_names() -> Result<()> {
+    let town = town("e2e-names")?;
+    let mut findings = Findings::default();
+    findings.check("by name", by_name(&town));
+    findings.check("the rest", the_rest(&town));
+    findings.check("their own names", own_names(&town));
+    findings.check("PROXY protocol", proxy_protocol(&town));
+    findings.check("HTTP", http(&town));
+    findings.check("nothing is left", nothing_is_left(&town));
+    findings.conclude()
+}
+
+fn by_name(town: &Town) -> Result<()> {
+    let world = &town.world;
+    let internet = world.host("internet")?;
+    world.adit("forward add 443/tcp box --name blog.example.org")?;
+    world.adit("forward add 443/tcp laptop --hostname *.example.org")?;
+    for (address, seen) in [
+        (IpAddr::V4(PUBLIC4), IpAddr::V4(INTERNET4)),
+        (IpAddr::V6(PUBLIC6), IpAddr::V6(INTERNET6)),
+    ] {
+        expect(&internet, "https://blog.example.org/", address, "box", seen)?;
+        expect(&internet, "https://BLOG.example.org/", address, "box", seen)?;
+        expect(
+            &internet,
+            "https://wiki.example.org/",
+            address,
+            "laptop",
+            seen,
+        )?;
+        let nobody = ask(&internet, "https://a.b.example.org/", address);
+        let told = nobody.err().context("a name that nobody has is answered")?;
+        ensure!(
+            told.to_string().contains("unrecognized name"),
+            "a name that nobody has: {told:#}"
+        );
+    }
+    let status = world.adit("status")?;
+    ensure!(status["applied"] == true, "{status}");
+    ensure!(status["problems"] == json!([]), "{}", status["problems"]);
+    let plan = world.adit("plan")?;
+    ensure!(
+        plan["steps"] == json!([]),
+        "there is something to do: {plan}"
+    );
+    Ok(())
+}
+
+/// A forward without a name takes what no name takes; alone on its port it takes all.
+fn the_rest(town: &Town) -> Result<()> {
+    let world = &town.world;
+    let stranger = world.host("stranger")?;
+    let seen = IpAddr::V4(STRANGER4);
+    let public = IpAddr::V4(PUBLIC4);
+    world.adit("forward add 443/tcp laptop")?;
+    expect(&stranger, "https://elsewhere.test/", public, "laptop", seen)?;
+    expect(&stranger, "https://203.0.113.2/", public, "laptop", seen)?;
+    expect(&stranger, "https://blog.example.org/", public, "box", seen)?;
+
+    let plain = "forward add 8443/tcp laptop:443";
+    world.adit(plain)?;
+    expect(
+        &stranger,
+        "https://blog.example.org:8443/",
+        public,
+        "laptop",
+        seen,
+    )?;
+    world.adit("forward add 8443/tcp box:443 --name blog.example.org")?;
+    expect(
+        &stranger,
+        "https://blog.example.org:8443/",
+        public,
+        "box",
+        seen,
+    )?;
+    expect(
+        &stranger,
+        "https://elsewhere.test:8443/",
+        public,
+        "laptop",
+        seen,
+    )?;
+    let named = json!({"port": 8443, "hostname": "blog.example.org"});
+    world.adit(&format!("forward remove {}", world.id("forward", &named)?))?;
+    expect(
+        &stranger,
+        "https://blog.example.org:8443/",
+        public,
+        "laptop",
+        seen,
+    )?;
+    let refused = world.refused("forward add 443/tcp box --name Blog.example.org")?;
+    ensure!(refused.code == "hostname-taken", "{refused:?}");
+    Ok(())
+}
+
+/// Devices reach names as everybody does, and each is seen as itself by all but itself.
+fn own_names(town: &Town) -> Result<()> {
+    let public = IpAddr::V4(PUBLIC4);
+    let (server, laptop) = (&town.server, &town.laptop);
+    let ours = IpAddr::V4(laptop.ipv4);
+    expect(
+        &laptop.host,
+        "https://blog.example.org/",
+        public,
+        "box",
+        ours,
+    )?;
+    let gateway = IpAddr::V4(Ipv4Addr::new(10, 59, 0, 1));
+    expect(
+        &laptop.host,
+        "https://wiki.example.org/",
+        public,
+        "laptop",
+        gateway,
+    )?;
+    let ours6 = IpAddr::V6(laptop.ipv6()?);
+    let public6 = IpAddr::V6(PUBLIC6);
+    expect(
+        &laptop.host,
+        "https://blog.example.org/",
+        public6,
+        "box",
+        ours6,
+    )?;
+    // An inbound server comes from its home, by its own way.
+    let (name, _) = who(&server.host, "https://blog.example.org/", public)?;
+    ensure!(name == "box", "the server's own name leads to {name}");
+    Ok(())
+}
+
+fn proxy_protocol(town: &Town) -> Result<()> {
+    let world = &town.world;
+    let internet = world.host("internet")?;
+    let kind = "proxy";
+    let _server = town.identity.serve(&town.server.host, "told", 8444, kind)?;
+    world.adit("forward add 443/tcp box:8444 --name told.example.org --proxy-protocol")?;
+    for (address, seen, gateway) in [
+        (IpAddr::V4(PUBLIC4), IpAddr::V4(INTERNET4), "10.59.0.1"),
+        (IpAddr::V6(PUBLIC6), IpAddr::V6(INTERNET6), "fd"),
+    ] {
+        let text = ask(&internet, "https://told.example.org/", address)?;
+        let words: Vec<&str> = text.split_whitespace().collect();
+        ensure!(
+            words[0] == "told" && words[1] == seen.to_string() && words[4].starts_with(gateway),
+            "{text}"
+        );
+    }
+    Ok(())
+}
+
+/// Port 80 leads on to HTTPS while nobody has it; then its names are hosts, as certificate authorities ask for them.
+fn http(town: &Town) -> Result<()> {
+    let world = &town.world;
+    let internet = world.host("internet")?;
+    let public = IpAddr::V4(PUBLIC4);
+    let challenge = "http://blog.example.org/.well-known/acme-challenge/token";
+    let led = ask(&internet, challenge, public)?;
+    ensure!(
+        led.ends_with("https://blog.example.org/.well-known/acme-challenge/token"),
+        "{led}"
+    );
+    world.adit("forward add 80/tcp box --name blog.example.org")?;
+    expect(&internet, challenge, public, "box", IpAddr::V4(INTERNET4))?;
+    let led = ask(&internet, "http://wiki.example.org/", public)?;
+    ensure!(led.ends_with("https://wiki.example.org/"), "{led}");
+    Ok(())
+}
+
+fn nothing_is_left(town: &Town) -> Result<()> {
+    let world = &town.world;
+    for forward in world.list("forward")? {
+        world.adit(&format!("forward remove {}", forward["id"]))?;
+    }
+    let vps = world.host("vps")?;
+    for family in ["-4", "-6"] {
+        let rules = vps.exec(["ip", family, "rule", "show"])?.stdout;
+        ensure!(!rules.contains("4293"), "{rules}");
+        let routes = vps.exec(["ip", family, "route", "show", "table", "all"])?;
+        ensure!(!routes.stdout.contains("4293"), "{}", routes.stdout);
+    }
+    let table = vps.exec(["nft", "list", "table", "inet", "adit"])?.stdout;
+    ensure!(!table.contains("transparent"), "{table}");
+    let sockets = vps.exec(["ss", "-Hltn", "sport", "=", ":443"])?.stdout;
+    ensure!(sockets.is_empty(), "{sockets}");
+    Ok(())
+}
+
+/// A connection by `openssl s_client` that stays open.
+struct Held {
+    process: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Held {
+    fn open(host: &Host, name: &str) -> Result<Self> {
+        let at = format!("{PUBLIC4}:443");
+        let command = [
+            "openssl",
+            "s_client",
+            "-quiet",
+            "-connect",
+            &at,
+            "-servername",
+            name,
+        ];
+        let mut process = host
+            .command(command)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let input = process.stdin.take().context("input")?;
+        let output = BufReader::new(process.stdout.take().context("output")?);
+        let mut held = Self {
+            process,
+            input,
+            output,
+        };
+        held.input.write_all(b"GET /hold HTTP/1.0\r\n\r\n")?;
+        held.next("HTTP/1.0 200 OK")?;
+        held.next("")?;
+        held.next("box ")?;
+        Ok(held)
+    }
+
+    fn next(&mut self, begin: &str) -> Result<()> {
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        ensure!(
+            line.ends_with('\n') && line.starts_with(begin),
+            "{line:?} where {begin:?} was awaited"
+        );
+        Ok(())
+    }
+
+    fn talk(&mut self) -> Result<()> {
+        self.input.write_all(b"more\n")?;
+        self.next("box ")
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn a_gateway_that_dies_breaks_no_connection_and_a_front_that_dies_comes_back() -> Result<()> {
+    let mut town = town("e2e-names-crash")?;
+    let internet = town.world.host("internet")?;
+    let vps = town.world.host("vps")?;
+    let public = IpAddr::V4(PUBLIC4);
+    let seen = IpAddr::V4(INTERNET4);
+    town.world
+        .adit("forward add 443/tcp box --name blog.example.org")?;
+    let mut held = Held::open(&internet, "blog.example.org")?;
+    town.world.gateway.kill()?;
+    held.talk().context("while there is no gateway")?;
+    expect(&internet, "https://blog.example.org/", public, "box", seen)
+        .context("while there is no gateway")?;
+    town.world.gateway.start()?;
+    town.world
+        .adit("forward add 443/tcp laptop --name other.example.org")?;
+    held.talk().context("with a new gateway")?;
+    expect(
+        &internet,
+        "https://other.example.org/",
+        public,
+        "laptop",
+        seen,
+    )?;
+    let status = town.world.adit("status")?;
+    ensure!(status["problems"] == json!([]), "{}", status["problems"]);
+
+    // What is removed ends.
+    let id = town
+        .world
+        .id("forward", &json!({"hostname": "blog.example.org"}))?;
+    town.world.adit(&format!("forward remove {id}"))?;
+    ensure!(held.talk().is_err(), "a connection survives its forward");
+
+    let front = front(&vps)?;
+    vps.exec(["kill", "-9", &front])?;
+    let url = "https://other.example.org/";
+    wait_until("a new front", LIMIT, || {
+        Ok(who(&internet, url, public).is_ok_and(|(name, _)| name == "laptop"))
+    })?;
+
+    // It goes with everything else.
+    town.world.gateway.terminate()?;
+    town.world.gateway.teardown()?;
+    wait_until("the end of the front", LIMIT, || {
+        Ok(self::front(&vps).is_err())
+    })
+}
+
+/// The process that listens on port 443 of the VPS.
+fn front(vps: &Host) -> Result<String> {
+    let sockets = vps.exec(["ss", "-Hltnp", "sport", "=", ":443"])?.stdout;
+    let process = sockets.split("pid=").nth(1).context("nobody listens")?;
+    ensure!(sockets.contains("adit-front"), "{sockets}");
+    Ok(process.split(',').next().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn a_port_of_another_program_is_told_of() -> Result<()> {
+    let world = World::start("routed", "e2e-names-taken")?;
+    world.adit("subnet add lan --ipv4 10.59.0.0/24")?;
+    let server = world.join("box", "--kind server")?;
+    let identity = Identity::make(&world)?;
+    let _web = identity.serve(&server.host, "box", 443, "tls")?;
+    let vps = world.host("vps")?;
+    let internet = world.host("internet")?;
+    let mut other = identity.serve(&vps, "other", 443, "tls")?;
+    let refused = world.refused("forward add 443/tcp box --name blog.example.org")?;
+    ensure!(refused.code == "port-reserved", "{refused:?}");
+    other.stop()?;
+    world.adit("forward add 443/tcp box --name blog.example.org")?;
+    let public = IpAddr::V4(PUBLIC4);
+    expect(
+        &internet,
+        "https://blog.example.org/",
+        public,
+        "box",
+        IpAddr::V4(INTERNET4),
+    )?;
+    let id = world.id("forward", &json!({"port": 443}))?;
+    world.adit(&format!("forward set {id} --disable"))?;
+    let mut other = identity.serve(&vps, "other", 443, "tls")?;
+    let problem = |code: &str| -> Result<bool> {
+        let status = world.adit("status")?;
+        let problems = status["problems"].as_array().context("problems")?;
+        Ok(problems.iter().any(|it| it["code"] == code))
+    };
+    ensure!(
+        world.adit(&format!("forward set {id} --enable")).is_err(),
+        "a port that another program has is given"
+    );
+    other.stop()?;
+    world.adit(&format!("forward set {id} --enable"))?;
+    expect(
+        &internet,
+        "https://blog.example.org/",
+        public,
+        "box",
+        IpAddr::V4(INTERNET4),
+    )?;
+    ensure!(
+        !problem("name-port-taken")? && !problem("front-listener-failed")?,
+        "told of nothing"
+    );
+    Ok(())
+}

@@ -1,0 +1,391 @@
+//! The listeners of a front, kept as its table says.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::Duration;
+
+use crate::admission::Admission;
+use crate::handover::{FlowItem, Inventory, ListenerItem};
+use crate::route::Names;
+use crate::shared::{Gate, Shared};
+use crate::socket;
+use crate::status::{ListenerStatus, NameStatus, Status};
+use crate::table::{Listener, Service, Table, TableError};
+use crate::worker::{self, Command, Flow, Handle};
+
+/// What a worker gets to give up its flows.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+pub(crate) struct Front {
+    shared: Arc<Shared>,
+    workers: Vec<Handle>,
+    state: Mutex<State>,
+}
+
+/// What the table makes of it. Whoever has this is the only one who changes it.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    table: Table,
+    doors: BTreeMap<Key, Door>,
+    next_gate: u64,
+    is_handed_over: bool,
+}
+
+type Key = (SocketAddr, Service);
+
+/// A listener that is open, or why it is not.
+#[derive(Debug)]
+enum Door {
+    Open(Arc<Gate>),
+    Failed(String),
+}
+
+/// What another front has left.
+#[derive(Debug, Default)]
+pub(crate) struct Inheritance {
+    sockets: BTreeMap<Key, OwnedFd>,
+    flows: BTreeMap<Key, Vec<Flow>>,
+}
+
+/// What is about to be handed over: it has stopped to carry datagrams.
+#[derive(Debug)]
+pub(crate) struct Leaving {
+    control: Arc<OwnedFd>,
+    gates: Vec<Arc<Gate>>,
+    flows: Vec<(usize, Vec<Flow>)>,
+}
+
+impl Front {
+    pub(crate) fn start(workers: usize, connections: u32) -> io::Result<Self> {
+        let shared = Shared::new(Admission::new(connections));
+        let workers = (0..workers)
+            .map(|number| worker::start(&shared, &format!("connections-{number}")))
+            .collect::<io::Result<_>>()?;
+        Ok(Self {
+            shared,
+            workers,
+            state: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Connections and flows that are open.
+    pub(crate) fn open(&self) -> u32 {
+        self.shared.admission.total()
+    }
+
+    /// Puts a table in force, over sockets that another front has left where there are any.
+    pub(crate) fn set(
+        &self,
+        state: &mut State,
+        table: Table,
+        mut inheritance: Inheritance,
+    ) -> Result<(), TableError> {
+        table.check()?;
+        self.shared.admission.set(table.limits);
+        let listeners: BTreeMap<Key, &Listener> = table
+            .listeners
+            .iter()
+            .map(|listener| ((listener.address, listener.service), listener))
+            .collect();
+        let mut is_any_gone = false;
+        // What goes makes room for what comes.
+        state.doors.retain(|key, door| {
+            let stays = listeners.contains_key(key);
+            if let Door::Open(gate) = door
+                && !stays
+            {
+                is_any_gone |= rename(gate, None);
+                self.close(gate);
+            }
+            stays
+        });
+        for (key, listener) in &listeners {
+            if let Some(Door::Open(gate)) = state.doors.get(key) {
+                is_any_gone |= rename(gate, Some(listener));
+                continue;
+            }
+            let id = state.next_gate;
+            state.next_gate += 1;
+            let socket = inheritance.sockets.remove(key);
+            let flows = inheritance.flows.remove(key).unwrap_or_default();
+            let door = match self.open_gate(id, listener, socket, flows) {
+                Ok(gate) => Door::Open(gate),
+                Err(error) => Door::failed(listener, &error),
+            };
+            state.doors.insert(*key, door);
+        }
+        if is_any_gone {
+            for worker in &self.workers {
+                worker.tell(Command::Sweep);
+            }
+        }
+        state.table = table;
+        Ok(())
+    }
+
+    /// Tries once more what could not be opened.
+    pub(crate) fn retry(&self) {
+        let mut state = self.lock();
+        let State {
+            table,
+            doors,
+            next_gate,
+            is_handed_over,
+        } = &mut *state;
+        if *is_handed_over {
+            return;
+        }
+        for listener in &table.listeners {
+            let key = (listener.address, listener.service);
+            let Some(Door::Failed(before)) = doors.get(&key) else {
+                continue;
+            };
+            let id = *next_gate;
+            *next_gate += 1;
+            let door = match self.open_gate(id, listener, None, Vec::new()) {
+                Ok(gate) => {
+                    tracing::info!(address = %listener.address, "listening at last");
+                    Door::Open(gate)
+                }
+                Err(error) if error.to_string() == *before => continue,
+                Err(error) => Door::failed(listener, &error),
+            };
+            doors.insert(key, door);
+        }
+    }
+
+    pub(crate) fn status(&self, state: &State) -> Status {
+        let counters = &self.shared.counters;
+        let mut listeners = Vec::new();
+        let mut names = Vec::new();
+        for listener in &state.table.listeners {
+            let Listener {
+                address, service, ..
+            } = *listener;
+            let door = state.doors.get(&(address, service));
+            let (gate, problem) = match door {
+                Some(Door::Open(gate)) => (Some(gate.names()), None),
+                Some(Door::Failed(problem)) => (None, Some(problem.clone())),
+                None => (None, None),
+            };
+            listeners.push(ListenerStatus {
+                address,
+                service,
+                problem,
+            });
+            let listed = listener.names.keys().map(|name| Some(name.as_str()));
+            let fallback = listener.fallback.iter().map(|_| None);
+            for name in listed.chain(fallback) {
+                let entry = gate.as_ref().and_then(|gate| gate.named(name));
+                names.push(NameStatus {
+                    address,
+                    service,
+                    name: name.map(str::to_owned),
+                    open: entry.map_or(0, |entry| entry.open()),
+                    total: entry.map_or(0, |entry| entry.total()),
+                });
+            }
+        }
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            revision: state.table.revision,
+            connections: counters.connections.load(Ordering::Relaxed),
+            waiting: counters.waiting.load(Ordering::Relaxed),
+            flows: counters.flows.load(Ordering::Relaxed),
+            listeners,
+            names,
+            failures: counters.failures(),
+        }
+    }
+
+    /// Says what there is to hand over, and stops to carry datagrams. It goes on with [`Self::stay`], or ends with
+    /// [`Self::leave`].
+    pub(crate) fn prepare_to_leave(
+        &self,
+        state: &State,
+        control: Arc<OwnedFd>,
+    ) -> (Inventory, Leaving) {
+        let mut inventory = Inventory {
+            table: state.table.clone(),
+            ..Inventory::default()
+        };
+        let mut gates = Vec::new();
+        let mut flows = Vec::new();
+        for ((address, service), door) in &state.doors {
+            let Door::Open(gate) = door else {
+                continue;
+            };
+            let place = gates.len();
+            gates.push(Arc::clone(gate));
+            inventory.listeners.push(ListenerItem {
+                address: *address,
+                service: *service,
+            });
+            if service.is_tcp() {
+                continue;
+            }
+            let given = self.give_up(gate);
+            inventory.flows.extend(given.iter().map(|flow| FlowItem {
+                listener: place,
+                client: flow.client,
+                name: flow.name.clone(),
+            }));
+            flows.push((place, given));
+        }
+        let leaving = Leaving {
+            control,
+            gates,
+            flows,
+        };
+        (inventory, leaving)
+    }
+
+    /// Nobody has taken it.
+    pub(crate) fn stay(&self, leaving: Leaving) {
+        for (place, flows) in leaving.flows {
+            if let Some(gate) = leaving.gates.get(place) {
+                self.datagram_worker(gate.id)
+                    .tell(Command::Carry(Arc::clone(gate), flows));
+            }
+        }
+    }
+
+    /// Another front has taken it: connections that are there go on to their end.
+    pub(crate) fn leave(&self, state: &mut State, leaving: Leaving) {
+        for gate in &leaving.gates {
+            for worker in &self.workers {
+                worker.close(gate);
+            }
+            self.shared.remove_gate(gate.id);
+        }
+        state.doors.clear();
+        state.is_handed_over = true;
+    }
+
+    fn open_gate(
+        &self,
+        id: u64,
+        listener: &Listener,
+        socket: Option<OwnedFd>,
+        flows: Vec<Flow>,
+    ) -> io::Result<Arc<Gate>> {
+        let Listener {
+            address, service, ..
+        } = *listener;
+        let socket = match socket {
+            Some(socket) => socket,
+            None => socket::open(address, service)?,
+        };
+        let (names, _) = Names::new(listener, &Names::default());
+        let gate = Arc::new(Gate::new(id, address, service, socket, Arc::new(names)));
+        self.shared.add_gate(Arc::clone(&gate));
+        if service.is_tcp() {
+            for worker in &self.workers {
+                worker.open(&gate)?;
+            }
+        } else {
+            self.datagram_worker(id)
+                .tell(Command::Carry(Arc::clone(&gate), flows));
+        }
+        Ok(gate)
+    }
+
+    fn close(&self, gate: &Gate) {
+        if gate.service.is_tcp() {
+            for worker in &self.workers {
+                worker.close(gate);
+            }
+        } else {
+            drop(self.give_up(gate));
+        }
+        self.shared.remove_gate(gate.id);
+    }
+
+    fn give_up(&self, gate: &Gate) -> Vec<Flow> {
+        let (sender, flows) = mpsc::channel();
+        self.datagram_worker(gate.id)
+            .tell(Command::Yield(gate.id, sender));
+        flows.recv_timeout(PATIENCE).unwrap_or_default()
+    }
+
+    /// All datagrams of a gate are one worker's.
+    fn datagram_worker(&self, gate: u64) -> &Handle {
+        let count = self.workers.len() as u64;
+        let place = usize::try_from(gate % count).unwrap_or(0);
+        &self.workers[place]
+    }
+}
+
+impl State {
+    pub(crate) const fn is_handed_over(&self) -> bool {
+        self.is_handed_over
+    }
+}
+
+impl Inheritance {
+    /// Of the descriptors after the control socket's.
+    pub(crate) fn new(
+        inventory: &Inventory,
+        mut descriptors: impl Iterator<Item = OwnedFd>,
+    ) -> Self {
+        let mut inheritance = Self::default();
+        let key = |item: &ListenerItem| (item.address, item.service);
+        for (item, socket) in inventory.listeners.iter().zip(descriptors.by_ref()) {
+            inheritance.sockets.insert(key(item), socket);
+        }
+        for (item, socket) in inventory.flows.iter().zip(descriptors) {
+            if let Some(listener) = inventory.listeners.get(item.listener) {
+                let flows = inheritance.flows.entry(key(listener)).or_default();
+                flows.push(Flow {
+                    client: item.client,
+                    name: item.name.clone(),
+                    socket,
+                });
+            }
+        }
+        inheritance
+    }
+}
+
+impl Leaving {
+    /// In the order of the inventory.
+    pub(crate) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let gates = self.gates.iter().map(|gate| gate.socket.as_fd());
+        let flows = self.flows.iter().flat_map(|(_, flows)| flows);
+        let flows = flows.map(|flow| flow.socket.as_fd());
+        std::iter::once(self.control.as_fd())
+            .chain(gates)
+            .chain(flows)
+            .collect()
+    }
+}
+
+impl Door {
+    fn failed(listener: &Listener, error: &io::Error) -> Self {
+        tracing::warn!(address = %listener.address, %error, "cannot listen");
+        Self::Failed(error.to_string())
+    }
+}
+
+/// Gives a gate the names of a listener, or none; whether any that it had is gone.
+fn rename(gate: &Gate, listener: Option<&Listener>) -> bool {
+    let none = Listener {
+        address: gate.address,
+        service: gate.service,
+        names: BTreeMap::new(),
+        fallback: None,
+    };
+    let (names, is_any_gone) = Names::new(listener.unwrap_or(&none), &gate.names());
+    gate.set_names(Arc::new(names));
+    is_any_gone
+}

@@ -1,0 +1,120 @@
+//! The sockets of a front: those that wait for clients, and those towards devices.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::sockopt;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, listen, socket_with};
+use socket2::SockRef;
+
+use crate::table::{Mode, Service, Target};
+
+const BACKLOG: i32 = 4096;
+/// A peer that is gone without a word is known after these: idle, then probes in between.
+const IDLE: Duration = Duration::from_secs(60);
+const BETWEEN: Duration = Duration::from_secs(15);
+const PROBES: u32 = 4;
+/// What may come while others are served.
+const DATAGRAM_BUFFER: usize = 4 << 20;
+
+/// A socket that waits at an address, which need not be there yet.
+pub(crate) fn open(address: SocketAddr, service: Service) -> io::Result<OwnedFd> {
+    let kind = if service.is_tcp() {
+        SocketType::STREAM
+    } else {
+        SocketType::DGRAM
+    };
+    let socket = new(address, kind)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, true)?;
+        sockopt::set_ipv6_freebind(&socket, true)?;
+    } else {
+        sockopt::set_ip_freebind(&socket, true)?;
+    }
+    if service.is_tcp() {
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        // Those that are accepted inherit both.
+        keep_alive(&socket)?;
+        sockopt::set_tcp_nodelay(&socket, true)?;
+    } else {
+        widen(&socket);
+    }
+    bind(&socket, &address)?;
+    if service.is_tcp() {
+        listen(&socket, BACKLOG)?;
+    }
+    Ok(socket)
+}
+
+/// A connection to a device that may not be there yet, from whatever address the target's mode says.
+pub(crate) fn dial(target: &Target, service: Service, client: SocketAddr) -> io::Result<OwnedFd> {
+    let kind = if service.is_tcp() {
+        SocketType::STREAM
+    } else {
+        SocketType::DGRAM
+    };
+    let address = target.address;
+    let socket = new(address, kind)?;
+    if service.is_tcp() {
+        keep_alive(&socket)?;
+        sockopt::set_tcp_nodelay(&socket, true)?;
+    } else {
+        widen(&socket);
+    }
+    let client = SocketAddr::new(client.ip().to_canonical(), client.port());
+    let is_transparent = target.mode == Mode::Transparent
+        && client.is_ipv4() == address.is_ipv4()
+        && !target.is_near(client.ip());
+    if is_transparent {
+        bind_as(&socket, client)?;
+    }
+    match connect(&socket, &address) {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Takes the client's address, and its port if nobody has it here.
+fn bind_as(socket: &OwnedFd, client: SocketAddr) -> io::Result<()> {
+    let options = SockRef::from(socket);
+    if client.is_ipv4() {
+        options.set_ip_transparent_v4(true)?;
+    } else {
+        options.set_ip_transparent_v6(true)?;
+    }
+    // The same client may talk to two devices from one port.
+    sockopt::set_socket_reuseaddr(socket, true)?;
+    match bind(socket, &client) {
+        Err(Errno::ADDRINUSE) => Ok(bind(socket, &SocketAddr::new(client.ip(), 0))?),
+        bound => Ok(bound?),
+    }
+}
+
+fn new(address: SocketAddr, kind: SocketType) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(socket_with(family, kind, flags, None)?)
+}
+
+fn keep_alive(socket: impl AsFd) -> io::Result<()> {
+    let socket = socket.as_fd();
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, IDLE)?;
+    sockopt::set_tcp_keepintvl(socket, BETWEEN)?;
+    sockopt::set_tcp_keepcnt(socket, PROBES)?;
+    Ok(())
+}
+
+/// As far as the kernel allows.
+fn widen(socket: impl AsFd) {
+    let socket = socket.as_fd();
+    let _ = sockopt::set_socket_recv_buffer_size(socket, DATAGRAM_BUFFER);
+    let _ = sockopt::set_socket_send_buffer_size(socket, DATAGRAM_BUFFER);
+}
