@@ -11,6 +11,7 @@ mod forward;
 mod gateway;
 mod import;
 mod lab;
+mod lease;
 mod log;
 mod pinhole;
 mod settings;
@@ -115,6 +116,9 @@ enum Command {
     /// Ports that are open on devices' own IPv6 addresses
     #[command(subcommand)]
     Pinhole(pinhole::PinholeCommand),
+    /// Ports that devices opened by themselves
+    #[command(subcommand)]
+    Lease(lease::LeaseCommand),
     /// Tokens for programs that use the API over TCP
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -248,6 +252,7 @@ fn dispatch(arguments: Arguments, output: Output) -> Result<ExitCode, Failure> {
         Command::Pinhole(command) => {
             talk(&global, output, |session| pinhole::run(session, command))
         }
+        Command::Lease(command) => talk(&global, output, |session| lease::run(session, command)),
         Command::Token(command) => talk(&global, output, |session| token::run(session, command)),
         Command::Settings(command) => {
             talk(&global, output, |session| settings::run(session, command))

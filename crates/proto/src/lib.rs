@@ -3,6 +3,7 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 #![warn(clippy::indexing_slicing)]
 
+pub mod igd;
 mod jitter;
 pub mod nat_pmp;
 mod octets;
