@@ -5,8 +5,8 @@
 
 mod cursor;
 pub mod http;
-mod jitter;
 pub mod igd;
+mod jitter;
 pub mod nat_pmp;
 mod octets;
 pub mod pcp;
