@@ -4,6 +4,7 @@
 #![warn(clippy::indexing_slicing)]
 
 pub mod igd;
+mod jitter;
 pub mod nat_pmp;
 mod octets;
 pub mod pcp;

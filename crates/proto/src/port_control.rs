@@ -1,7 +1,9 @@
 //! What PCP and NAT-PMP share: one UDP socket, told apart by the first octet, and one epoch.
 
+pub mod client;
 mod epoch;
 pub mod notifier;
+pub mod wish;
 
 use std::net::{IpAddr, SocketAddr};
 
