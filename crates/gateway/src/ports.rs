@@ -1,13 +1,13 @@
-//! Where devices ask for ports: PCP and NAT-PMP on the tunnel interface (RFC 6887, RFC 6886).
+//! Where devices ask for ports: PCP and NAT-PMP (RFC 6887, RFC 6886) and UPnP on the tunnel interface.
 //!
 //! A request that changes nothing is decided on the state as it is and answered at once. Any other goes to the writer, beside
 //! all other changes, and is answered when it is durable and this host's kernel has it.
 
 mod clock;
 mod epoch;
+mod igd;
 mod limit;
 mod outcome;
-pub(crate) mod igd;
 mod promise;
 mod socket;
 mod translation;
@@ -22,7 +22,7 @@ use adit_model::change::Change;
 use adit_model::decide::decide;
 use adit_model::decide::lease::granted;
 use adit_model::refusal::Refusal;
-use adit_model::state::{Device, State};
+use adit_model::state::{Device, DeviceId, State};
 use adit_proto::nat_pmp;
 use adit_proto::pcp;
 use adit_proto::port_control::notifier::{Announcement, Notifier};
@@ -74,6 +74,7 @@ impl PortControl {
         let mut tasks = JoinSet::new();
         tasks.spawn(clock::run(self.control.clone(), Arc::clone(&self.promises)));
         tasks.spawn(Arc::clone(&self).tell());
+        tasks.spawn(igd::serve(Arc::clone(&self)));
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -162,6 +163,17 @@ impl PortControl {
             let epoch = lock(&ports.epoch).value();
             send(&socket, &outcome::answer(&request, &outcome, epoch), from);
         });
+    }
+
+    /// What a wish of a device leads to, at once or in its turn; none where too many of its wishes wait already.
+    async fn fulfil(&self, control: &Control, device: DeviceId, wish: &Wish) -> Option<Outcome> {
+        let state = Arc::clone(&control.state.borrow());
+        let at_once = self.at_once(control, &state, wish, seconds_since_1970());
+        if at_once.is_some() {
+            return at_once;
+        }
+        let _turn = self.limits.enter(device)?;
+        Some(self.in_turn(control, wish).await)
     }
 
     /// What a wish leads to that needs no change: of what this host's kernel has.
