@@ -1,18 +1,20 @@
 //! Mappings with one gateway: wanted, held, and given back.
 
-use std::collections::BTreeMap;
+mod igd;
+mod port_control;
+
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use adit_model::protocol::Protocol;
-use adit_model::timestamp::Timestamp;
-use adit_proto::pcp::wire::{Filter, Hostname, Nonce, Suggestion};
-use adit_proto::port_control::client::{Event, Mechanism};
-use adit_proto::port_control::wish::{Failure, Mapped, MappingId, Wish};
+use adit_proto::pcp::wire::{Filter, Hostname, Suggestion};
+use adit_proto::port_control::wish::Wish;
 
 use crate::connection::Connection;
 use crate::holdings::Holding;
+use crate::igd::Router;
 
 /// Consecutive ports of this host that shall be reached from outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,8 +42,8 @@ pub struct Wanted {
 pub enum Change {
     /// It is held, renewed, or another now. Of a range there may be several.
     Held(Holding),
-    /// It cannot be had. It is asked for again after the time.
-    Failed(Wanted, Failure, Duration),
+    /// It cannot be had, for this reason. It is asked for again after the time.
+    Failed(Wanted, String, Duration),
     /// It ran out. It is asked for again.
     Lost(Wanted),
     /// It was given back; whether the gateway said so.
@@ -54,40 +56,41 @@ pub enum Change {
 
 /// Keeps mappings with a gateway for as long as it is polled.
 #[derive(Debug)]
-pub struct Holder {
-    connection: Connection,
-    entries: BTreeMap<MappingId, Entry>,
-    last: u64,
-    mechanism: Mechanism,
-}
+pub struct Holder(Inner);
 
 #[derive(Debug)]
-struct Entry {
-    wanted: Wanted,
-    nonce: Nonce,
-    held: bool,
+enum Inner {
+    PortControl(Box<port_control::Holder>),
+    Igd(Box<igd::Holder>),
 }
 
 impl Holder {
-    /// With a gateway that answered.
-    pub fn new(mut connection: Connection) -> Self {
-        let mechanism = connection.client().mechanism().unwrap_or(Mechanism::Pcp);
-        Self {
+    /// With a gateway that answered PCP or NAT-PMP.
+    pub fn new(connection: Connection) -> Self {
+        Self(Inner::PortControl(Box::new(port_control::Holder::new(
             connection,
-            entries: BTreeMap::new(),
-            last: 0,
-            mechanism,
+        ))))
+    }
+
+    /// With a router that answered UPnP.
+    pub fn with_router(router: Router) -> Self {
+        Self(Inner::Igd(Box::new(igd::Holder::new(router))))
+    }
+
+    /// Where the gateway listens.
+    pub const fn gateway(&self) -> SocketAddr {
+        match &self.0 {
+            Inner::PortControl(holder) => holder.connection().candidate().server,
+            Inner::Igd(holder) => holder.router().search_address(),
         }
     }
 
-    /// The connection to the gateway.
-    pub const fn connection(&self) -> &Connection {
-        &self.connection
-    }
-
-    /// How it is asked.
-    pub const fn mechanism(&self) -> Mechanism {
-        self.mechanism
+    /// The address of this host that it sees.
+    pub const fn local(&self) -> IpAddr {
+        match &self.0 {
+            Inner::PortControl(holder) => holder.connection().candidate().local,
+            Inner::Igd(holder) => IpAddr::V4(holder.router().local()),
+        }
     }
 
     /// Asks for a mapping, and keeps it. With the nonce of an earlier time it is that mapping which is renewed.
@@ -96,115 +99,53 @@ impl Holder {
     ///
     /// When this host has no random numbers.
     pub fn want(&mut self, wanted: Wanted, nonce: Option<[u8; 12]>) -> io::Result<()> {
-        let nonce = match nonce {
-            Some(nonce) => Nonce(nonce),
-            None => random_nonce()?,
-        };
-        self.insert(wanted, nonce);
-        Ok(())
+        match &mut self.0 {
+            Inner::PortControl(holder) => holder.want(wanted, nonce),
+            Inner::Igd(holder) => {
+                holder.want(&wanted);
+                Ok(())
+            }
+        }
     }
 
     /// Gives back a mapping of an earlier time.
     pub fn release_earlier(&mut self, wanted: Wanted, nonce: [u8; 12]) {
-        let id = self.insert(wanted, Nonce(nonce));
-        self.connection.client().remove(id, Instant::now());
+        match &mut self.0 {
+            Inner::PortControl(holder) => holder.release_earlier(wanted, nonce),
+            Inner::Igd(holder) => holder.release_earlier(&wanted),
+        }
     }
 
     /// Gives everything back.
     pub fn release_all(&mut self) {
-        for id in self.entries.keys() {
-            self.connection.client().remove(*id, Instant::now());
+        match &mut self.0 {
+            Inner::PortControl(holder) => holder.release_all(),
+            Inner::Igd(holder) => holder.release_all(),
         }
     }
 
     /// Whether nothing is wanted any more.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        match &self.0 {
+            Inner::PortControl(holder) => holder.is_empty(),
+            Inner::Igd(holder) => holder.is_empty(),
+        }
     }
 
     /// Whether everything that is wanted is held, but for these.
     pub fn is_settled_but(&self, refused: &[(Protocol, u16)]) -> bool {
-        self.entries.values().all(|entry| {
-            entry.held || refused.contains(&(entry.wanted.protocol, entry.wanted.first.get()))
-        })
+        match &self.0 {
+            Inner::PortControl(holder) => holder.is_settled_but(refused),
+            Inner::Igd(holder) => holder.is_settled_but(refused),
+        }
     }
 
     /// Waits for the next change. Nothing is lost when the wait is given up.
     pub async fn next_change(&mut self) -> Change {
-        loop {
-            let event = self.connection.next_event().await;
-            if let Some(change) = self.take(event) {
-                return change;
-            }
+        match &mut self.0 {
+            Inner::PortControl(holder) => holder.next_change().await,
+            Inner::Igd(holder) => holder.next_change().await,
         }
-    }
-
-    fn take(&mut self, event: Event) -> Option<Change> {
-        match event {
-            Event::Found(mechanism) => {
-                self.mechanism = mechanism;
-                None
-            }
-            Event::Absent(rest) => Some(Change::Absent(rest)),
-            Event::Reset => Some(Change::Reset),
-            Event::Mapped(id, mapped) => self.hold(id, &mapped),
-            Event::Failed(id, failure, rest) => {
-                let entry = self.entries.get_mut(&id)?;
-                entry.held = false;
-                Some(Change::Failed(entry.wanted.clone(), failure, rest))
-            }
-            Event::Lost(id) => {
-                let entry = self.entries.get_mut(&id)?;
-                entry.held = false;
-                Some(Change::Lost(entry.wanted.clone()))
-            }
-            Event::Removed(id, is_confirmed) => {
-                let entry = self.entries.remove(&id)?;
-                Some(Change::Released(entry.wanted, is_confirmed))
-            }
-        }
-    }
-
-    fn hold(&mut self, id: MappingId, mapped: &Mapped) -> Option<Change> {
-        let entry = self.entries.get_mut(&id)?;
-        entry.held = true;
-        let rest = entry.wanted.split_off(mapped.ports);
-        let nonce = entry.nonce;
-        let candidate = self.connection.candidate();
-        let expires = SystemTime::now() + mapped.lifetime;
-        let holding = Holding {
-            gateway: candidate.server,
-            local: candidate.local,
-            mechanism: self.mechanism.name().to_owned(),
-            protocol: entry.wanted.protocol,
-            port: entry.wanted.first.get(),
-            ports: entry.wanted.ports,
-            external: mapped.external,
-            hostnames: entry.wanted.names(),
-            expires: Timestamp::from(expires),
-            nonce: nonce.0,
-            watcher: None,
-        };
-        if let Some(rest) = rest {
-            self.insert(rest, nonce);
-        }
-        Some(Change::Held(holding))
-    }
-
-    fn insert(&mut self, wanted: Wanted, nonce: Nonce) -> MappingId {
-        self.last += 1;
-        let id = MappingId(self.last);
-        let wish = wanted.wish();
-        self.connection
-            .client()
-            .insert(id, wish, nonce, Instant::now());
-        let entry = Entry {
-            wanted,
-            nonce,
-            held: false,
-        };
-        self.entries.insert(id, entry);
-        id
     }
 }
 
@@ -227,7 +168,7 @@ impl Wanted {
         })
     }
 
-    fn wish(&self) -> Wish {
+    pub(super) fn wish(&self) -> Wish {
         Wish {
             ports: self.ports,
             suggestion: Suggestion {
@@ -243,7 +184,7 @@ impl Wanted {
     }
 
     /// Leaves the first ports, and gives the others, if there are any.
-    fn split_off(&mut self, ports: u16) -> Option<Self> {
+    pub(super) fn split_off(&mut self, ports: u16) -> Option<Self> {
         let first = self.first.checked_add(ports)?;
         let left = self.ports.checked_sub(ports).filter(|left| *left > 0)?;
         let rest = Self {
@@ -256,14 +197,8 @@ impl Wanted {
         Some(rest)
     }
 
-    fn names(&self) -> Vec<String> {
+    pub(super) fn names(&self) -> Vec<String> {
         let names = self.hostnames.iter();
         names.map(|name| name.as_str().to_owned()).collect()
     }
-}
-
-fn random_nonce() -> io::Result<Nonce> {
-    let mut nonce = [0; 12];
-    getrandom::fill(&mut nonce).map_err(|error| io::Error::other(error.to_string()))?;
-    Ok(Nonce(nonce))
 }

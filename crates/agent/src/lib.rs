@@ -6,4 +6,5 @@ pub mod connection;
 pub mod gateway;
 pub mod holder;
 pub mod holdings;
+pub mod igd;
 pub mod reach;

@@ -10,9 +10,10 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use adit_agent::connection::find;
-use adit_agent::gateway::{Candidate, candidates};
+use adit_agent::gateway::{Candidate, Kind, candidates};
 use adit_agent::holder::{Change, Holder, Wanted};
 use adit_agent::holdings::{Holding, Holdings, HoldingsError};
+use adit_agent::igd::Router;
 use adit_model::protocol::Protocol;
 use anyhow::Context as _;
 use tokio::runtime::Builder;
@@ -189,15 +190,9 @@ async fn give_back(held: Vec<Holding>) -> Vec<Holding> {
     let Some(first) = held.first() else {
         return held;
     };
-    let candidate = Candidate {
-        server: first.gateway,
-        local: first.local,
-        kind: adit_agent::gateway::Kind::Named,
-    };
-    let Some(connection) = find(vec![candidate]).await else {
+    let Some(mut holder) = meet_again(first).await else {
         return held;
     };
-    let mut holder = Holder::new(connection);
     for holding in &held {
         if let Some(wanted) = Wanted::of(holding) {
             holder.release_earlier(wanted, holding.nonce);
@@ -211,6 +206,23 @@ async fn give_back(held: Vec<Holding>) -> Vec<Holding> {
             })
         })
         .collect()
+}
+
+/// The gateway of a mapping, spoken to as it was then.
+async fn meet_again(holding: &Holding) -> Option<Holder> {
+    if let (IpAddr::V4(gateway), IpAddr::V4(local), "upnp") = (
+        holding.gateway.ip(),
+        holding.local,
+        holding.mechanism.as_str(),
+    ) {
+        return Router::find(gateway, local).await.map(Holder::with_router);
+    }
+    let candidate = Candidate {
+        server: holding.gateway,
+        local: holding.local,
+        kind: Kind::Named,
+    };
+    find(vec![candidate]).await.map(Holder::new)
 }
 
 /// Waits until everything is given back; what the gateway confirmed.
@@ -258,10 +270,10 @@ async fn open(holdings: &Holdings, asking: &Asking) -> Result<(Vec<Holder>, Vec<
     for found in [ipv4, ipv6].into_iter().flatten() {
         match found {
             Ok(mut holder) => {
-                for wanted in asking.wanted(holder.connection().candidate().server.is_ipv4())? {
+                for wanted in asking.wanted(holder.gateway().is_ipv4())? {
                     let earlier = known.iter().find(|holding| {
-                        holding.gateway == holder.connection().candidate().server
-                            && holding.local == holder.connection().candidate().local
+                        holding.gateway == holder.gateway()
+                            && holding.local == holder.local()
                             && holding.protocol == wanted.protocol
                             && holding.port == wanted.first.get()
                     });
@@ -303,20 +315,28 @@ async fn search(
         return None;
     }
     let names: Vec<_> = candidates.iter().map(ToString::to_string).collect();
-    let found = tokio::time::timeout(patience, find(candidates)).await;
-    Some(match found.ok().flatten() {
-        Some(connection) => Ok(Holder::new(connection)),
-        None => Err(format!(
-            "nobody answers PCP or NAT-PMP at {}",
-            names.join(", ")
-        )),
-    })
+    let found = tokio::time::timeout(patience, find(candidates.clone())).await;
+    if let Some(connection) = found.ok().flatten() {
+        return Some(Ok(Holder::new(connection)));
+    }
+    for candidate in candidates {
+        if let (IpAddr::V4(gateway), IpAddr::V4(local)) = (candidate.server.ip(), candidate.local)
+            && let Some(router) = Router::find(gateway, local).await
+        {
+            return Some(Ok(Holder::with_router(router)));
+        }
+    }
+    let protocols = "PCP, NAT-PMP or UPnP";
+    Some(Err(format!(
+        "nobody answers {protocols} at {}",
+        names.join(", ")
+    )))
 }
 
 /// Waits until each thing that is wanted is held or refused.
 async fn settle(holder: &mut Holder, held: &mut Vec<Holding>, problems: &mut Vec<String>) {
     let until = tokio::time::Instant::now() + PATIENCE;
-    let gateway = holder.connection().candidate().server.ip();
+    let gateway = holder.gateway().ip();
     let mut refused: Vec<(Protocol, u16)> = Vec::new();
     while !holder.is_settled_but(&refused) {
         match tokio::time::timeout_at(until, holder.next_change()).await {

@@ -25,6 +25,7 @@ mod loss;
 mod mtu;
 mod neighbours;
 mod observation;
+mod portmap;
 mod providers;
 mod reach;
 mod refusals;

@@ -37,7 +37,7 @@ pub(super) async fn run(
     loop {
         let changes = holders.iter_mut().map(|holder| {
             Box::pin(async move {
-                let gateway = holder.connection().candidate().server.ip().to_string();
+                let gateway = holder.gateway().ip().to_string();
                 (gateway, holder.next_change().await)
             })
         });
@@ -102,7 +102,7 @@ impl Watch<'_> {
                 self.forget(&wanted, now)?;
                 let seconds = rest.as_secs();
                 let text = format!("{}: {failure}; asked again in {seconds} s", name(&wanted));
-                let reason = failure.to_string();
+                let reason = &failure;
                 let document = json!({"event": "failed", "port": wanted.first, "protocol": wanted.protocol, "reason": reason});
                 self.tell(document, text)
             }
