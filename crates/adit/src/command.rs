@@ -15,6 +15,7 @@ mod lab;
 mod lease;
 mod log;
 mod pinhole;
+mod portmap;
 mod settings;
 mod setup;
 mod status;
@@ -120,6 +121,9 @@ enum Command {
     /// Ports that devices opened by themselves
     #[command(subcommand)]
     Lease(lease::LeaseCommand),
+    /// Ports of this host, asked of the gateway or router in front of it
+    #[command(subcommand)]
+    Portmap(portmap::PortmapCommand),
     /// Tokens for programs that use the API over TCP
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -213,6 +217,10 @@ fn dispatch(arguments: Arguments, output: Output) -> Result<ExitCode, Failure> {
         }
         Command::Wireguard(arguments) => Ok(wireguard::run(&arguments, global.verbose)?),
         Command::Front(arguments) => Ok(front::run(&arguments, global.verbose)?),
+        Command::Portmap(command) => {
+            portmap::run(command, output, global.runtime_dir)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Lab(command) => Ok(lab::run(command, output.is_json())?),
         Command::Completions(arguments) => {
             completions::run(output, &arguments);

@@ -28,6 +28,7 @@ mod mtu;
 mod names;
 mod neighbours;
 mod observation;
+mod portmap;
 mod providers;
 mod reach;
 mod refusals;

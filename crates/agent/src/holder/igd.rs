@@ -1,0 +1,275 @@
+//! Mappings by UPnP: one port each, one call after the other.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, SystemTime};
+
+use adit_model::protocol::Protocol;
+use adit_model::timestamp::Timestamp;
+use adit_proto::igd::{Action, Answer, Mapper, Mapping, MappingKey, Outside, PortProtocol};
+use tokio::time::Instant;
+
+use super::{Change, Wanted};
+use crate::holdings::Holding;
+use crate::igd::{AskError, Router};
+
+/// What routers show of a mapping.
+const DESCRIPTION: &str = "adit";
+
+/// After a failure the same is asked again after this time.
+const REST: Duration = Duration::from_secs(60);
+
+/// A mapping that the router keeps until it is deleted is looked after as one of a week.
+const UNBOUNDED: Duration = Duration::from_secs(604_800);
+
+/// Keeps mappings with a router.
+#[derive(Debug)]
+pub(super) struct Holder {
+    router: Router,
+    entries: Vec<Entry>,
+    told: VecDeque<Change>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    wanted: Wanted,
+    /// What was mapped, and until when.
+    held: Option<(u16, Instant)>,
+    is_leaving: bool,
+    due: Instant,
+}
+
+impl Holder {
+    pub(super) const fn new(router: Router) -> Self {
+        Self {
+            router,
+            entries: Vec::new(),
+            told: VecDeque::new(),
+        }
+    }
+
+    pub(super) const fn router(&self) -> &Router {
+        &self.router
+    }
+
+    pub(super) fn want(&mut self, wanted: &Wanted) {
+        for wanted in each_port(wanted) {
+            if wanted.is_exact || !wanted.filters.is_empty() || !wanted.hostnames.is_empty() {
+                let reason = "the router speaks UPnP only, which cannot say that".to_owned();
+                self.told
+                    .push_back(Change::Failed(wanted, reason, Duration::MAX));
+                continue;
+            }
+            self.entries.push(Entry {
+                wanted,
+                held: None,
+                is_leaving: false,
+                due: Instant::now(),
+            });
+        }
+    }
+
+    pub(super) fn release_earlier(&mut self, wanted: &Wanted) {
+        for wanted in each_port(wanted) {
+            let external = wanted.external.unwrap_or(wanted.first).get();
+            self.entries.push(Entry {
+                wanted,
+                held: Some((external, Instant::now())),
+                is_leaving: true,
+                due: Instant::now(),
+            });
+        }
+    }
+
+    pub(super) fn release_all(&mut self) {
+        // What was never mapped is not there to be deleted.
+        self.entries.retain(|entry| entry.held.is_some());
+        for entry in &mut self.entries {
+            entry.is_leaving = true;
+            entry.due = Instant::now();
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.told.is_empty()
+    }
+
+    pub(super) fn is_settled_but(&self, refused: &[(Protocol, u16)]) -> bool {
+        self.told.is_empty()
+            && self.entries.iter().all(|entry| {
+                let name = (entry.wanted.protocol, entry.wanted.first.get());
+                entry.held.is_some() || refused.contains(&name)
+            })
+    }
+
+    pub(super) async fn next_change(&mut self) -> Change {
+        loop {
+            if let Some(change) = self.told.pop_front() {
+                return change;
+            }
+            let next = self.entries.iter().enumerate();
+            let Some((at, due)) = next
+                .map(|(at, entry)| (at, entry.due))
+                .min_by_key(|(_, due)| *due)
+            else {
+                return std::future::pending().await;
+            };
+            tokio::time::sleep_until(due).await;
+            // Until the answer is there nothing is changed, so that a wait can be given up and begun again.
+            let Some(entry) = self.entries.get(at) else {
+                continue;
+            };
+            if entry.is_leaving {
+                let is_gone = self.delete(entry).await;
+                let entry = self.entries.swap_remove(at);
+                return Change::Released(entry.wanted, is_gone);
+            }
+            let outcome = self.map(entry).await;
+            let Some(entry) = self.entries.get_mut(at) else {
+                continue;
+            };
+            return settle(entry, outcome, &self.router);
+        }
+    }
+
+    async fn map(&self, entry: &Entry) -> Result<(IpAddr, u16, Duration), String> {
+        let wanted = &entry.wanted;
+        let suggested = wanted.external.unwrap_or(wanted.first).get();
+        let wish = Mapping {
+            outside: Outside::Anyone,
+            external_port: entry.held.map_or(suggested, |(port, _)| port),
+            protocol: protocol(wanted.protocol),
+            internal_port: wanted.first.get(),
+            internal_client: self.router.local(),
+            enabled: true,
+            description: DESCRIPTION.to_owned(),
+            lease: wanted.lifetime,
+        };
+        let mut mapper = Mapper::new(self.router.gateway(), wish);
+        while let Some(action) = mapper.next_action() {
+            match self.router.ask(&action).await {
+                Ok(answer) => mapper.handle_answer(Ok(answer)),
+                Err(AskError::Fault(fault)) => mapper.handle_answer(Err(fault)),
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        let mapped = match mapper.outcome() {
+            Some(Ok(mapped)) => mapped,
+            Some(Err(fault)) => return Err(AskError::Fault(fault).to_string()),
+            None => return Err("the router decided nothing".to_owned()),
+        };
+        let address = match self.router.ask(&Action::ExternalAddress).await {
+            Ok(Answer::ExternalAddress(Some(address))) => address,
+            Ok(_) => return Err("the router has no external address".to_owned()),
+            Err(error) => return Err(error.to_string()),
+        };
+        let lifetime = match mapped.lease {
+            0 => UNBOUNDED,
+            seconds => Duration::from_secs(seconds.into()),
+        };
+        Ok((IpAddr::V4(address), mapped.external_port, lifetime))
+    }
+
+    async fn delete(&self, entry: &Entry) -> bool {
+        let Some((external_port, _)) = entry.held else {
+            return true;
+        };
+        let key = MappingKey {
+            outside: Outside::Anyone,
+            external_port,
+            protocol: protocol(entry.wanted.protocol),
+        };
+        match self.router.ask(&Action::Delete(key)).await {
+            Ok(_) | Err(AskError::Fault(_)) => true,
+            Err(AskError::Silent | AskError::Unreadable(_) | AskError::Input(_)) => false,
+        }
+    }
+}
+
+/// Takes in what became of a call.
+fn settle(
+    entry: &mut Entry,
+    outcome: Result<(IpAddr, u16, Duration), String>,
+    router: &Router,
+) -> Change {
+    let now = Instant::now();
+    match outcome {
+        Ok((address, port, lifetime)) => {
+            entry.held = Some((port, now + lifetime));
+            entry.due = now + lifetime / 2;
+            Change::Held(Holding {
+                gateway: router.search_address(),
+                local: IpAddr::V4(router.local()),
+                mechanism: crate::igd::MECHANISM.to_owned(),
+                protocol: entry.wanted.protocol,
+                port: entry.wanted.first.get(),
+                ports: 1,
+                external: SocketAddr::new(address, port),
+                hostnames: Vec::new(),
+                expires: Timestamp::from(SystemTime::now() + lifetime),
+                nonce: [0; 12],
+                watcher: None,
+            })
+        }
+        Err(reason) => {
+            entry.due = now + REST;
+            match entry.held {
+                // There is time for another renewal.
+                Some((_, until)) if until > now + REST => {
+                    tracing::debug!(reason, "a mapping is not renewed yet");
+                }
+                Some(_) => {
+                    entry.held = None;
+                    return Change::Lost(entry.wanted.clone());
+                }
+                None => {}
+            }
+            Change::Failed(entry.wanted.clone(), reason, REST)
+        }
+    }
+}
+
+fn each_port(wanted: &Wanted) -> Vec<Wanted> {
+    let one = |offset: u16| {
+        Some(Wanted {
+            first: wanted.first.checked_add(offset)?,
+            external: wanted.external.and_then(|it| it.checked_add(offset)),
+            ports: 1,
+            ..wanted.clone()
+        })
+    };
+    (0..wanted.ports).filter_map(one).collect()
+}
+
+const fn protocol(protocol: Protocol) -> PortProtocol {
+    match protocol {
+        Protocol::Tcp => PortProtocol::Tcp,
+        Protocol::Udp => PortProtocol::Udp,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU16;
+
+    use super::*;
+
+    #[test]
+    fn range_is_one_mapping_for_each_port() {
+        let wanted = Wanted {
+            protocol: Protocol::Udp,
+            first: NonZeroU16::new(65534).unwrap(),
+            ports: 3,
+            external: NonZeroU16::new(5000),
+            is_exact: false,
+            lifetime: 3600,
+            filters: Vec::new(),
+            hostnames: Vec::new(),
+        };
+        let ports = each_port(&wanted).into_iter();
+        let ports: Vec<_> = ports
+            .map(|it| (it.first.get(), it.external.map(NonZeroU16::get)))
+            .collect();
+        assert_eq!(ports, [(65534, Some(5000)), (65535, Some(5001))]);
+    }
+}

@@ -1,0 +1,159 @@
+//! Routers that speak UPnP: found, and called.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::time::Duration;
+
+use adit_proto::igd::{
+    Action, Answer, CallError, Exchange, Fault, Location, RemoteGateway, SSDP_GROUP_IPV4,
+    SSDP_PORT, SearchTarget, Version,
+};
+use thiserror::Error;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, UdpSocket};
+use tokio::time::Instant;
+
+/// How mappings of this kind are called.
+pub(crate) const MECHANISM: &str = "upnp";
+
+/// Searches are lost as datagrams are, so there are several.
+const SEARCHES: u32 = 3;
+const SEARCH_WAIT: Duration = Duration::from_secs(1);
+
+/// A call takes no longer.
+const CALL_LIMIT: Duration = Duration::from_secs(5);
+
+/// Why a call brought nothing.
+#[derive(Debug, Error)]
+pub(crate) enum AskError {
+    #[error("the router refused: {} {}", .0.told().0, .0.told().1)]
+    Fault(Fault),
+    #[error("the router does not answer")]
+    Silent,
+    #[error("what the router answers cannot be read: {0}")]
+    Unreadable(String),
+    #[error("the router cannot be reached: {0}")]
+    Input(#[from] io::Error),
+}
+
+/// A router that was found.
+#[derive(Debug)]
+pub struct Router {
+    address: Ipv4Addr,
+    local: Ipv4Addr,
+    gateway: RemoteGateway,
+}
+
+impl Router {
+    /// Searches the router at an address. Nothing else that answers is believed.
+    pub async fn find(address: Ipv4Addr, local: Ipv4Addr) -> Option<Self> {
+        let location = search(address, local)
+            .await
+            .inspect_err(|error| tracing::debug!(%address, %error, "no search goes out"))
+            .ok()??;
+        let document = exchange(location.describe(), local).await.ok()?;
+        let gateway = RemoteGateway::from_description(&location, &document).ok()?;
+        gateway.version()?;
+        Some(Self {
+            address,
+            local,
+            gateway,
+        })
+    }
+
+    /// The address of this host that it sees.
+    pub const fn local(&self) -> Ipv4Addr {
+        self.local
+    }
+
+    /// Where it is searched.
+    pub const fn search_address(&self) -> SocketAddr {
+        SocketAddr::V4(SocketAddrV4::new(self.address, SSDP_PORT))
+    }
+
+    pub(crate) const fn gateway(&self) -> &RemoteGateway {
+        &self.gateway
+    }
+
+    pub(crate) async fn ask(&self, action: &Action) -> Result<Answer, AskError> {
+        let call = self
+            .gateway
+            .call(action)
+            .ok_or(AskError::Fault(Fault::InvalidAction))?;
+        let body = exchange(call, self.local).await?;
+        self.gateway
+            .read(action, &body)
+            .map_err(|error| match error {
+                CallError::Fault(fault) => AskError::Fault(fault),
+                CallError::Xml(error) => AskError::Unreadable(error.to_string()),
+            })
+    }
+}
+
+/// Asks the router itself, and all routers of its link: some answer only one of both.
+async fn search(router: Ipv4Addr, local: Ipv4Addr) -> io::Result<Option<Location>> {
+    let socket = UdpSocket::bind((local, 0)).await?;
+    socket2::SockRef::from(&socket).set_multicast_if_v4(&local)?;
+    let targets = [Version::Two, Version::One].map(SearchTarget::Gateway);
+    let mut buffer = [0; 2048];
+    for _ in 0..SEARCHES {
+        for target in targets {
+            for to in [router, SSDP_GROUP_IPV4] {
+                let to = SocketAddr::from((to, SSDP_PORT));
+                // What does not go out is as good as lost.
+                let _ = socket.send_to(&target.search(to, 1), to).await;
+            }
+        }
+        let until = Instant::now() + SEARCH_WAIT;
+        while let Ok(received) = tokio::time::timeout_at(until, socket.recv_from(&mut buffer)).await
+        {
+            // The router may say that the port is closed.
+            let Ok((length, source)) = received else {
+                continue;
+            };
+            if source.ip() != IpAddr::V4(router) {
+                continue;
+            }
+            let datagram = buffer.get(..length).unwrap_or_default();
+            let mut found = targets.iter();
+            if let Some(location) = found.find_map(|target| target.answered(datagram, source.ip()))
+            {
+                return Ok(Some(location));
+            }
+        }
+    }
+    Ok(None)
+}
+
+async fn exchange(mut exchange: Exchange, local: Ipv4Addr) -> Result<Vec<u8>, AskError> {
+    let work = async {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::from((local, 0)))?;
+        let mut stream = socket.connect(exchange.address()).await?;
+        if let Some(request) = exchange.poll_transmit() {
+            stream.write_all(&request).await?;
+        }
+        let mut buffer = [0; 4096];
+        loop {
+            if let Some(outcome) = exchange.outcome() {
+                return match outcome {
+                    Ok(body) => Ok(body.to_vec()),
+                    Err(error) => Err(AskError::Unreadable(error.to_string())),
+                };
+            }
+            match stream.read(&mut buffer).await? {
+                0 => {
+                    exchange.handle_end();
+                    if exchange.outcome().is_none() {
+                        return Err(AskError::Silent);
+                    }
+                }
+                length => exchange.handle_input(buffer.get(..length).unwrap_or_default()),
+            }
+        }
+    };
+    match tokio::time::timeout(CALL_LIMIT, work).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(AskError::Silent),
+    }
+}
