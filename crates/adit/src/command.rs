@@ -12,6 +12,7 @@ mod front;
 mod gateway;
 mod import;
 mod lab;
+mod lease;
 mod log;
 mod pinhole;
 mod settings;
@@ -116,6 +117,9 @@ enum Command {
     /// Ports that are open on devices' own IPv6 addresses
     #[command(subcommand)]
     Pinhole(pinhole::PinholeCommand),
+    /// Ports that devices opened by themselves
+    #[command(subcommand)]
+    Lease(lease::LeaseCommand),
     /// Tokens for programs that use the API over TCP
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -252,6 +256,7 @@ fn dispatch(arguments: Arguments, output: Output) -> Result<ExitCode, Failure> {
         Command::Pinhole(command) => {
             talk(&global, output, |session| pinhole::run(session, command))
         }
+        Command::Lease(command) => talk(&global, output, |session| lease::run(session, command)),
         Command::Token(command) => talk(&global, output, |session| token::run(session, command)),
         Command::Settings(command) => {
             talk(&global, output, |session| settings::run(session, command))

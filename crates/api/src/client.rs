@@ -28,6 +28,7 @@ use crate::types::device::{
 };
 use crate::types::forward::{AddForward, Forward, Forwards, SetForward};
 use crate::types::import::{ImportServer, Imported};
+use crate::types::lease::{Lease, Leases};
 use crate::types::log::{Log, LogOrder, LogParameters};
 use crate::types::pinhole::{AddPinhole, Pinhole, Pinholes, SetPinhole};
 use crate::types::settings::{SetSettings, Settings};
@@ -443,6 +444,27 @@ impl Client {
     /// Removes a forward.
     pub async fn remove_forward(&self, reference: &str) -> Result<Removed, ClientError> {
         self.delete(&path("forwards", reference)).await
+    }
+
+    /// All leases.
+    pub async fn leases(&self) -> Result<Leases, ClientError> {
+        let mut all: Leases = self.get(&first("/leases")).await?;
+        while let Some(next) = all.next.take() {
+            let page: Leases = self.get(self.further(&next)?).await?;
+            all.leases.extend(page.leases);
+            all.next = page.next;
+        }
+        Ok(all)
+    }
+
+    /// One lease.
+    pub async fn lease(&self, reference: &str) -> Result<Lease, ClientError> {
+        self.get(&path("leases", reference)).await
+    }
+
+    /// Removes a lease.
+    pub async fn remove_lease(&self, reference: &str) -> Result<Removed, ClientError> {
+        self.delete(&path("leases", reference)).await
     }
 
     /// All pinholes.

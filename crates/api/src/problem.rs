@@ -83,6 +83,9 @@ pub const fn status(refusal: &Refusal) -> u16 {
         | Refusal::NothingToConfirm { .. }
         | Refusal::NotTakenBack { .. }
         | Refusal::PortReserved { .. }
+        | Refusal::PortLeased { .. }
+        | Refusal::IsLease { .. }
+        | Refusal::LeaseRefused { .. }
         | Refusal::ImportKeyTaken { .. } => 409,
         Refusal::NameInvalid { .. }
         | Refusal::LabelTooLong { .. }

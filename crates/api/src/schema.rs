@@ -10,6 +10,10 @@ pub(crate) fn routing() -> Object {
     )
 }
 
+pub(crate) fn protocol() -> Object {
+    one_of(&["tcp", "udp"], "A transport protocol.")
+}
+
 pub(crate) fn protocols() -> Array {
     ArrayBuilder::new()
         .items(one_of(&["tcp", "udp"], "A transport protocol."))

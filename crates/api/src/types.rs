@@ -7,6 +7,7 @@ pub mod device;
 pub mod event;
 pub mod forward;
 pub mod import;
+pub mod lease;
 pub mod log;
 pub mod page;
 pub mod pinhole;
@@ -36,6 +37,8 @@ pub struct RemovedCounts {
     pub forwards: usize,
     /// Pinholes of the devices.
     pub pinholes: usize,
+    /// Ports that the devices had opened by themselves.
+    pub leases: usize,
     /// Prefixes delegated to the devices.
     pub delegations: usize,
     /// Tokens that were for one of the devices.

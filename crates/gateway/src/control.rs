@@ -24,6 +24,7 @@ use crate::caller::Caller;
 use crate::confirmation::Confirm;
 use crate::events::Events;
 use crate::metrics::{Metrics, Present};
+use crate::ports::Promises;
 use crate::trouble::Troubles;
 pub use crate::writer::Committed;
 use crate::writer::{Order, Request, WriteError, seconds_since_1970};
@@ -101,6 +102,8 @@ pub struct Snapshot {
     pub origin: Option<Origin>,
     /// When it was taken.
     pub now: SystemTime,
+    /// Until when devices were told that their leases last.
+    pub(crate) promises: Arc<Promises>,
 }
 
 /// How one peer does.
@@ -188,6 +191,7 @@ pub struct Control {
     pub(crate) events: Arc<Events>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) troubles: Arc<Troubles>,
+    pub(crate) promises: Arc<Promises>,
     /// The metrics as they were made last: looking at ten thousand peers is not for everyone who asks.
     pub(crate) exposition: AsyncMutex<Option<(Instant, Arc<str>)>>,
 }
@@ -357,6 +361,7 @@ impl Control {
             api,
             origin: self.origin.clone(),
             now: SystemTime::now(),
+            promises: Arc::clone(&self.promises),
             state,
             facts,
             foreign: Arc::clone(&self.foreign.borrow()),

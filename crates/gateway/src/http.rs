@@ -17,6 +17,7 @@ mod forward;
 mod guard;
 mod import;
 mod kind;
+mod lease;
 mod listener;
 mod log;
 mod metrics;
@@ -129,6 +130,8 @@ fn routes() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(device::configuration))
         .routes(routes!(forward::list, forward::add))
         .routes(routes!(forward::show, forward::set, forward::remove))
+        .routes(routes!(lease::list))
+        .routes(routes!(lease::show, lease::remove))
         .routes(routes!(pinhole::list, pinhole::add))
         .routes(routes!(pinhole::show, pinhole::set, pinhole::remove))
         .routes(routes!(token::list, token::add))

@@ -24,6 +24,7 @@ mod metrics;
 mod options;
 mod owner;
 mod policing;
+mod ports;
 mod run;
 mod trouble;
 mod writer;

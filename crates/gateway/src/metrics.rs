@@ -261,6 +261,7 @@ fn tell_gateway(text: &mut Exposition, snapshot: &Snapshot, present: Present) {
         ("delegation", state.delegations.len()),
         ("forward", state.forwards.len()),
         ("pinhole", state.pinholes.len()),
+        ("lease", state.leases.len()),
         ("token", state.tokens.len()),
     ] {
         text.sample(&[("kind", kind)], count as u64);

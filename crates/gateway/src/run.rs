@@ -37,6 +37,7 @@ use crate::metrics::Metrics;
 use crate::options::{RunOptions, Settled, check_interface};
 use crate::owner::Owner;
 use crate::policing;
+use crate::ports::igd;
 use crate::writer::{Writer, restore};
 
 /// Name of the socket in the runtime directory.
@@ -194,6 +195,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<Ending> {
         events: Arc::clone(&events),
         metrics,
         troubles: Arc::default(),
+        promises: Arc::default(),
         exposition: AsyncMutex::default(),
     });
     audit.started(start).await;
@@ -219,6 +221,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<Ending> {
         control.state.clone(),
         inherited,
     ));
+    beside.spawn(igd::serve(Arc::downgrade(&control)));
     if let Some(address) = options.metrics {
         let control = Arc::downgrade(&control);
         beside.spawn(http::serve_metrics(address, control, stop.clone()));

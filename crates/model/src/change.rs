@@ -1,11 +1,14 @@
 //! Changes: what someone wants. `decide` turns them into edits or refuses them.
 
+mod lease;
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Deserializer, Serialize};
 
+pub use self::lease::{EndLease, EndLeases, ExpireLeases, LeasePort, Parties, RequestLease};
 use crate::configuration::Routing;
 use crate::declaration::Declaration;
 use crate::edit::Key;
@@ -13,7 +16,7 @@ use crate::import::Import;
 use crate::key::PublicKey;
 use crate::protocol::Protocol;
 use crate::refusal::Refusal;
-use crate::state::{Delivery, DeviceKind, Egress, Scope, State};
+use crate::state::{Delivery, DeviceKind, Egress, PortPolicy, Scope, State};
 
 /// A change that someone wants. References are ids or, for subnets, devices and tokens, names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +57,16 @@ pub enum Change {
     SetPinhole(String, SetPinhole),
     /// Removes a pinhole.
     RemovePinhole(String),
+    /// Obtains a port for a device, or renews a lease.
+    RequestLease(Box<RequestLease>),
+    /// Ends a lease on a device's behalf; its port is kept for the device a while.
+    EndLease(EndLease),
+    /// Ends the leases of a device by one mechanism.
+    EndLeases(EndLeases),
+    /// Removes a lease.
+    RemoveLease(String),
+    /// Removes leases whose time is over.
+    ExpireLeases(ExpireLeases),
     /// Says something about the uplink on an interface; none: the only one.
     SetUplink(Option<String>, SetUplink),
     /// Changes settings.
@@ -229,6 +242,8 @@ pub struct AddDevice {
     pub delegate: Vec<DelegationWish>,
     /// Seconds since 1970.
     pub expires: Option<u64>,
+    /// What it may open by itself.
+    pub port_policy: PortPolicy,
 }
 
 /// Fields of a device to change.
@@ -252,6 +267,16 @@ pub struct SetDevice {
     pub delegate: Vec<DelegationWish>,
     /// Prefixes to take back.
     pub revoke: Vec<IpNet>,
+    /// Whether it may open ports by itself; cleared: as usual for its kind.
+    pub auto_ports: Patch<bool>,
+    /// How many ports it may have open.
+    pub lease_quota: Patch<u32>,
+    /// How many of its requests are answered each second.
+    pub request_rate: Patch<u32>,
+    /// The public ports that it may have.
+    pub auto_port_ranges: Patch<Vec<(u16, u16)>>,
+    /// Whether it may open ports for other devices.
+    pub third_party: Option<bool>,
 }
 
 /// A forward to add.
@@ -336,6 +361,10 @@ pub struct SetSettings {
     pub clamp_mtu: Option<u16>,
     /// Connections that one device may have open, in each family and each way.
     pub connection_limit: Option<u32>,
+    /// The shortest time in seconds that a lease is given for.
+    pub lease_minimum: Option<u32>,
+    /// The longest time in seconds that a lease is given for.
+    pub lease_maximum: Option<u32>,
 }
 
 /// A token to add.

@@ -31,7 +31,12 @@ pub fn permits(state: &State, change: &Change, device: DeviceId) -> bool {
         Change::SetPinhole(reference, _) | Change::RemovePinhole(reference) => {
             owns_pinhole(state, reference, device)
         }
+        Change::RemoveLease(reference) => owns_lease(state, reference, device),
         Change::AddSubnet(_)
+        | Change::RequestLease(_)
+        | Change::EndLease(_)
+        | Change::EndLeases(_)
+        | Change::ExpireLeases(_)
         | Change::SetSubnet(..)
         | Change::RemoveSubnet { .. }
         | Change::AddDevice(_)
@@ -62,12 +67,29 @@ pub fn owns_pinhole(state: &State, reference: &str, device: DeviceId) -> bool {
         .is_ok_and(|pinhole| pinhole.device == device)
 }
 
+/// Whether a lease is there and is the device's.
+pub fn owns_lease(state: &State, reference: &str, device: DeviceId) -> bool {
+    state
+        .lease(reference)
+        .is_ok_and(|lease| lease.device == device)
+}
+
 /// The refusal without the names of what is others'.
 pub fn redact(refusal: Refusal) -> Refusal {
     if let Refusal::PortTaken {
         range,
         protocol,
         other: _,
+    } = refusal
+    {
+        return Refusal::PortTaken {
+            range,
+            protocol,
+            other: "another forward".to_owned(),
+        };
+    }
+    if let Refusal::PortLeased {
+        range, protocol, ..
     } = refusal
     {
         return Refusal::PortTaken {
@@ -90,6 +112,11 @@ fn is_modest(patch: &SetDevice) -> bool {
         expires,
         delegate,
         revoke,
+        auto_ports,
+        lease_quota,
+        request_rate,
+        auto_port_ranges,
+        third_party,
     } = patch;
     name.is_none()
         && kind.is_none()
@@ -99,4 +126,9 @@ fn is_modest(patch: &SetDevice) -> bool {
         && matches!(expires, Patch::Keep)
         && delegate.is_empty()
         && revoke.is_empty()
+        && auto_ports.is_keep()
+        && lease_quota.is_keep()
+        && request_rate.is_keep()
+        && auto_port_ranges.is_keep()
+        && third_party.is_none()
 }

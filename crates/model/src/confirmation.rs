@@ -25,7 +25,8 @@ pub const BOUNDS: (u64, u64) = (1, 3600);
 pub fn awaiting(before: &State, after: &State, edits: &[Edit], deadline: u64) -> Edit {
     let mut seen = BTreeSet::new();
     let keys = edits.iter().map(Edit::key);
-    let keys = keys.filter(|key| !matches!(key, Key::Sequence | Key::Confirmation));
+    // Leases do not come back: who had them asks again.
+    let keys = keys.filter(|key| !matches!(key, Key::Sequence | Key::Confirmation | Key::Lease(_)));
     let undo = keys.filter(|key| seen.insert(*key)).map(|key| Undo {
         key,
         before: before.object(key),
@@ -139,7 +140,8 @@ fn drop_orphans(state: &State, confirmation: &Confirmation, result: &mut State) 
                     .device
                     .is_some_and(|device| !result.devices.contains_key(&device)),
                 Some(
-                    Object::Uplink(_)
+                    Object::Lease(_)
+                    | Object::Uplink(_)
                     | Object::Subnet(_)
                     | Object::Settings(_)
                     | Object::Sequence(_)

@@ -6,8 +6,10 @@ mod delegation;
 mod device;
 mod forward;
 mod import;
+pub mod lease;
 mod occupancy;
 mod pinhole;
+mod ports;
 mod replacement;
 mod settings;
 mod subnet;
@@ -70,6 +72,14 @@ pub fn decide(
             let key = Key::Pinhole(state.pinhole(&reference)?.id);
             draft.remove(key);
         }
+        Change::RequestLease(wish) => lease::request(&mut draft, &wish)?,
+        Change::EndLease(wish) => lease::end(&mut draft, &wish)?,
+        Change::EndLeases(wish) => lease::end_all(&mut draft, wish)?,
+        Change::RemoveLease(reference) => {
+            let key = Key::Lease(state.lease(&reference)?.id);
+            draft.remove(key);
+        }
+        Change::ExpireLeases(wish) => lease::expire(&mut draft, &wish),
         Change::SetUplink(name, patch) => uplink::set(&mut draft, name, patch)?,
         Change::SetSettings(patch) => settings::set(&mut draft, patch)?,
         Change::AddToken(wish) => token::add(&mut draft, wish)?,
@@ -82,8 +92,12 @@ pub fn decide(
         Change::Apply(declaration) => declaration::apply(&mut draft, declaration.declaration)?,
         Change::Import(import) => import::import(&mut draft, *import)?,
     }
-    let edits = draft.finish();
-    if !settles && !edits.is_empty() && state.confirmation.is_some() {
+    let mut edits = draft.finish();
+    let withdrawn = lease::withdraw(state, &edits, facts, now);
+    edits.extend(withdrawn);
+    // What devices open gives way to what is taken back, and does not come back with it.
+    let is_in_the_way = edits.iter().any(|edit| !is_of_leases(edit));
+    if !settles && is_in_the_way && state.confirmation.is_some() {
         confirmation::check_later(state, &edits, facts, now, random)?;
     }
     Ok(edits)
@@ -147,6 +161,8 @@ struct Draft<'a> {
     now: u64,
     random: &'a Random,
     sequence: u64,
+    /// Leases give way to what is decided, instead of being in its way.
+    overrides_leases: bool,
     edits: Vec<Edit>,
 }
 
@@ -162,6 +178,7 @@ impl<'a> Draft<'a> {
             now,
             random,
             sequence: state.sequence,
+            overrides_leases: false,
             edits: Vec::new(),
         }
     }
@@ -268,6 +285,10 @@ impl Draft<'_> {
         }
         (occupied, collision)
     }
+}
+
+const fn is_of_leases(edit: &Edit) -> bool {
+    matches!(edit.key(), Key::Lease(_) | Key::Sequence)
 }
 
 /// Checks ports as they came from outside.

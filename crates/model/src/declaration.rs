@@ -52,7 +52,7 @@ pub struct DeclaredSettings {
     #[schema(value_type = Vec<String>)]
     pub dns_servers: Vec<IpAddr>,
     /// Ports that outbound connections are translated to, `FIRST-LAST`.
-    #[schema(value_type = String, example = "40000-65535")]
+    #[schema(value_type = String, example = "32768-49151")]
     pub snat_ports: PortSpan,
     /// The tunnel's MTU in bytes; it follows from the uplinks unless said.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -61,6 +61,10 @@ pub struct DeclaredSettings {
     pub clamp_mtu: u16,
     /// Connections that one device may have open, in each family and each way.
     pub connection_limit: u32,
+    /// The shortest time in seconds that a lease is given for, where its protocol allows more than was asked.
+    pub lease_minimum: u32,
+    /// The longest time in seconds that a lease is given for.
+    pub lease_maximum: u32,
 }
 
 /// What is said of an uplink.
@@ -150,6 +154,22 @@ pub struct DeclaredDevice {
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     #[schema(value_type = Vec<String>)]
     pub delegations: BTreeSet<IpNet>,
+    /// Whether it may open ports by itself; a server may and a client may not unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_ports: Option<bool>,
+    /// How many ports it may have open by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_quota: Option<u32>,
+    /// How many of its requests for ports are answered each second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_rate: Option<u32>,
+    /// The public ports that it may have by itself, each `FIRST-LAST`; those from 1024 unless said.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>, example = json!(["1024-65535"]))]
+    pub auto_port_ranges: Vec<PortSpan>,
+    /// Whether it may open ports for other devices; it may not unless said.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub third_party: bool,
 }
 
 /// One forward.
@@ -247,6 +267,16 @@ impl Declaration {
                 delegations: (state.delegations_of(device.id))
                     .map(|delegation| delegation.prefix)
                     .collect(),
+                auto_ports: device.port_policy.auto_ports,
+                lease_quota: device.port_policy.lease_quota,
+                request_rate: device.port_policy.request_rate,
+                auto_port_ranges: (device.port_policy.ranges.iter())
+                    .map(|(first, last)| PortSpan {
+                        first: *first,
+                        last: *last,
+                    })
+                    .collect(),
+                third_party: device.port_policy.third_party,
             };
             (device.name.clone(), declared)
         });
@@ -302,6 +332,8 @@ impl From<&Settings> for DeclaredSettings {
             mtu,
             clamp_mtu,
             connection_limit,
+            lease_minimum,
+            lease_maximum,
             // It goes with the private key.
             gateway_key: _,
         } = settings.clone();
@@ -315,6 +347,8 @@ impl From<&Settings> for DeclaredSettings {
             mtu,
             clamp_mtu,
             connection_limit,
+            lease_minimum,
+            lease_maximum,
         }
     }
 }

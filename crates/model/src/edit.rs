@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::state::{
-    Confirmation, Delegation, DelegationId, Device, DeviceId, Forward, ForwardId, Pinhole,
-    PinholeId, Settings, State, Subnet, SubnetId, Token, TokenId, Uplink, UplinkId,
+    Confirmation, Delegation, DelegationId, Device, DeviceId, Forward, ForwardId, Lease, LeaseId,
+    Pinhole, PinholeId, Settings, State, Subnet, SubnetId, Token, TokenId, Uplink, UplinkId,
 };
 
 /// One object, whole.
@@ -23,6 +23,8 @@ pub enum Object {
     Forward(Forward),
     /// A pinhole.
     Pinhole(Pinhole),
+    /// A lease.
+    Lease(Lease),
     /// A token.
     Token(Token),
     /// The settings.
@@ -49,6 +51,8 @@ pub enum Key {
     Forward(ForwardId),
     /// A pinhole.
     Pinhole(PinholeId),
+    /// A lease.
+    Lease(LeaseId),
     /// A token.
     Token(TokenId),
     /// The settings.
@@ -88,6 +92,7 @@ impl Key {
             Self::Delegation(_) => "delegation",
             Self::Forward(_) => "forward",
             Self::Pinhole(_) => "pinhole",
+            Self::Lease(_) => "lease",
             Self::Token(_) => "token",
             Self::Settings => "settings",
             Self::Sequence => "sequence",
@@ -104,6 +109,7 @@ impl Key {
             Self::Delegation(id) => id.0,
             Self::Forward(id) => id.0,
             Self::Pinhole(id) => id.0,
+            Self::Lease(id) => id.0,
             Self::Token(id) => id.0,
             Self::Settings | Self::Sequence | Self::Confirmation => 0,
         }
@@ -120,6 +126,7 @@ impl Object {
             Self::Delegation(object) => Key::Delegation(object.id),
             Self::Forward(object) => Key::Forward(object.id),
             Self::Pinhole(object) => Key::Pinhole(object.id),
+            Self::Lease(object) => Key::Lease(object.id),
             Self::Token(object) => Key::Token(object.id),
             Self::Settings(_) => Key::Settings,
             Self::Sequence(_) => Key::Sequence,
@@ -171,6 +178,7 @@ impl State {
             Key::Delegation(id) => self.delegations.get(&id).cloned().map(Object::Delegation),
             Key::Forward(id) => self.forwards.get(&id).cloned().map(Object::Forward),
             Key::Pinhole(id) => self.pinholes.get(&id).cloned().map(Object::Pinhole),
+            Key::Lease(id) => self.leases.get(&id).cloned().map(Object::Lease),
             Key::Token(id) => self.tokens.get(&id).cloned().map(Object::Token),
             Key::Settings => Some(Object::Settings(self.settings.clone())),
             Key::Sequence => Some(Object::Sequence(self.sequence)),
@@ -191,6 +199,7 @@ impl State {
             .chain(self.delegations.keys().copied().map(Key::Delegation))
             .chain(self.forwards.keys().copied().map(Key::Forward))
             .chain(self.pinholes.keys().copied().map(Key::Pinhole))
+            .chain(self.leases.keys().copied().map(Key::Lease))
             .chain(self.tokens.keys().copied().map(Key::Token));
         keys.filter_map(|key| {
             let version = self.version(key).unwrap_or(self.revision);
@@ -209,6 +218,7 @@ impl State {
             Key::Delegation(id) => self.delegations.version(&id),
             Key::Forward(id) => self.forwards.version(&id),
             Key::Pinhole(id) => self.pinholes.version(&id),
+            Key::Lease(id) => self.leases.version(&id),
             Key::Token(id) => self.tokens.version(&id),
             Key::Settings => Some(self.settings_version),
             Key::Sequence | Key::Confirmation => None,

@@ -516,5 +516,6 @@ fn without_way_in(firewall: &Firewall) -> Firewall {
         translations4: Translations::default(),
         translations6: Translations::default(),
         pinholes: OrdSet::new(),
+        filters: OrdMap::new(),
     }
 }

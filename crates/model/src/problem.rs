@@ -3,6 +3,7 @@
 mod device;
 mod foreign;
 mod forward;
+mod lease;
 mod origin;
 mod uplink;
 
@@ -80,6 +81,7 @@ pub fn of_state(state: &State, facts: &Facts, now: u64) -> Vec<Problem> {
     uplink::find(&view, &mut problems);
     device::find(&view, &mut problems);
     forward::find(&view, &mut problems);
+    lease::find(&view, &mut problems);
     problems
 }
 

@@ -1,10 +1,14 @@
 //! Why a change is refused: a stable code, a reason that names the object, and the way out.
 
+mod lease;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::protocol::{PortRange, Protocol};
+
+pub use self::lease::{LeaseRefusal, Obstacle};
 
 macro_rules! refusals {
     ($($(#[$doc:meta])* $variant:ident { $($field:ident : $type:ty),* $(,)? } = $code:literal, $message:literal, $hint:literal;)*) => {
@@ -142,6 +146,16 @@ refusals! {
     /// A pinhole to a device without IPv6.
     PinholeWithoutIpv6 { device: String } =
         "pinhole-without-ipv6", "device `{device}` has no IPv6 address: its subnet has no prefix", "`adit subnet set NAME --ipv6 PREFIX` gives it one; without, use `adit forward add`, or remove its pinholes first";
+    /// A port that a device asked for and does not get.
+    LeaseRefused { reason: LeaseRefusal } =
+        "lease-refused", "{reason}", "`adit lease list` shows what devices have opened, and `adit device show NAME` what they may";
+    /// A port that a device has opened by itself.
+    PortLeased { range: PortRange, protocol: Protocol, lease: u64, device: String } =
+        "port-leased", "port {range}/{protocol} was opened by device `{device}` itself (lease {lease})",
+        "`adit lease remove {lease}`, and `adit device set {device} --auto-ports off` if it is not to ask again; or choose another port";
+    /// A forward or pinhole that is a lease.
+    IsLease { kind: &'static str, id: u64 } =
+        "is-lease", "{kind} {id} is a lease, which its device made", "`adit lease remove {id}`";
     /// A TLS name on a forward.
     HostnameUnsupported { hostname: String } =
         "hostname-unsupported", "a forward by the TLS name `{hostname}` is not possible yet", "forward the port itself";

@@ -5,6 +5,7 @@ pub mod delegation;
 pub mod device;
 pub mod forward;
 mod index;
+pub mod lease;
 pub mod objects;
 pub mod pinhole;
 pub mod settings;
@@ -21,8 +22,9 @@ use serde::{Deserialize, Serialize};
 
 pub use confirmation::Confirmation;
 pub use delegation::Delegation;
-pub use device::{Device, DeviceKind};
+pub use device::{Device, DeviceKind, PortPolicy};
 pub use forward::{Forward, Origin};
+pub use lease::{Family, Filter, Lease, Mechanism, Nonce, Opening};
 pub use objects::Objects;
 pub use pinhole::Pinhole;
 pub use settings::Settings;
@@ -33,7 +35,7 @@ pub use uplink::Uplink;
 use self::index::Index;
 use crate::edit::{Edit, Key, Object};
 use crate::key::PublicKey;
-use crate::protocol::PortRange;
+use crate::protocol::{PortRange, Protocol};
 use crate::refusal::Refusal;
 
 macro_rules! id {
@@ -70,6 +72,10 @@ id! {
 id! {
     /// Identifies a pinhole.
     PinholeId
+}
+id! {
+    /// Identifies a lease; never used again.
+    LeaseId
 }
 id! {
     /// Identifies a token.
@@ -110,6 +116,8 @@ pub struct State {
     pub forwards: Objects<ForwardId, Forward>,
     /// Pinholes.
     pub pinholes: Objects<PinholeId, Pinhole>,
+    /// Leases, and ports that are kept a little longer for those who had them.
+    pub leases: Objects<LeaseId, Lease>,
     /// API tokens, hashed.
     pub tokens: Objects<TokenId, Token>,
     /// Settings of the whole.
@@ -132,6 +140,7 @@ impl PartialEq for State {
             && self.delegations == other.delegations
             && self.forwards == other.forwards
             && self.pinholes == other.pinholes
+            && self.leases == other.leases
             && self.tokens == other.tokens
             && self.settings == other.settings
             && self.confirmation == other.confirmation
@@ -166,14 +175,32 @@ impl State {
     pub fn forward(&self, reference: &str) -> Result<&Forward, Refusal> {
         let id = reference.parse().ok().map(ForwardId);
         id.and_then(|id| self.forwards.get(&id))
-            .ok_or_else(|| not_found("forward", reference))
+            .ok_or_else(|| self.lease_or_nothing("forward", reference, Opening::Forward))
     }
 
     /// Finds a pinhole by id.
     pub fn pinhole(&self, reference: &str) -> Result<&Pinhole, Refusal> {
         let id = reference.parse().ok().map(PinholeId);
         id.and_then(|id| self.pinholes.get(&id))
-            .ok_or_else(|| not_found("pinhole", reference))
+            .ok_or_else(|| self.lease_or_nothing("pinhole", reference, Opening::Pinhole))
+    }
+
+    fn lease_or_nothing(&self, kind: &'static str, reference: &str, opening: Opening) -> Refusal {
+        match self.lease(reference) {
+            Ok(lease) if lease.opening == opening => Refusal::IsLease {
+                kind,
+                id: lease.id.0,
+            },
+            Ok(_) | Err(_) => not_found(kind, reference),
+        }
+    }
+
+    /// Finds a lease by id; one that has ended is not found.
+    pub fn lease(&self, reference: &str) -> Result<&Lease, Refusal> {
+        let id = reference.parse().ok().map(LeaseId);
+        id.and_then(|id| self.leases.get(&id))
+            .filter(|lease| lease.is_open())
+            .ok_or_else(|| not_found("lease", reference))
     }
 
     /// Finds a token by id or name.
@@ -221,6 +248,34 @@ impl State {
         ids.filter_map(|id| self.pinholes.get(&id))
     }
 
+    /// The leases of a device, those too whose ports are only kept.
+    pub fn leases_of(&self, device: DeviceId) -> impl DoubleEndedIterator<Item = &Lease> {
+        let ids = self.index.leases_of(device);
+        ids.filter_map(|id| self.leases.get(&id))
+    }
+
+    /// How many ports a device has opened by itself.
+    pub fn leased_ports(&self, device: DeviceId) -> u32 {
+        self.index.leased_ports(device)
+    }
+
+    /// The leases of a device that hold a port of it, by id.
+    pub fn leases_at(
+        &self,
+        (device, family, protocol): (DeviceId, Family, Protocol),
+        internal: PortRange,
+    ) -> Vec<&Lease> {
+        let ids = self.index.leases_at((device, family, protocol), internal);
+        self.leases_that(ids, |lease| {
+            (lease.internal_ports()).is_some_and(|ports| ports.overlaps(internal))
+        })
+    }
+
+    /// The leases that end at a time or before it, or whose port is no more kept then.
+    pub fn leases_ended(&self, now: u64) -> impl Iterator<Item = LeaseId> {
+        self.index.leases_ending(0, now)
+    }
+
     /// The device with an IPv6 or IPv4 address inside the tunnel.
     pub fn device_at(&self, address: IpAddr) -> Option<&Device> {
         let candidates = |subnet: &Subnet| -> Vec<&Device> {
@@ -241,7 +296,7 @@ impl State {
         })
     }
 
-    /// The first time after this at which a device expires.
+    /// The first time after this at which a device or a lease expires.
     pub fn next_expiry(&self, after: u64) -> Option<u64> {
         self.index.next_expiry(after)
     }
@@ -285,6 +340,11 @@ impl State {
                 self.index.add_pinhole(&object);
                 self.pinholes.insert(object.id, version, object);
             }
+            Object::Lease(object) => {
+                self.remove(Key::Lease(object.id));
+                self.index.add_lease(&object);
+                self.leases.insert(object.id, version, object);
+            }
             Object::Token(object) => {
                 self.tokens.insert(object.id, version, object);
             }
@@ -327,6 +387,11 @@ impl State {
                     self.index.remove_pinhole(&pinhole);
                 }
             }
+            Key::Lease(id) => {
+                if let Some(lease) = self.leases.remove(&id) {
+                    self.index.remove_lease(&lease);
+                }
+            }
             Key::Token(id) => {
                 self.tokens.remove(&id);
             }
@@ -366,6 +431,31 @@ impl State {
     /// The devices that expire after one time and not after another.
     pub(crate) fn expiring(&self, after: u64, until: u64) -> impl Iterator<Item = DeviceId> {
         self.index.expiring(after, until)
+    }
+
+    /// The leases that end after one time and not after another.
+    pub(crate) fn leases_ending(&self, after: u64, until: u64) -> impl Iterator<Item = LeaseId> {
+        self.index.leases_ending(after.saturating_add(1), until)
+    }
+
+    /// The leases with a public port of this host in a range, or, where a device is named, with one of its own address;
+    /// by id.
+    pub(crate) fn leases_on(&self, place: Option<DeviceId>, ports: PortRange) -> Vec<&Lease> {
+        let ids = self.index.leases_on(place, ports);
+        self.leases_that(ids, |lease| {
+            (lease.external_ports()).is_some_and(|it| it.overlaps(ports))
+        })
+    }
+
+    fn leases_that(
+        &self,
+        ids: impl Iterator<Item = LeaseId>,
+        is_wanted: impl Fn(&Lease) -> bool,
+    ) -> Vec<&Lease> {
+        let mut ids: Vec<LeaseId> = ids.collect();
+        ids.sort_unstable();
+        let leases = ids.iter().filter_map(|id| self.leases.get(id));
+        leases.filter(|lease| is_wanted(lease)).collect()
     }
 
     /// The delegations that meet a span of addresses of one family, in the order of their prefixes.

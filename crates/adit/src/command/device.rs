@@ -11,7 +11,9 @@ use serde_json::json;
 
 pub(crate) use arguments::DeviceCommand;
 pub(super) use arguments::KindName;
-use arguments::{AddArguments, ConfigArguments, RekeyArguments, RemoveArguments, SetArguments};
+use arguments::{
+    AddArguments, ConfigArguments, RekeyArguments, RemoveArguments, SetArguments, Switch,
+};
 
 use super::{Session, count, invalid, read};
 use crate::output::{Failure, Output};
@@ -109,6 +111,10 @@ async fn set(session: &Session, arguments: SetArguments) -> Result<(), Failure> 
     for text in &arguments.revoke {
         revoke.push(read("--revoke", text)?);
     }
+    let mut ranges = Vec::new();
+    for text in &arguments.auto_port_range {
+        ranges.push(read("--auto-port-range", text)?);
+    }
     let request = SetDevice {
         name: arguments.name,
         kind: arguments.kind.map(Into::into),
@@ -129,6 +135,15 @@ async fn set(session: &Session, arguments: SetArguments) -> Result<(), Failure> 
         },
         delegate: delegate(&arguments.delegate)?,
         revoke,
+        auto_ports: (arguments.auto_ports).map_or(Patch::Keep, |is| Patch::Set(is == Switch::On)),
+        lease_quota: arguments.lease_quota.map_or(Patch::Keep, Patch::Set),
+        request_rate: arguments.request_rate.map_or(Patch::Keep, Patch::Set),
+        auto_port_ranges: if ranges.is_empty() {
+            Patch::Keep
+        } else {
+            Patch::Set(ranges)
+        },
+        third_party: arguments.third_party.map(|is| is == Switch::On),
     };
     let needs_configuration = request.routing.is_some()
         || request.ipv4.is_some()

@@ -201,7 +201,9 @@ pub(super) fn object(object: &LogObject) -> String {
     let name = match object.kind.as_str() {
         "settings" => "settings".to_owned(),
         kind if object.id == 0 => format!("{kind} {}", object.name),
-        "forward" | "pinhole" => format!("{} {} ({})", object.kind, object.id, object.name),
+        "forward" | "pinhole" | "lease" => {
+            format!("{} {} ({})", object.kind, object.id, object.name)
+        }
         kind => format!("{kind} {}", object.name),
     };
     let fields: Vec<String> = match object.verb {

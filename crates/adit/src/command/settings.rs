@@ -42,6 +42,10 @@ enum SettingName {
     ClampMtu,
     /// Connections that one device may have open, in each family and each way
     ConnectionLimit,
+    /// The shortest time in seconds that a lease is given for
+    LeaseMinimum,
+    /// The longest time in seconds that a lease is given for
+    LeaseMaximum,
 }
 
 pub(super) async fn run(session: Session, command: SettingsCommand) -> Result<(), Failure> {
@@ -85,6 +89,8 @@ fn request(key: SettingName, value: &str) -> Result<SetSettings, Failure> {
         SettingName::ConnectionLimit => {
             request.connection_limit = Some(number("connection-limit", value)?);
         }
+        SettingName::LeaseMinimum => request.lease_minimum = Some(number("lease-minimum", value)?),
+        SettingName::LeaseMaximum => request.lease_maximum = Some(number("lease-maximum", value)?),
     }
     Ok(request)
 }
@@ -124,6 +130,8 @@ fn show(session: &Session, settings: &Settings) -> Result<(), Failure> {
         ("mtu", mtu),
         ("clamp-mtu", settings.clamp_mtu.to_string()),
         ("connection-limit", settings.connection_limit.to_string()),
+        ("lease-minimum", settings.lease_minimum.to_string()),
+        ("lease-maximum", settings.lease_maximum.to_string()),
     ]);
     Ok(())
 }

@@ -104,12 +104,13 @@ fn overview(output: Output, status: &Status) {
     fields.push((
         "objects",
         format!(
-            "{}, {} ({} connected), {}, {}",
+            "{}, {} ({} connected), {}, {}, {}",
             count(counts.subnets, "subnet"),
             count(counts.devices, "device"),
             counts.connected,
             count(counts.forwards, "forward"),
             count(counts.pinholes, "pinhole"),
+            count(counts.leases, "lease"),
         ),
     ));
     if let Some(api) = &status.api {

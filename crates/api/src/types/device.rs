@@ -5,13 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use adit_model::change::{self, Patch};
 use adit_model::configuration::Routing;
 use adit_model::key::PublicKey;
-use adit_model::state::{DeviceKind, Egress};
+use adit_model::state::{DeviceKind, Egress, PortPolicy};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::schema;
-use crate::text::{Delegate, Text};
+use crate::text::{Delegate, PortSpan, Text};
 use crate::timestamp::Timestamp;
 
 /// One device.
@@ -50,6 +50,22 @@ pub struct Device {
     /// When it may no longer connect.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub expires: Option<Timestamp>,
+    /// Whether it may open ports by itself.
+    #[serde(default)]
+    pub auto_ports: bool,
+    /// How many ports it may have open by itself.
+    #[serde(default)]
+    pub lease_quota: u32,
+    /// How many of its requests for ports are answered each second.
+    #[serde(default)]
+    pub request_rate: u32,
+    /// The public ports that it may have by itself, each `FIRST-LAST`.
+    #[serde(default)]
+    #[schema(example = json!(["1024-65535"]))]
+    pub auto_port_ranges: Vec<String>,
+    /// Whether it may open ports for other devices.
+    #[serde(default)]
+    pub third_party: bool,
     /// Whether it shook hands within the last three minutes.
     pub connected: bool,
     /// The last handshake.
@@ -74,6 +90,9 @@ pub struct DeviceDetail {
     pub forwards: Vec<u64>,
     /// Ids of its pinholes.
     pub pinholes: Vec<u64>,
+    /// Ids of its leases.
+    #[serde(default)]
+    pub leases: Vec<u64>,
 }
 
 /// All devices.
@@ -170,6 +189,25 @@ pub struct SetDevice {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<String>)]
     pub revoke: Vec<Text<IpNet>>,
+    /// Whether it may open ports by itself; null: as usual for its kind. A new kind sets this and what follows back.
+    #[serde(default, skip_serializing_if = "Patch::is_keep")]
+    #[schema(value_type = Option<bool>)]
+    pub auto_ports: Patch<bool>,
+    /// How many ports it may have open by itself; null: as usual.
+    #[serde(default, skip_serializing_if = "Patch::is_keep")]
+    #[schema(value_type = Option<u32>)]
+    pub lease_quota: Patch<u32>,
+    /// How many of its requests for ports are answered each second; null: as usual.
+    #[serde(default, skip_serializing_if = "Patch::is_keep")]
+    #[schema(value_type = Option<u32>)]
+    pub request_rate: Patch<u32>,
+    /// The public ports that it may have by itself, each `FIRST-LAST`; null: those from 1024.
+    #[serde(default, skip_serializing_if = "Patch::is_keep")]
+    #[schema(value_type = Option<Vec<String>>)]
+    pub auto_port_ranges: Patch<Vec<Text<PortSpan>>>,
+    /// Whether it may open ports for other devices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub third_party: Option<bool>,
 }
 
 /// Another key for a device.
@@ -232,6 +270,19 @@ impl From<SetDevice> for change::SetDevice {
             },
             delegate: request.delegate.into_iter().map(|wish| wish.0).collect(),
             revoke: request.revoke.into_iter().map(|text| text.0).collect(),
+            auto_ports: request.auto_ports,
+            lease_quota: request.lease_quota,
+            request_rate: request.request_rate,
+            auto_port_ranges: match request.auto_port_ranges {
+                Patch::Keep => Patch::Keep,
+                Patch::Clear => Patch::Clear,
+                Patch::Set(spans) => Patch::Set(
+                    (spans.into_iter())
+                        .map(|text| (text.0.first, text.0.last))
+                        .collect(),
+                ),
+            },
+            third_party: request.third_party,
         }
     }
 }
@@ -249,6 +300,7 @@ impl AddDevice {
             egress: self.egress.map(|text| text.0),
             delegate: self.delegate.into_iter().map(|wish| wish.0).collect(),
             expires: self.expires.map(|time| time.0),
+            port_policy: PortPolicy::default(),
         }
     }
 }

@@ -26,6 +26,10 @@ pub struct Settings {
     pub clamp_mtu: u16,
     /// Connections that one device may have open, in each family and each way.
     pub connection_limit: u32,
+    /// The shortest time in seconds that a lease is given for, where its protocol allows more than was asked.
+    pub lease_minimum: u32,
+    /// The longest time in seconds that a lease is given for.
+    pub lease_maximum: u32,
 }
 
 /// The tunnel's MTU.
@@ -52,7 +56,7 @@ pub struct SetSettings {
     pub dns_servers: Option<Vec<Text<IpAddr>>>,
     /// Ports that outbound connections are translated to, `FIRST-LAST`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, example = "40000-65535")]
+    #[schema(value_type = Option<String>, example = "32768-49151")]
     pub snat_ports: Option<Text<PortSpan>>,
     /// The tunnel's MTU in bytes; null: it follows from the uplinks.
     #[serde(default, skip_serializing_if = "Patch::is_keep")]
@@ -64,6 +68,12 @@ pub struct SetSettings {
     /// Connections that one device may have open, in each family and each way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection_limit: Option<u32>,
+    /// The shortest time in seconds that a lease is given for, where its protocol allows more than was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_minimum: Option<u32>,
+    /// The longest time in seconds that a lease is given for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_maximum: Option<u32>,
 }
 
 impl From<SetSettings> for change::SetSettings {
@@ -77,6 +87,8 @@ impl From<SetSettings> for change::SetSettings {
             mtu: request.mtu,
             clamp_mtu: request.clamp_mtu,
             connection_limit: request.connection_limit,
+            lease_minimum: request.lease_minimum,
+            lease_maximum: request.lease_maximum,
         }
     }
 }

@@ -154,6 +154,9 @@ pub struct Counts {
     pub forwards: usize,
     /// Pinholes.
     pub pinholes: usize,
+    /// Leases.
+    #[serde(default)]
+    pub leases: usize,
 }
 
 /// The tunnel's MTU.

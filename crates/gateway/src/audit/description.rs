@@ -6,7 +6,7 @@ use adit_api::timestamp::Timestamp;
 use adit_api::types::log::{Action, FieldChange, LogEvent, LogObject, Verb};
 use adit_model::change::Change;
 use adit_model::edit::{Edit, Key, Object};
-use adit_model::protocol::Protocol;
+use adit_model::protocol::{PortRange, Protocol};
 use adit_model::state::{DeviceId, State, SubnetId};
 use serde_json::{Map, Value};
 
@@ -21,7 +21,7 @@ const LARGEST: usize = 4096;
 const SUBJECTS: usize = 400;
 
 /// Fields that must not be told.
-const SECRETS: &[&str] = &["preshared_key", "hash"];
+const SECRETS: &[&str] = &["preshared_key", "hash", "nonce"];
 /// Fields that say nothing.
 const EMPTY: &[&str] = &["id", "gateway"];
 
@@ -41,6 +41,11 @@ pub(crate) const fn action_of(change: &Change) -> (Action, &'static str) {
         Change::AddPinhole(_) => (Action::Add, "pinhole"),
         Change::SetPinhole(..) => (Action::Set, "pinhole"),
         Change::RemovePinhole(_) => (Action::Remove, "pinhole"),
+        Change::RequestLease(_) => (Action::Add, "lease"),
+        Change::EndLease(_)
+        | Change::EndLeases(_)
+        | Change::RemoveLease(_)
+        | Change::ExpireLeases(_) => (Action::Remove, "lease"),
         Change::SetUplink(..) => (Action::Set, "uplink"),
         Change::SetSettings(_) => (Action::Set, "settings"),
         Change::AddToken(_) => (Action::Add, "token"),
@@ -167,6 +172,7 @@ fn add_subjects(subjects: &mut Vec<String>, object: &Object, before: &State, aft
         Object::Delegation(delegation) => Some(delegation.device),
         Object::Forward(forward) => Some(forward.device),
         Object::Pinhole(pinhole) => Some(pinhole.device),
+        Object::Lease(lease) => Some(lease.device),
         Object::Uplink(_)
         | Object::Subnet(_)
         | Object::Token(_)
@@ -205,6 +211,14 @@ fn name_of(object: &Object, before: &State, after: &State) -> String {
             pinhole.port_end,
             &pinhole.protocols,
             &device_name(pinhole.device, before, after),
+        ),
+        Object::Lease(lease) => reach(
+            lease.external,
+            lease
+                .external_ports()
+                .map_or(lease.external, PortRange::last),
+            &[lease.protocol].into(),
+            &device_name(lease.device, before, after),
         ),
         Object::Token(token) => token.name.clone(),
         Object::Settings(_) => "settings".to_owned(),

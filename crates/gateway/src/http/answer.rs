@@ -233,6 +233,7 @@ pub(super) fn removed(committed: &Committed, own: impl Fn(Key) -> bool) -> Remov
             Key::Device(_) => removed.devices += 1,
             Key::Forward(_) => removed.forwards += 1,
             Key::Pinhole(_) => removed.pinholes += 1,
+            Key::Lease(_) => removed.leases += 1,
             Key::Delegation(_) => removed.delegations += 1,
             Key::Token(_) => removed.tokens += 1,
             Key::Uplink(_) | Key::Subnet(_) | Key::Settings | Key::Sequence | Key::Confirmation => {

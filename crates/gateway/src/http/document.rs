@@ -25,6 +25,7 @@ const TAGS: &[(&str, &str)] = &[
         "pinholes",
         "Ports that are open on devices' own IPv6 addresses",
     ),
+    ("leases", "Ports that devices opened by themselves"),
     ("tokens", "Tokens for programs"),
     ("settings", "The settings of the gateway"),
 ];

@@ -192,6 +192,8 @@ fn told(control: &Control, commit: &Commit) -> Event {
 /// None for what is shown as a part of others only.
 fn edit_event(snapshot: &Snapshot, edit: &Edit) -> Option<EditEvent> {
     let object = match edit {
+        // Its port is only kept for a while.
+        Edit::Set(Object::Lease(lease)) if !lease.is_open() => None,
         Edit::Set(object) => Some(shown(snapshot, object)?),
         Edit::Remove(_) => None,
     };
@@ -203,6 +205,7 @@ fn edit_event(snapshot: &Snapshot, edit: &Edit) -> Option<EditEvent> {
         | Key::Device(_)
         | Key::Forward(_)
         | Key::Pinhole(_)
+        | Key::Lease(_)
         | Key::Token(_)
         | Key::Settings => Some(EditEvent {
             kind: key.kind().to_owned(),
@@ -223,6 +226,7 @@ fn shown(snapshot: &Snapshot, object: &Object) -> Option<Value> {
         Object::Device(device) => serde_json::to_value(view::device(snapshot, device)),
         Object::Forward(forward) => serde_json::to_value(view::forward(snapshot, forward)),
         Object::Pinhole(pinhole) => serde_json::to_value(view::pinhole(snapshot, pinhole)),
+        Object::Lease(lease) => serde_json::to_value(view::lease(snapshot, lease)),
         Object::Token(token) => serde_json::to_value(view::token(snapshot, token)),
         Object::Settings(_) => serde_json::to_value(view::settings(snapshot)),
         Object::Delegation(_) | Object::Sequence(_) | Object::Confirmation(_) => return None,

@@ -74,14 +74,19 @@ pub(super) async fn list(
         after: query.after,
         filter: owner.map(|owner| ("device", owner.id.0)),
     };
-    let (forwards, next) = page.cut(state, |forward: &state::Forward| {
+    let (forwards, further) = page.cut(state, |forward: &state::Forward| {
         caller.sees(forward.device) && owner.is_none_or(|owner| forward.device == owner.id)
     })?;
-    let views = forwards.into_iter().map(|forward| forward.view(&snapshot));
-    Ok(Json(Forwards {
-        forwards: views.collect(),
-        next,
-    }))
+    let views = forwards.into_iter();
+    let views = views.map(|forward| (forward.id.0, forward.view(&snapshot)));
+    let leases = state.leases.values().filter(|lease| {
+        caller.sees(lease.device) && owner.is_none_or(|owner| lease.device == owner.id)
+    });
+    let leases =
+        leases.filter_map(|lease| Some((lease.id.0, view::forward_of_lease(&snapshot, lease)?)));
+    let path = <state::Forward as Kind>::PATH;
+    let (forwards, next) = kind::merged(&page, path, (views.collect(), further), leases);
+    Ok(Json(Forwards { forwards, next }))
 }
 
 /// One forward.

@@ -267,6 +267,9 @@ fn reaches(state: &State, reach: Reach, named: Option<&str>, device: DeviceId) -
         (Reach::Device, Some(named)) => state.device(named).is_ok_and(|found| found.id == device),
         (Reach::Forward, Some(named)) => confinement::owns_forward(state, named, device),
         (Reach::Pinhole, Some(named)) => confinement::owns_pinhole(state, named, device),
-        (Reach::Everything | Reach::Device | Reach::Forward | Reach::Pinhole, _) => false,
+        (Reach::Lease, Some(named)) => confinement::owns_lease(state, named, device),
+        (Reach::Everything | Reach::Device | Reach::Forward | Reach::Pinhole | Reach::Lease, _) => {
+            false
+        }
     }
 }

@@ -92,6 +92,7 @@ fn tell(
                 Object::Uplink(_)
                 | Object::Delegation(_)
                 | Object::Pinhole(_)
+                | Object::Lease(_)
                 | Object::Token(_)
                 | Object::Settings(_)
                 | Object::Confirmation(_)

@@ -98,6 +98,33 @@ impl Page {
     }
 }
 
+/// A part of a list of objects and leases, in the order of their ids; and the path of what follows.
+pub(super) fn merged<V>(
+    page: &Page,
+    path: &'static str,
+    (objects, next): (Vec<(u64, V)>, Option<String>),
+    leases: impl Iterator<Item = (u64, V)>,
+) -> (Vec<V>, Option<String>) {
+    let limit = page.limit.map_or(usize::MAX, usize::from);
+    let after = page.after;
+    let leases = leases
+        .filter(|(id, _)| after.is_none_or(|after| *id > after))
+        .take(limit.saturating_add(1));
+    let mut all: Vec<(u64, V)> = objects.into_iter().chain(leases).collect();
+    all.sort_by_key(|(id, _)| *id);
+    let is_more = all.len() > limit || next.is_some();
+    all.truncate(limit);
+    let last = all.last().map(|(id, _)| *id).filter(|_| is_more);
+    let next = last.map(|last| {
+        let mut path = format!("{}{path}?limit={limit}&after={last}", super::PREFIX);
+        if let Some((name, id)) = page.filter {
+            path = format!("{path}&{name}={id}");
+        }
+        path
+    });
+    (all.into_iter().map(|(_, view)| view).collect(), next)
+}
+
 /// The device that a caller names, where it is the caller's to see.
 pub(super) fn visible_device<'a>(
     state: &'a State,

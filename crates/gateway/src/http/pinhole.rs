@@ -71,14 +71,19 @@ pub(super) async fn list(
         after: query.after,
         filter: owner.map(|owner| ("device", owner.id.0)),
     };
-    let (pinholes, next) = page.cut(state, |pinhole: &state::Pinhole| {
+    let (pinholes, further) = page.cut(state, |pinhole: &state::Pinhole| {
         caller.sees(pinhole.device) && owner.is_none_or(|owner| pinhole.device == owner.id)
     })?;
-    let views = pinholes.into_iter().map(|pinhole| pinhole.view(&snapshot));
-    Ok(Json(Pinholes {
-        pinholes: views.collect(),
-        next,
-    }))
+    let views = pinholes.into_iter();
+    let views = views.map(|pinhole| (pinhole.id.0, pinhole.view(&snapshot)));
+    let leases = state.leases.values().filter(|lease| {
+        caller.sees(lease.device) && owner.is_none_or(|owner| lease.device == owner.id)
+    });
+    let leases =
+        leases.filter_map(|lease| Some((lease.id.0, view::pinhole_of_lease(&snapshot, lease)?)));
+    let path = <state::Pinhole as Kind>::PATH;
+    let (pinholes, next) = kind::merged(&page, path, (views.collect(), further), leases);
+    Ok(Json(Pinholes { pinholes, next }))
 }
 
 /// One pinhole.

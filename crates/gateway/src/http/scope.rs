@@ -39,6 +39,8 @@ pub(super) enum Reach {
     Forward,
     /// The path has to name a pinhole of the device.
     Pinhole,
+    /// The path has to name a lease of the device.
+    Lease,
 }
 
 const READ: &[Scope] = &[Scope::Read];
@@ -82,6 +84,9 @@ const OPERATIONS: &[(&str, Access)] = &[
     ("add_pinhole", token(WRITE, Reach::Confined)),
     ("set_pinhole", token(WRITE, Reach::Pinhole)),
     ("remove_pinhole", token(WRITE, Reach::Pinhole)),
+    ("list_leases", token(READ, Reach::Confined)),
+    ("show_lease", token(READ, Reach::Lease)),
+    ("remove_lease", token(WRITE, Reach::Lease)),
     ("list_tokens", token(READ, Reach::Everything)),
     ("show_token", token(READ, Reach::Everything)),
     ("add_token", Access::Administrator),

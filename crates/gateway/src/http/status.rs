@@ -75,6 +75,9 @@ fn status(snapshot: &Snapshot) -> Status {
             subnets: state.subnets.len(),
             forwards: state.forwards.len(),
             pinholes: state.pinholes.len(),
+            leases: (state.leases.values())
+                .filter(|lease| lease.is_open())
+                .count(),
         },
         mtu: Mtu {
             value: snapshot.mtu,

@@ -1,17 +1,20 @@
 //! What is shown of a snapshot's objects.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use adit_api::timestamp::Timestamp;
 use adit_api::types::device::{Device, DeviceDetail};
 use adit_api::types::forward::Forward;
+use adit_api::types::lease::Lease;
 use adit_api::types::pinhole::Pinhole;
 use adit_api::types::settings::{Settings, SettingsMtu};
 use adit_api::types::subnet::{EffectiveDelivery, Subnet};
 use adit_api::types::token::Token;
 use adit_api::types::uplink::Uplink;
 use adit_model::edit::Key;
+use adit_model::protocol::PortRange;
+use adit_model::state::{Family, Opening, Origin};
 use adit_model::{state, uplink};
 use ipnet::IpNet;
 
@@ -41,6 +44,13 @@ fn device_with(snapshot: &Snapshot, device: &state::Device, delegations: Vec<IpN
         egress: device.egress.as_ref().map(ToString::to_string),
         enabled: device.enabled,
         expires: device.expires.map(Timestamp),
+        auto_ports: device.has_auto_ports(),
+        lease_quota: device.lease_quota(),
+        request_rate: device.request_rate(),
+        auto_port_ranges: (device.auto_port_ranges().iter())
+            .map(|range| format!("{}-{}", range.first(), range.last()))
+            .collect(),
+        third_party: device.port_policy.third_party,
         connected: peer.is_some_and(|peer| peer.is_connected(snapshot.now)),
         last_handshake: last_handshake.map(Timestamp::from),
         endpoint: peer.and_then(|peer| peer.endpoint),
@@ -85,6 +95,10 @@ pub(super) fn device_detail(snapshot: &Snapshot, shown: &state::Device) -> Devic
             .values()
             .filter(|pinhole| pinhole.device == shown.id)
             .map(|pinhole| pinhole.id.0)
+            .collect(),
+        leases: (state.leases_of(shown.id))
+            .filter(|lease| lease.is_open())
+            .map(|lease| lease.id.0)
             .collect(),
     }
 }
@@ -193,6 +207,103 @@ pub(super) fn pinhole(snapshot: &Snapshot, pinhole: &state::Pinhole) -> Pinhole 
     }
 }
 
+pub(super) fn lease(snapshot: &Snapshot, lease: &state::Lease) -> Lease {
+    let state = &snapshot.state;
+    let place = state.lease_place(lease, &snapshot.uplinks, &snapshot.facts);
+    let own = state.devices.get(&lease.device).and_then(|device| {
+        let subnet = state.subnets.get(&device.subnet)?;
+        match lease.family {
+            Family::Ipv4 => Some(IpAddr::V4(device.ipv4)),
+            Family::Ipv6 => subnet.ipv6_of(device.ipv4).map(IpAddr::V6),
+        }
+    });
+    let expires = snapshot.promises.expiry(lease);
+    let now = Timestamp::from(snapshot.now).0;
+    let filters = lease.filters.iter().map(|filter| match filter.port {
+        0 => filter.network.to_string(),
+        port => format!("{} {port}", filter.network),
+    });
+    Lease {
+        id: lease.id.0,
+        version: version(snapshot, Key::Lease(lease.id)),
+        device: name_of(snapshot, lease.device),
+        mechanism: lease.mechanism,
+        opening: lease.opening,
+        protocol: lease.protocol,
+        external: place.map(|(address, _)| {
+            let known = state::lease::advertised(address, &snapshot.uplinks);
+            SocketAddr::new(known, lease.external)
+        }),
+        internal: own.map(|address| SocketAddr::new(address, lease.internal)),
+        count: lease.count,
+        remote: lease.remote,
+        filters: filters.collect(),
+        description: lease.description.clone(),
+        suspended_by: place.and_then(|(_, listener)| listener).map(|listener| {
+            let process = listener.process.clone();
+            process.unwrap_or_else(|| "a service of this host".to_owned())
+        }),
+        expires: Timestamp(expires),
+        expires_in: expires.saturating_sub(now),
+    }
+}
+
+/// A lease as the forward that it is, and none where it is something else.
+pub(super) fn forward_of_lease(snapshot: &Snapshot, lease: &state::Lease) -> Option<Forward> {
+    if lease.opening != Opening::Forward || !lease.is_open() {
+        return None;
+    }
+    let (address, listener) =
+        snapshot
+            .state
+            .lease_place(lease, &snapshot.uplinks, &snapshot.facts)?;
+    let address = state::lease::advertised(address, &snapshot.uplinks);
+    Some(Forward {
+        id: lease.id.0,
+        version: version(snapshot, Key::Lease(lease.id)),
+        address: Some(address),
+        addresses: vec![address],
+        port: lease.external,
+        port_end: lease
+            .external_ports()
+            .map_or(lease.external, PortRange::last),
+        protocols: [lease.protocol].into(),
+        device: name_of(snapshot, lease.device),
+        target_port: lease.internal,
+        hostname: None,
+        label: lease.description.clone(),
+        enabled: listener.is_none(),
+        origin: Origin::Lease,
+    })
+}
+
+/// A lease as the pinhole that it is, and none where it is something else.
+pub(super) fn pinhole_of_lease(snapshot: &Snapshot, lease: &state::Lease) -> Option<Pinhole> {
+    if lease.opening != Opening::Pinhole || !lease.is_open() {
+        return None;
+    }
+    let place = snapshot
+        .state
+        .lease_place(lease, &snapshot.uplinks, &snapshot.facts);
+    Some(Pinhole {
+        id: lease.id.0,
+        version: version(snapshot, Key::Lease(lease.id)),
+        device: name_of(snapshot, lease.device),
+        address: place.and_then(|(address, _)| match address {
+            IpAddr::V6(address) => Some(address),
+            IpAddr::V4(_) => None,
+        }),
+        port: lease.external,
+        port_end: lease
+            .external_ports()
+            .map_or(lease.external, PortRange::last),
+        protocols: [lease.protocol].into(),
+        label: lease.description.clone(),
+        enabled: true,
+        origin: Origin::Lease,
+    })
+}
+
 pub(super) fn token(snapshot: &Snapshot, token: &state::Token) -> Token {
     Token {
         id: token.id.0,
@@ -218,6 +329,8 @@ pub(super) fn settings(snapshot: &Snapshot) -> Settings {
         },
         clamp_mtu: settings.clamp_mtu,
         connection_limit: settings.connection_limit,
+        lease_minimum: settings.lease_minimum,
+        lease_maximum: settings.lease_maximum,
     }
 }
 

@@ -88,6 +88,7 @@ fn replacement(confirmation: &Confirmation, later: &State, result: &State) -> Re
             // Delegations come with their device, and a token is in nobody's way but by its name.
             Some(
                 Object::Delegation(_)
+                | Object::Lease(_)
                 | Object::Token(_)
                 | Object::Sequence(_)
                 | Object::Confirmation(_),
@@ -147,6 +148,7 @@ fn left_behind(confirmation: &Confirmation, later: &State, result: &State) -> Op
             | Key::Delegation(_)
             | Key::Forward(_)
             | Key::Pinhole(_)
+            | Key::Lease(_)
             | Key::Settings
             | Key::Sequence
             | Key::Confirmation => {}

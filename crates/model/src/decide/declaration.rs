@@ -20,7 +20,7 @@ use crate::protocol::Protocol;
 use crate::refusal::Refusal;
 use crate::state::{
     Device, DeviceId, DeviceKind, Forward, ForwardId, GatewayId, Origin, Pinhole, PinholeId,
-    Settings, Subnet, SubnetId, Uplink, UplinkId,
+    PortPolicy, Settings, Subnet, SubnetId, Uplink, UplinkId,
 };
 
 pub(super) fn apply(draft: &mut Draft<'_>, declaration: Declaration) -> Result<(), Refusal> {
@@ -72,6 +72,8 @@ fn settings_of(declared: DeclaredSettings, before: &Settings) -> Settings {
         mtu,
         clamp_mtu,
         connection_limit,
+        lease_minimum,
+        lease_maximum,
     } = declared;
     Settings {
         listen_port,
@@ -81,6 +83,8 @@ fn settings_of(declared: DeclaredSettings, before: &Settings) -> Settings {
         mtu,
         clamp_mtu,
         connection_limit,
+        lease_minimum,
+        lease_maximum,
         gateway_key: before.gateway_key,
     }
 }
@@ -238,6 +242,11 @@ fn device(
         enabled,
         expires,
         delegations,
+        auto_ports,
+        lease_quota,
+        request_rate,
+        auto_port_ranges,
+        third_party,
     } = declared.clone();
     let subnet = match (subnet, subnets) {
         (Some(reference), subnets) => {
@@ -284,7 +293,17 @@ fn device(
         egress,
         enabled,
         expires: expires.map(|time| time.0),
+        port_policy: PortPolicy {
+            auto_ports,
+            lease_quota,
+            request_rate,
+            ranges: (auto_port_ranges.iter())
+                .map(|span| (span.first, span.last))
+                .collect(),
+            third_party,
+        },
     };
+    super::device::check_port_policy(&device.port_policy)?;
     Ok(Placement {
         device,
         choose: ipv4.is_none(),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::occupancy::Occupancy;
-use super::{Draft, delegation, forward, subnet};
+use super::{Draft, check_ports, delegation, forward, subnet};
 use crate::address;
 use crate::change::{AddDevice, DelegationWish, Patch, SetDevice};
 use crate::configuration::Routing;
@@ -12,7 +12,7 @@ use crate::edit::{Key, Object};
 use crate::key::{PresharedKey, PublicKey};
 use crate::name;
 use crate::refusal::Refusal;
-use crate::state::{Device, DeviceId, DeviceKind, Egress, Subnet};
+use crate::state::{Device, DeviceId, DeviceKind, Egress, PortPolicy, Subnet};
 
 pub(super) fn add(draft: &mut Draft<'_>, wish: AddDevice) -> Result<(), Refusal> {
     let subnet = resolve_subnet(draft, wish.subnet.as_deref())?.id;
@@ -34,7 +34,9 @@ pub(super) fn add(draft: &mut Draft<'_>, wish: AddDevice) -> Result<(), Refusal>
         egress: wish.egress,
         enabled: true,
         expires: wish.expires,
+        port_policy: wish.port_policy,
     };
+    check_port_policy(&device.port_policy)?;
     put(draft, device, wish.ipv4.is_none(), &wish.delegate)
 }
 
@@ -83,6 +85,11 @@ pub(super) fn set(draft: &mut Draft<'_>, reference: &str, patch: SetDevice) -> R
         expires,
         delegate,
         revoke,
+        auto_ports,
+        lease_quota,
+        request_rate,
+        auto_port_ranges,
+        third_party,
     } = patch;
     let subnet = subnet_of(draft, &device)?;
     if let Some(name) = name.filter(|name| *name != device.name) {
@@ -90,7 +97,22 @@ pub(super) fn set(draft: &mut Draft<'_>, reference: &str, patch: SetDevice) -> R
         check_name_free(draft, &name)?;
         device.name = name;
     }
-    device.kind = kind.unwrap_or(device.kind);
+    if let Some(kind) = kind {
+        // What it may is as usual for the kind again, whether it had it already or not.
+        device.kind = kind;
+        device.port_policy = PortPolicy::default();
+    }
+    let policy = &mut device.port_policy;
+    auto_ports.apply(&mut policy.auto_ports);
+    lease_quota.apply(&mut policy.lease_quota);
+    request_rate.apply(&mut policy.request_rate);
+    match auto_port_ranges {
+        Patch::Keep => {}
+        Patch::Clear => policy.ranges.clear(),
+        Patch::Set(ranges) => policy.ranges = ranges,
+    }
+    policy.third_party = third_party.unwrap_or(policy.third_party);
+    check_port_policy(policy)?;
     if let Some(routing) = routing {
         let is_forwarded = draft.state.forwards_of(device.id).next().is_some();
         if routing == Routing::Split && is_forwarded {
@@ -125,6 +147,28 @@ pub(super) fn set(draft: &mut Draft<'_>, reference: &str, patch: SetDevice) -> R
     }
     draft.set(Object::Device(device.clone()));
     delegation::add(draft, &subnet, &device, &mut occupied, &delegate)
+}
+
+/// Refuses a policy that cannot be.
+pub(super) fn check_port_policy(policy: &PortPolicy) -> Result<(), Refusal> {
+    let refuse = |setting, reason| Err(Refusal::SettingInvalid { setting, reason });
+    if policy.ranges.len() > PortPolicy::RANGES {
+        let reason = format!("there are more than {} ranges", PortPolicy::RANGES);
+        return refuse("auto-port-range", reason);
+    }
+    for (first, last) in &policy.ranges {
+        check_ports(*first, *last)?;
+    }
+    if policy.lease_quota.is_some_and(|quota| quota > 65_536) {
+        return refuse("lease-quota", "it is more than 65536".to_owned());
+    }
+    if let Some(rate) = policy.request_rate
+        && !(1..=1_000_000).contains(&rate)
+    {
+        let reason = format!("{rate} does not lie between 1 and 1000000");
+        return refuse("request-rate", reason);
+    }
+    Ok(())
 }
 
 fn set_egress(

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::{Draft, check_ports, or_all};
+use super::{Draft, check_ports, or_all, ports};
 use crate::change::{AddForward, SetForward};
 use crate::configuration::Routing;
 use crate::edit::Object;
@@ -122,6 +122,7 @@ fn check(draft: &Draft<'_>, forward: &Forward, device: &Device) -> Result<(), Re
     for protocol in &forward.protocols {
         check_forwards(draft, forward, &externals, range, *protocol)?;
     }
+    check_leases(draft, forward, &externals)?;
     let settings = &draft.state.settings;
     match PortRange::new(settings.snat_first, settings.snat_last) {
         Some(snat) if snat.overlaps(range) => Err(Refusal::PortInSnatRange { range, snat }),
@@ -243,6 +244,28 @@ fn check_listeners(
         }),
         None => Ok(()),
     }
+}
+
+fn check_leases(
+    draft: &Draft<'_>,
+    forward: &Forward,
+    externals: &BTreeSet<IpAddr>,
+) -> Result<(), Refusal> {
+    if draft.overrides_leases {
+        return Ok(());
+    }
+    let lease = ports::lease_on(draft, forward, |address| externals.contains(&address));
+    let Some((lease, range)) = lease.and_then(|lease| Some((lease, lease.external_ports()?)))
+    else {
+        return Ok(());
+    };
+    let device = draft.state.devices.get(&lease.device);
+    Err(Refusal::PortLeased {
+        range,
+        protocol: lease.protocol,
+        lease: lease.id.0,
+        device: device.map_or_else(String::new, |device| device.name.clone()),
+    })
 }
 
 fn check_forwards(

@@ -10,7 +10,7 @@ use crate::facts::Facts;
 use crate::import::{Import, ImportedDevice, ImportedForward, ImportedSubnet};
 use crate::key::PresharedKey;
 use crate::refusal::Refusal;
-use crate::state::{Delivery, Device, State};
+use crate::state::{Delivery, Device, PortPolicy, State};
 
 pub(super) fn import(draft: &mut Draft<'_>, import: Import) -> Result<(), Refusal> {
     let key = import.private_key.public_key();
@@ -136,6 +136,7 @@ impl Work<'_, '_> {
             delegate: delegate.collect(),
             expires: device.expires.filter(|_| !is_past),
             egress: None,
+            port_policy: PortPolicy::default(),
         };
         let edits = self.make(&device.place, Change::AddDevice(change))?;
         let added = edits.into_iter().find_map(|edit| match edit {

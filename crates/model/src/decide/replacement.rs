@@ -194,11 +194,13 @@ impl<'d, 'a> Work<'d, 'a> {
             let delegations = state.delegations_of(*id).map(|it| Key::Delegation(it.id));
             let forwards = state.forwards_of(*id).map(|it| Key::Forward(it.id));
             let pinholes = state.pinholes_of(*id).map(|it| Key::Pinhole(it.id));
+            let leases = state.leases_of(*id).map(|it| Key::Lease(it.id));
             let tokens = state.tokens.values();
             let tokens = tokens
                 .filter(|token| token.device == Some(*id))
                 .map(|token| Key::Token(token.id));
-            for key in delegations.chain(forwards).chain(pinholes).chain(tokens) {
+            let ports = forwards.chain(pinholes).chain(leases);
+            for key in delegations.chain(ports).chain(tokens) {
                 self.scratch.absorb(&Edit::Remove(key));
             }
         }
@@ -443,6 +445,7 @@ impl<'d, 'a> Work<'d, 'a> {
             facts, now, random, ..
         } = *self.draft;
         let mut draft = Draft::new(&self.scratch, facts, now, random);
+        draft.overrides_leases = true;
         check(object, put(&mut draft))?;
         Ok(draft.finish())
     }
@@ -501,6 +504,8 @@ fn patch(before: &Settings, after: &Settings) -> Option<SetSettings> {
         mtu,
         clamp_mtu,
         connection_limit,
+        lease_minimum,
+        lease_maximum,
         // It goes with the private key, which nothing declares or takes back.
         gateway_key: _,
     } = after.clone();
@@ -516,6 +521,8 @@ fn patch(before: &Settings, after: &Settings) -> Option<SetSettings> {
         },
         clamp_mtu: (before.clamp_mtu != clamp_mtu).then_some(clamp_mtu),
         connection_limit: (before.connection_limit != connection_limit).then_some(connection_limit),
+        lease_minimum: (before.lease_minimum != lease_minimum).then_some(lease_minimum),
+        lease_maximum: (before.lease_maximum != lease_maximum).then_some(lease_maximum),
     };
     (patch != SetSettings::default()).then_some(patch)
 }
@@ -536,6 +543,8 @@ pub(super) fn difference(before: &State, after: &State) -> Vec<Edit> {
     keys.extend(forwards.map(|(id, _)| Key::Forward(id)));
     let pinholes = before.pinholes.difference(&after.pinholes);
     keys.extend(pinholes.map(|(id, _)| Key::Pinhole(id)));
+    let leases = before.leases.difference(&after.leases);
+    keys.extend(leases.map(|(id, _)| Key::Lease(id)));
     let tokens = before.tokens.difference(&after.tokens);
     keys.extend(tokens.map(|(id, _)| Key::Token(id)));
     keys.extend(touched.into_iter().map(Key::Device));

@@ -61,12 +61,37 @@ pub(super) fn set(draft: &mut Draft<'_>, patch: SetSettings) -> Result<(), Refus
         }
         settings.connection_limit = limit;
     }
+    if let Some(least) = patch.lease_minimum {
+        settings.lease_minimum = least;
+    }
+    if let Some(most) = patch.lease_maximum {
+        settings.lease_maximum = most;
+    }
+    check_lifetimes(settings.lease_minimum, settings.lease_maximum)?;
     draft.set(Object::Settings(settings));
     Ok(())
 }
 
 fn refuse(setting: &'static str, reason: String) -> Result<(), Refusal> {
     Err(Refusal::SettingInvalid { setting, reason })
+}
+
+fn check_lifetimes(least: u32, most: u32) -> Result<(), Refusal> {
+    if !(1..=86_400).contains(&least) {
+        return refuse(
+            "lease-minimum",
+            format!("{least} does not lie between 1 and 86400 seconds"),
+        );
+    }
+    if !(120..=2_592_000).contains(&most) || most < least {
+        return refuse(
+            "lease-maximum",
+            format!(
+                "{most} does not lie between 120 (or the minimum, {least}) and 2592000 seconds"
+            ),
+        );
+    }
+    Ok(())
 }
 
 fn check_listen_port(draft: &Draft<'_>, port: u16) -> Result<(), Refusal> {

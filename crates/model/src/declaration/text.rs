@@ -66,7 +66,7 @@ impl FromStr for PortSpan {
         match numbers.flatten() {
             Some((first, last)) => Ok(Self { first, last }),
             None => Err(format!(
-                "`{}` is not a range of ports such as 40000-65535",
+                "`{}` is not a range of ports such as 32768-49151",
                 short(text)
             )),
         }

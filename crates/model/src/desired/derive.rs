@@ -23,7 +23,7 @@ use super::sysctl::Sysctls;
 use super::wireguard::{Peer, WireGuard};
 use crate::facts::Facts;
 use crate::key::{PrivateKey, PublicKey};
-use crate::state::{Device, DeviceId, State, Subnet};
+use crate::state::{Device, DeviceId, Filter, State, Subnet};
 use crate::uplink::{self, Uplink};
 use crate::{address, configuration};
 
@@ -77,6 +77,9 @@ pub fn derive(inputs: &Inputs<'_>) -> Desired {
     }
     for pinhole in state.pinholes.values() {
         firewall::pinhole(&context, pinhole, &mut part);
+    }
+    for lease in state.leases.values() {
+        firewall::lease(&context, lease, &mut part);
     }
     let mut desired = Desired {
         link: Some(Link {
@@ -161,6 +164,7 @@ struct Part {
     translations4: Translations<Ipv4Addr>,
     translations6: Translations<Ipv6Addr>,
     pinholes: OrdSet<Endpoint<Ipv6Addr>>,
+    filters: OrdMap<Endpoint<IpAddr>, BTreeSet<Filter>>,
 }
 
 impl Part {

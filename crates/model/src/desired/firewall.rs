@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::protocol::{PortRange, Protocol};
+use crate::state::Filter;
 use imbl::ordmap;
 use imbl::ordset;
 use imbl::{OrdMap, OrdSet};
@@ -49,6 +50,8 @@ pub struct Firewall {
     pub translations6: Translations<Ipv6Addr>,
     /// Inbound permissions for untranslated IPv6 addresses.
     pub pinholes: OrdSet<Endpoint<Ipv6Addr>>,
+    /// Ports that are open to some remote peers only; no two of them overlap.
+    pub filters: OrdMap<Endpoint<IpAddr>, BTreeSet<Filter>>,
 }
 
 /// What one subnet may do.
@@ -198,6 +201,11 @@ impl Firewall {
                     ordset::DiffItem::Add(_) => None,
                 }),
         );
+        changed.extend(
+            from.filters
+                .diff(&to.filters)
+                .map(|item| *changed_key(item)),
+        );
         changed
     }
 
@@ -221,6 +229,7 @@ impl Firewall {
             translations4: Translations::default(),
             translations6: Translations::default(),
             pinholes: OrdSet::new(),
+            filters: OrdMap::new(),
             ..self.clone()
         }
     }

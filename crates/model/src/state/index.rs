@@ -8,10 +8,11 @@ use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 
 use super::{
-    Delegation, DelegationId, Device, DeviceId, Forward, ForwardId, Pinhole, PinholeId, SubnetId,
+    Delegation, DelegationId, Device, DeviceId, Family, Forward, ForwardId, Lease, LeaseId,
+    Opening, Pinhole, PinholeId, SubnetId,
 };
 use crate::key::PublicKey;
-use crate::protocol::PortRange;
+use crate::protocol::{PortRange, Protocol};
 
 /// The classes of ranges by length: up to 1, 2, 4, … 65536 ports.
 const CLASSES: RangeInclusive<u32> = 0..=16;
@@ -30,10 +31,20 @@ pub(super) struct Index {
     /// The delegated IPv6 prefixes again, those that follow each other joined.
     prefix_runs: Runs<()>,
     forwards: OrdSet<(DeviceId, ForwardId)>,
-    /// Forwards by the class of their range's length, then its first port: ranges that hold a port start near below it.
-    ports: OrdSet<(u32, u16, ForwardId)>,
+    ports: Ranges<(), ForwardId>,
     pinholes: OrdSet<(DeviceId, PinholeId)>,
+    leases: OrdSet<(DeviceId, LeaseId)>,
+    /// How many ports each device has open by leases.
+    leased: OrdMap<DeviceId, u32>,
+    /// By their public ports: of this host, or of the device's own address.
+    externals: Ranges<Option<DeviceId>, LeaseId>,
+    internals: Ranges<(DeviceId, Family, Protocol), LeaseId>,
+    endings: OrdSet<(u64, LeaseId)>,
 }
+
+/// Ranges of ports by group, the class of their length and their first port: ranges that hold a port start near below it.
+#[derive(Clone, Debug)]
+struct Ranges<G: Ord, I: Ord>(OrdSet<(G, u32, u16, I)>);
 
 /// Joined spans of numbers by group: the first of each, and its last.
 #[derive(Clone, Debug)]
@@ -97,15 +108,14 @@ impl Index {
     pub(super) fn add_forward(&mut self, forward: &Forward) {
         self.forwards.insert((forward.device, forward.id));
         if let Some(ports) = forward.ports() {
-            self.ports.insert((class(ports), ports.first(), forward.id));
+            self.ports.insert((), ports, forward.id);
         }
     }
 
     pub(super) fn remove_forward(&mut self, forward: &Forward) {
         self.forwards.remove(&(forward.device, forward.id));
         if let Some(ports) = forward.ports() {
-            self.ports
-                .remove(&(class(ports), ports.first(), forward.id));
+            self.ports.remove((), ports, forward.id);
         }
     }
 
@@ -115,6 +125,79 @@ impl Index {
 
     pub(super) fn remove_pinhole(&mut self, pinhole: &Pinhole) {
         self.pinholes.remove(&(pinhole.device, pinhole.id));
+    }
+
+    pub(super) fn add_lease(&mut self, lease: &Lease) {
+        self.leases.insert((lease.device, lease.id));
+        self.endings.insert((lease.end(), lease.id));
+        if let Some(ports) = lease.external_ports() {
+            self.externals.insert(place_of(lease), ports, lease.id);
+        }
+        if let Some(ports) = lease.internal_ports() {
+            self.internals.insert(side_of(lease), ports, lease.id);
+        }
+        if lease.is_open() {
+            let open = self.leased_ports(lease.device) + u32::from(lease.count);
+            self.leased.insert(lease.device, open);
+        }
+    }
+
+    pub(super) fn remove_lease(&mut self, lease: &Lease) {
+        self.leases.remove(&(lease.device, lease.id));
+        self.endings.remove(&(lease.end(), lease.id));
+        if let Some(ports) = lease.external_ports() {
+            self.externals.remove(place_of(lease), ports, lease.id);
+        }
+        if let Some(ports) = lease.internal_ports() {
+            self.internals.remove(side_of(lease), ports, lease.id);
+        }
+        if lease.is_open() {
+            let open = self.leased_ports(lease.device);
+            match open.saturating_sub(lease.count.into()) {
+                0 => self.leased.remove(&lease.device),
+                left => self.leased.insert(lease.device, left),
+            };
+        }
+    }
+
+    pub(super) fn leases_of(&self, device: DeviceId) -> impl DoubleEndedIterator<Item = LeaseId> {
+        let pairs = self
+            .leases
+            .range((device, LeaseId(0))..=(device, LeaseId(u64::MAX)));
+        pairs.map(|(_, id)| *id)
+    }
+
+    pub(super) fn leased_ports(&self, device: DeviceId) -> u32 {
+        self.leased.get(&device).copied().unwrap_or_default()
+    }
+
+    /// The leases whose public ports may meet a range, and few others.
+    pub(super) fn leases_on(
+        &self,
+        place: Option<DeviceId>,
+        ports: PortRange,
+    ) -> impl Iterator<Item = LeaseId> {
+        self.externals
+            .near(place, ports, LeaseId(0), LeaseId(u64::MAX))
+    }
+
+    /// The leases whose ports on the device may meet a range, and few others.
+    pub(super) fn leases_at(
+        &self,
+        side: (DeviceId, Family, Protocol),
+        ports: PortRange,
+    ) -> impl Iterator<Item = LeaseId> {
+        self.internals
+            .near(side, ports, LeaseId(0), LeaseId(u64::MAX))
+    }
+
+    /// The leases that end from one time to another.
+    pub(super) fn leases_ending(&self, from: u64, until: u64) -> impl Iterator<Item = LeaseId> {
+        let pairs = (from <= until).then(|| {
+            self.endings
+                .range((from, LeaseId(0))..=(until, LeaseId(u64::MAX)))
+        });
+        pairs.into_iter().flatten().map(|(_, id)| *id)
     }
 
     pub(super) fn device_named(&self, name: &str) -> Option<DeviceId> {
@@ -176,8 +259,11 @@ impl Index {
 
     /// The first expiry after a time.
     pub(super) fn next_expiry(&self, after: u64) -> Option<u64> {
-        let mut later = self.expiries.range((after.checked_add(1)?, DeviceId(0))..);
-        later.next().map(|(expires, _)| *expires)
+        let after = after.checked_add(1)?;
+        let device = self.expiries.range((after, DeviceId(0))..).next();
+        let lease = self.endings.range((after, LeaseId(0))..).next();
+        let times = device.map(|(time, _)| *time).into_iter();
+        times.chain(lease.map(|(time, _)| *time)).min()
     }
 
     pub(super) fn delegations_of(
@@ -226,14 +312,8 @@ impl Index {
 
     /// The forwards whose public ports may meet a range, and few others.
     pub(super) fn forwards_near(&self, ports: PortRange) -> impl Iterator<Item = ForwardId> {
-        CLASSES.flat_map(move |class| {
-            let longest = u16::try_from((1_u32 << class) - 1).unwrap_or(u16::MAX);
-            let first = ports.first().saturating_sub(longest);
-            let triples = self
-                .ports
-                .range((class, first, ForwardId(0))..=(class, ports.last(), ForwardId(u64::MAX)));
-            triples.map(|(_, _, id)| *id)
-        })
+        self.ports
+            .near((), ports, ForwardId(0), ForwardId(u64::MAX))
     }
 
     pub(super) fn pinholes_of(
@@ -254,6 +334,44 @@ impl Index {
 
 fn number(address: Ipv4Addr) -> u128 {
     u32::from(address).into()
+}
+
+const fn place_of(lease: &Lease) -> Option<DeviceId> {
+    match lease.opening {
+        Opening::Forward | Opening::Outbound => None,
+        Opening::Pinhole => Some(lease.device),
+    }
+}
+
+const fn side_of(lease: &Lease) -> (DeviceId, Family, Protocol) {
+    (lease.device, lease.family, lease.protocol)
+}
+
+impl<G: Ord + Copy, I: Ord + Copy> Ranges<G, I> {
+    fn insert(&mut self, group: G, ports: PortRange, id: I) {
+        self.0.insert((group, class(ports), ports.first(), id));
+    }
+
+    fn remove(&mut self, group: G, ports: PortRange, id: I) {
+        self.0.remove(&(group, class(ports), ports.first(), id));
+    }
+
+    /// Those that may meet a range, and few others; the least and the greatest id that can be.
+    fn near(&self, group: G, ports: PortRange, least: I, greatest: I) -> impl Iterator<Item = I> {
+        CLASSES.flat_map(move |class| {
+            let longest = u16::try_from((1_u32 << class) - 1).unwrap_or(u16::MAX);
+            let first = ports.first().saturating_sub(longest);
+            let found = (self.0)
+                .range((group, class, first, least)..=(group, class, ports.last(), greatest));
+            found.map(|(.., id)| *id)
+        })
+    }
+}
+
+impl<G: Ord, I: Ord> Default for Ranges<G, I> {
+    fn default() -> Self {
+        Self(OrdSet::new())
+    }
 }
 
 fn class(ports: PortRange) -> u32 {

@@ -25,6 +25,10 @@ pub struct Settings {
     pub clamp_mtu: u16,
     /// Connections that one device may have open, in each family and each way.
     pub connection_limit: u32,
+    /// The shortest time in seconds that a lease is given for, where its protocol allows more than was asked.
+    pub lease_minimum: u32,
+    /// The longest time in seconds that a lease is given for.
+    pub lease_maximum: u32,
     /// What belongs to the gateway's private key, where that was taken over from another server: until then it made its own.
     pub gateway_key: Option<PublicKey>,
 }
@@ -34,11 +38,13 @@ impl Default for Settings {
         Self {
             listen_port: 51820,
             dns_servers: Vec::new(),
-            snat_first: 40000,
-            snat_last: 65535,
+            snat_first: 32768,
+            snat_last: 49151,
             mtu: None,
             clamp_mtu: 1280,
             connection_limit: Connections::DEFAULT_LIMIT,
+            lease_minimum: 120,
+            lease_maximum: 86_400,
             gateway_key: None,
         }
     }

@@ -97,6 +97,21 @@ pub(crate) struct SetArguments {
     /// A prefix to take back; repeatable
     #[arg(long, value_name = "PREFIX")]
     pub(super) revoke: Vec<String>,
+    /// Whether it may open ports by itself (PCP, NAT-PMP, UPnP); a new kind sets this and what follows back
+    #[arg(long, value_enum)]
+    pub(super) auto_ports: Option<Switch>,
+    /// How many ports it may have open by itself
+    #[arg(long, value_name = "N")]
+    pub(super) lease_quota: Option<u32>,
+    /// How many of its requests for ports are answered each second
+    #[arg(long, value_name = "N")]
+    pub(super) request_rate: Option<u32>,
+    /// Public ports that it may have by itself, such as 1024-65535; repeatable
+    #[arg(long, value_name = "FIRST-LAST")]
+    pub(super) auto_port_range: Vec<String>,
+    /// Whether it may open ports for other devices of its subnet
+    #[arg(long, value_enum)]
+    pub(super) third_party: Option<Switch>,
     #[command(flatten)]
     pub(super) condition: Condition,
 }
@@ -175,6 +190,15 @@ impl From<FormatName> for Format {
             FormatName::Opnsense => Self::Opnsense,
         }
     }
+}
+
+/// Whether something is so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Switch {
+    /// It is
+    On,
+    /// It is not
+    Off,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -56,6 +56,7 @@ pub(super) fn detail(output: Output, detail: &DeviceDetail) -> Result<(), Failur
     let more = [
         ("forwards", ids(&detail.forwards)),
         ("pinholes", ids(&detail.pinholes)),
+        ("leases", ids(&detail.leases)),
     ];
     show(output, detail, &detail.device, &more)
 }
@@ -78,6 +79,7 @@ fn show(
         ("ipv6", or_dash(device.ipv6)),
         ("delegations", delegations(device)),
         ("egress", or_dash(device.egress.as_ref())),
+        ("auto ports", auto_ports(device)),
         ("public key", device.public_key.to_string()),
         ("state", state(device).to_owned()),
         ("expires", or_dash(device.expires)),
@@ -155,4 +157,22 @@ const fn routing(routing: Routing) -> &'static str {
         Routing::Split => "split",
         Routing::Inbound => "inbound",
     }
+}
+
+/// What it may open by itself.
+fn auto_ports(device: &Device) -> String {
+    if !device.auto_ports {
+        return "off".to_owned();
+    }
+    let others = if device.third_party {
+        ", also for others"
+    } else {
+        ""
+    };
+    format!(
+        "on: {} of {}, {} requests a second{others}",
+        device.lease_quota,
+        device.auto_port_ranges.join(", "),
+        device.request_rate
+    )
 }

@@ -9,8 +9,10 @@ use std::sync::Arc;
 
 use super::{Context, Desired, Frame, Inputs, Part, derive, firewall, sysctls};
 use crate::facts::Facts;
-use crate::protocol::PortRange;
-use crate::state::{DeviceId, Forward, ForwardId, PinholeId, State};
+use crate::protocol::{PortRange, Protocol};
+use crate::state::{
+    DeviceId, Family, Forward, ForwardId, Lease, LeaseId, Opening, PinholeId, State,
+};
 
 /// What was derived last, and from what.
 #[derive(Debug)]
@@ -83,7 +85,8 @@ struct Touched {
     devices: BTreeSet<DeviceId>,
     forwards: BTreeSet<ForwardId>,
     pinholes: BTreeSet<PinholeId>,
-    /// Whose forwards are touched.
+    leases: BTreeSet<LeaseId>,
+    /// Whose forwards and leases are touched.
     targets: BTreeSet<DeviceId>,
 }
 
@@ -102,48 +105,76 @@ impl Touched {
         let (earlier, later) = (before.now.min(after.now), before.now.max(after.now));
         touched.devices.extend(old.expiring(earlier, later));
 
-        let mut forwards: Vec<ForwardId> = (old.forwards.difference(&new.forwards))
-            .map(|(id, _)| id)
-            .collect();
-        let mut pinholes: Vec<PinholeId> = (old.pinholes.difference(&new.pinholes))
-            .map(|(id, _)| id)
-            .collect();
+        let mut waiting = Waiting {
+            forwards: (old.forwards.difference(&new.forwards))
+                .map(|(id, _)| id)
+                .collect(),
+            pinholes: (old.pinholes.difference(&new.pinholes))
+                .map(|(id, _)| id)
+                .collect(),
+            leases: (old.leases.difference(&new.leases))
+                .map(|(id, _)| id)
+                .chain(old.leases_ending(earlier, later))
+                .collect(),
+        };
         for state in states {
             for device in &touched.devices {
-                forwards.extend(state.forwards_of(*device).map(|forward| forward.id));
-                pinholes.extend(state.pinholes_of(*device).map(|pinhole| pinhole.id));
+                let forwards = state.forwards_of(*device);
+                waiting.forwards.extend(forwards.map(|forward| forward.id));
+                let pinholes = state.pinholes_of(*device);
+                waiting.pinholes.extend(pinholes.map(|pinhole| pinhole.id));
+                let leases = state.leases_of(*device);
+                waiting.leases.extend(leases.map(|lease| lease.id));
             }
         }
-        while let Some(id) = forwards.pop() {
-            if !touched.forwards.insert(id) {
-                continue;
-            }
-            for state in states {
-                if let Some(forward) = state.forwards.get(&id) {
-                    touched.targets.insert(forward.device);
-                    forwards.extend(neighbors_of(state, forward));
-                }
-            }
-        }
-        // Two pinholes of one device and the same ports would be one element.
-        while let Some(id) = pinholes.pop() {
-            if !touched.pinholes.insert(id) {
-                continue;
-            }
-            for state in states {
-                if let Some(pinhole) = state.pinholes.get(&id) {
-                    let alike = (state.pinholes_of(pinhole.device))
-                        .filter(|other| other.ports() == pinhole.ports());
-                    pinholes.extend(alike.map(|other| other.id));
-                }
-            }
-        }
+        while touched.take(&mut waiting, states) {}
         touched.targets.extend(&touched.devices);
         touched
     }
 
+    /// Takes one of those that wait, with what it may meet; false when none is left.
+    fn take(&mut self, waiting: &mut Waiting, states: [&State; 2]) -> bool {
+        if let Some(id) = waiting.forwards.pop() {
+            if self.forwards.insert(id) {
+                for state in states {
+                    if let Some(forward) = state.forwards.get(&id) {
+                        self.targets.insert(forward.device);
+                        waiting.add_neighbors(state, forward);
+                    }
+                }
+            }
+            return true;
+        }
+        if let Some(id) = waiting.leases.pop() {
+            if self.leases.insert(id) {
+                for state in states {
+                    if let Some(lease) = state.leases.get(&id) {
+                        self.targets.insert(lease.device);
+                        waiting.add_neighbors_of_lease(state, lease);
+                    }
+                }
+            }
+            return true;
+        }
+        // Two pinholes of one device and the same ports would be one element.
+        if let Some(id) = waiting.pinholes.pop() {
+            if self.pinholes.insert(id) {
+                for state in states {
+                    if let Some(pinhole) = state.pinholes.get(&id) {
+                        waiting.add_alike(state, pinhole.device, pinhole.ports());
+                    }
+                }
+            }
+            return true;
+        }
+        false
+    }
+
     fn is_empty(&self) -> bool {
-        self.devices.is_empty() && self.forwards.is_empty() && self.pinholes.is_empty()
+        self.devices.is_empty()
+            && self.forwards.is_empty()
+            && self.pinholes.is_empty()
+            && self.leases.is_empty()
     }
 
     /// What all of it contributes.
@@ -162,25 +193,77 @@ impl Touched {
         for pinhole in self.pinholes.iter().filter_map(|id| state.pinholes.get(id)) {
             firewall::pinhole(context, pinhole, &mut part);
         }
+        for lease in self.leases.iter().filter_map(|id| state.leases.get(id)) {
+            firewall::lease(context, lease, &mut part);
+        }
         part
     }
 }
 
-/// The forwards that may want what a forward wants: a public port, or a port of its device.
-fn neighbors_of(state: &State, forward: &Forward) -> Vec<ForwardId> {
-    let Some(ports) = forward.ports() else {
-        return Vec::new();
-    };
-    let targets = targets_of(forward);
-    let at_device =
-        state
-            .forwards_of(forward.device)
-            .filter(|other| match (targets_of(other), targets) {
-                (Some(theirs), Some(ours)) => theirs.overlaps(ours),
-                (_, _) => false,
-            });
-    let at_gateway = state.forwards_on(ports).into_iter();
-    at_gateway.chain(at_device).map(|other| other.id).collect()
+/// What may be touched, and has not been looked at.
+struct Waiting {
+    forwards: Vec<ForwardId>,
+    pinholes: Vec<PinholeId>,
+    leases: Vec<LeaseId>,
+}
+
+impl Waiting {
+    /// Those that may want what a forward wants: a public port, or a port of its device.
+    fn add_neighbors(&mut self, state: &State, forward: &Forward) {
+        let Some(ports) = forward.ports() else {
+            return;
+        };
+        self.add_at_gateway(state, ports);
+        if let Some(targets) = targets_of(forward) {
+            self.add_at_device(state, forward.device, targets);
+        }
+    }
+
+    fn add_neighbors_of_lease(&mut self, state: &State, lease: &Lease) {
+        let Some(ports) = lease.external_ports() else {
+            return;
+        };
+        match lease.opening {
+            Opening::Forward | Opening::Outbound => {
+                self.add_at_gateway(state, ports);
+                if let Some(targets) = lease.internal_ports() {
+                    self.add_at_device(state, lease.device, targets);
+                }
+            }
+            Opening::Pinhole => self.add_alike(state, lease.device, Some(ports)),
+        }
+    }
+
+    fn add_at_gateway(&mut self, state: &State, ports: PortRange) {
+        let forwards = state.forwards_on(ports).into_iter();
+        self.forwards.extend(forwards.map(|other| other.id));
+        let leases = state.leases_on(None, ports).into_iter();
+        self.leases.extend(leases.map(|other| other.id));
+    }
+
+    fn add_at_device(&mut self, state: &State, device: DeviceId, targets: PortRange) {
+        let forwards = state.forwards_of(device);
+        let met = forwards
+            .filter(|other| targets_of(other).is_some_and(|theirs| theirs.overlaps(targets)));
+        self.forwards.extend(met.map(|other| other.id));
+        for family in [Family::Ipv4, Family::Ipv6] {
+            for protocol in Protocol::ALL {
+                let leases = state.leases_at((device, family, protocol), targets);
+                self.leases.extend(leases.into_iter().map(|other| other.id));
+            }
+        }
+    }
+
+    /// The pinholes of a device with the same ports, and its leases that meet them.
+    fn add_alike(&mut self, state: &State, device: DeviceId, ports: Option<PortRange>) {
+        let pinholes = state.pinholes_of(device);
+        let alike = pinholes.filter(|other| other.ports() == ports);
+        self.pinholes.extend(alike.map(|other| other.id));
+        if let Some(ports) = ports {
+            let leases = state.leases_on(Some(device), ports).into_iter();
+            self.leases.extend(leases.map(|other| other.id));
+        }
+    }
 }
 
 /// The ports on the device; a range keeps its numbers.

@@ -22,6 +22,7 @@ impl Part {
             translations4,
             translations6,
             pinholes,
+            filters,
         } = self;
         if let Some(wireguard) = &mut desired.wireguard {
             exchange(&mut wireguard.peers, &before.peers, peers);
@@ -66,6 +67,7 @@ impl Part {
         translations4.replace(&before.translations4, &mut firewall.translations4);
         translations6.replace(&before.translations6, &mut firewall.translations6);
         exchange_all(&mut firewall.pinholes, &before.pinholes, pinholes);
+        exchange(&mut firewall.filters, &before.filters, filters);
     }
 }
 

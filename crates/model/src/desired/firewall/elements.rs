@@ -9,6 +9,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::address;
 use crate::protocol::PortRange;
+use crate::state::Filter;
 
 use super::{
     Connections, Endpoint, Firewall, Keep, Port, SubnetPolicy, TABLE, Translations, skeleton,
@@ -155,8 +156,31 @@ impl Elements {
                 );
             }
         }
+        self.insert_filters(&firewall.filters);
         for range in disjoint_ranges(&firewall.pinholes) {
             self.insert("pinhole_ranges", endpoint(&range), None);
+        }
+    }
+
+    /// Peers with any port and peers with one are kept apart, since the intervals of one set must not overlap.
+    fn insert_filters(&mut self, filters: &OrdMap<Endpoint<IpAddr>, BTreeSet<Filter>>) {
+        for (ports, peers) in filters {
+            let version = match ports.address {
+                IpAddr::V4(_) => "4",
+                IpAddr::V6(_) => "6",
+            };
+            let ports = endpoint(ports);
+            self.insert(format!("filtered{version}"), &ports, None);
+            for Filter { network: net, port } in peers {
+                let net = network(net.network(), net.prefix_len());
+                if *port == 0 {
+                    let set = format!("peers_of_ports{version}");
+                    self.insert(set, format!("{ports} . {net}"), None);
+                } else {
+                    let set = format!("peer_ports_of_ports{version}");
+                    self.insert(set, format!("{ports} . {net} . {port}"), None);
+                }
+            }
         }
     }
 
@@ -300,6 +324,7 @@ fn reduced(here: &Firewall, there: &Firewall) -> Firewall {
         translations4: translations_missing(&here.translations4, &there.translations4),
         translations6: translations_missing(&here.translations6, &there.translations6),
         pinholes: touched_pinholes(&here.pinholes, &there.pinholes),
+        filters: missing_in(&here.filters, &there.filters),
         ..here.clone()
     }
 }

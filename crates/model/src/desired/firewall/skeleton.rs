@@ -100,6 +100,42 @@ const SETS: &[(&str, &str, &str, bool)] = &[
         "ipv6_addr . inet_proto . inet_service",
         true,
     ),
+    (
+        "set",
+        "filtered4",
+        "ipv4_addr . inet_proto . inet_service",
+        true,
+    ),
+    (
+        "set",
+        "filtered6",
+        "ipv6_addr . inet_proto . inet_service",
+        true,
+    ),
+    (
+        "set",
+        "peers_of_ports4",
+        "ipv4_addr . inet_proto . inet_service . ipv4_addr",
+        true,
+    ),
+    (
+        "set",
+        "peers_of_ports6",
+        "ipv6_addr . inet_proto . inet_service . ipv6_addr",
+        true,
+    ),
+    (
+        "set",
+        "peer_ports_of_ports4",
+        "ipv4_addr . inet_proto . inet_service . ipv4_addr . inet_service",
+        true,
+    ),
+    (
+        "set",
+        "peer_ports_of_ports6",
+        "ipv6_addr . inet_proto . inet_service . ipv6_addr . inet_service",
+        true,
+    ),
 ];
 
 pub(super) fn render(firewall: &Firewall) -> String {
@@ -518,6 +554,7 @@ fn render_chains(firewall: &Firewall) -> String {
         iifname != "{tunnel}" meta nfproto ipv6 icmpv6 type echo-request goto admit comment "RFC 4890, 4.3.1"
         iifname "{tunnel}" meta nfproto ipv4 ip saddr vmap @peers4
         iifname "{tunnel}" meta nfproto ipv6 ip6 saddr vmap @peers6
+        meta nfproto ipv6 meta l4proto {{ tcp, udp }} ip6 daddr . meta l4proto . th dport @filtered6 goto filtered_pinhole
         meta nfproto ipv6 meta l4proto {{ tcp, udp }} ip6 daddr . meta l4proto . th dport @pinholes goto admit
         meta nfproto ipv6 meta l4proto {{ tcp, udp }} ip6 daddr . meta l4proto . th dport @pinhole_ranges goto admit
         drop
@@ -542,10 +579,29 @@ fn render_chains(firewall: &Firewall) -> String {
 
     chain nat_in {{
         type nat hook prerouting priority dstnat; policy accept;
+        meta nfproto ipv4 meta l4proto {{ tcp, udp }} ip daddr . meta l4proto . th dport @filtered4 goto filtered comment "open to some peers only"
+        meta nfproto ipv6 meta l4proto {{ tcp, udp }} ip6 daddr . meta l4proto . th dport @filtered6 goto filtered
+        goto translate
+    }}
+
+    chain translate {{
         meta nfproto ipv4 meta l4proto {{ tcp, udp }} dnat ip to ip daddr . meta l4proto . th dport map @forwards4
         meta nfproto ipv4 meta l4proto {{ tcp, udp }} dnat ip to ip daddr . meta l4proto . th dport map @forward_ranges4
         meta nfproto ipv6 meta l4proto {{ tcp, udp }} dnat ip6 to ip6 daddr . meta l4proto . th dport map @forwards6
         meta nfproto ipv6 meta l4proto {{ tcp, udp }} dnat ip6 to ip6 daddr . meta l4proto . th dport map @forward_ranges6
+    }}
+
+    chain filtered {{
+        meta nfproto ipv4 ip daddr . meta l4proto . th dport . ip saddr @peers_of_ports4 goto translate
+        meta nfproto ipv4 ip daddr . meta l4proto . th dport . ip saddr . th sport @peer_ports_of_ports4 goto translate
+        meta nfproto ipv6 ip6 daddr . meta l4proto . th dport . ip6 saddr @peers_of_ports6 goto translate
+        meta nfproto ipv6 ip6 daddr . meta l4proto . th dport . ip6 saddr . th sport @peer_ports_of_ports6 goto translate
+    }}
+
+    chain filtered_pinhole {{
+        meta nfproto ipv6 ip6 daddr . meta l4proto . th dport . ip6 saddr @peers_of_ports6 goto admit
+        meta nfproto ipv6 ip6 daddr . meta l4proto . th dport . ip6 saddr . th sport @peer_ports_of_ports6 goto admit
+        drop
     }}
 
     chain nat_out {{

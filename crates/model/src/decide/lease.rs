@@ -1,0 +1,557 @@
+//! Leases: what devices obtain, renew and end by themselves, and when they lose it.
+
+mod holder;
+mod withdrawal;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+pub use self::holder::{Grant, granted};
+pub(super) use self::withdrawal::withdraw;
+
+use self::holder::{Holder, holder};
+use super::Draft;
+use super::ports::Site;
+use crate::change::{EndLease, EndLeases, ExpireLeases, LeasePort, Parties, RequestLease};
+use crate::configuration::Routing;
+use crate::edit::{Key, Object};
+use crate::protocol::PortRange;
+use crate::refusal::{LeaseRefusal, Obstacle, Refusal};
+use crate::state::{
+    Device, DeviceId, Family, Filter, GatewayId, Lease, LeaseId, Mechanism, Opening, Settings,
+    Subnet,
+};
+
+/// How long a port is kept for who had it, in seconds (RFC 6887 section 15).
+const KEPT: u64 = 120;
+
+/// The most filters of a lease.
+const FILTERS: usize = 32;
+
+/// The most ports of one lease.
+const LARGEST_SET: u16 = 1024;
+
+/// The most bytes of a description.
+const DESCRIPTION: usize = 200;
+
+/// The longest lifetime of UPnP in seconds, by which it says that there is no end.
+const UPNP_LIFETIME: u32 = 604_800;
+
+/// The lifetime in seconds that is given where one is asked for.
+pub fn lifetime(settings: &Settings, mechanism: Mechanism, asked: u32) -> u32 {
+    let (least, most) = (settings.lease_minimum, settings.lease_maximum);
+    match mechanism {
+        Mechanism::Pcp => asked.max(least).min(most),
+        // More than was asked is not to be given (RFC 6886 section 3.3).
+        Mechanism::NatPmp => asked.min(most),
+        // Many clients ask for no end and never again.
+        Mechanism::Upnp => asked.max(least).min(most.max(UPNP_LIFETIME)),
+    }
+}
+
+pub(super) fn request(draft: &mut Draft<'_>, wish: &RequestLease) -> Result<(), Refusal> {
+    let (device, subnet) = parties(draft, wish.parties)?;
+    if wish.internal == 0 || wish.count == 0 {
+        return refuse(LeaseRefusal::AllPorts);
+    }
+    if !wish.hostnames.is_empty() {
+        return refuse(LeaseRefusal::Hostnames);
+    }
+    match holder(draft.state, draft.facts, &draft.uplinks, wish) {
+        Some(Holder::Lease(lease)) => renew(draft, lease, wish),
+        Some(Holder::Manual { address, external }) => {
+            let is_wished = wish.external.is_none_or(|wished| wished == external);
+            if wish.exact && !is_wished {
+                return refuse(LeaseRefusal::Unavailable {
+                    obstacle: Obstacle::Existing,
+                    remaining: None,
+                });
+            }
+            check_address(draft, wish, address)
+        }
+        None => grant(draft, device, subnet, wish),
+    }
+}
+
+/// The device whose port it is, if the one that asks may ask for that.
+fn parties<'a>(
+    draft: &Draft<'a>,
+    Parties { asking, owner }: Parties,
+) -> Result<(&'a Device, &'a Subnet), Refusal> {
+    let state = draft.state;
+    let not_allowed = || Refusal::from(LeaseRefusal::NotAllowed);
+    let find = |id: &DeviceId| {
+        let device = state.devices.get(id)?;
+        Some((device, state.subnets.get(&device.subnet)?))
+    };
+    let asking = find(&asking)
+        .filter(|(device, _)| may_ask(device, draft.now))
+        .ok_or_else(not_allowed)?;
+    if owner == asking.0.id {
+        return Ok(asking);
+    }
+    find(&owner)
+        .filter(|_| asking.0.port_policy.third_party)
+        .filter(|(device, _)| may_answer(device, draft.now))
+        .filter(|(_, subnet)| subnet.id == asking.1.id)
+        .ok_or_else(|| LeaseRefusal::ThirdParty.into())
+}
+
+/// Whether a device may open ports by itself now.
+fn may_ask(device: &Device, now: u64) -> bool {
+    device.has_auto_ports() && may_answer(device, now)
+}
+
+/// Whether what comes from the Internet could be answered by a device.
+fn may_answer(device: &Device, now: u64) -> bool {
+    device.is_active(now) && device.routing != Routing::Split
+}
+
+fn renew(draft: &mut Draft<'_>, lease: &Lease, wish: &RequestLease) -> Result<(), Refusal> {
+    let remaining = || {
+        let rest = lease.expires.saturating_sub(draft.now);
+        u32::try_from(rest).unwrap_or(u32::MAX)
+    };
+    let is_own = lease.mechanism == wish.mechanism;
+    if is_own && lease.nonce != wish.nonce {
+        let remaining = remaining();
+        return refuse(LeaseRefusal::WrongNonce { remaining });
+    }
+    let offset = wish.internal.saturating_sub(lease.internal);
+    let is_overwritten = lease.mechanism == Mechanism::Upnp && lease.opening == Opening::Forward;
+    let external = if is_overwritten {
+        lease.external
+    } else {
+        lease.external.saturating_add(offset)
+    };
+    if wish.exact && wish.external.is_some_and(|wished| wished != external) {
+        return refuse(LeaseRefusal::Unavailable {
+            obstacle: Obstacle::Existing,
+            remaining: Some(remaining()),
+        });
+    }
+    let place = draft
+        .state
+        .lease_place(lease, &draft.uplinks, draft.facts)
+        .ok_or(LeaseRefusal::NoAddress)?;
+    check_address(draft, wish, place.0)?;
+    let mut after = lease.clone();
+    let lifetime = lifetime(&draft.state.settings, wish.mechanism, wish.lifetime);
+    let needed = draft.now + u64::from(lifetime);
+    let slack = Lease::lag(lifetime);
+    if is_own {
+        set_filters(&mut after, wish)?;
+        if is_overwritten {
+            after.internal = wish.internal;
+            after.description = shortened(&wish.description);
+        }
+        let is_covered = (needed..=needed + slack).contains(&lease.expires);
+        if !is_covered {
+            after.expires = needed + slack;
+        }
+    } else if lease.nonce.is_none() && lease.expires < needed {
+        // Whoever made it keeps it as long as before at least.
+        after.expires = needed + slack;
+    }
+    draft.set(Object::Lease(after));
+    Ok(())
+}
+
+fn check_address(draft: &Draft<'_>, wish: &RequestLease, local: IpAddr) -> Result<(), Refusal> {
+    let known = crate::state::lease::advertised(local, &draft.uplinks);
+    let is_other = wish
+        .address
+        .is_some_and(|address| !address.is_unspecified() && address != local && address != known);
+    if wish.exact && is_other {
+        return refuse(LeaseRefusal::Unavailable {
+            obstacle: Obstacle::Address,
+            remaining: None,
+        });
+    }
+    Ok(())
+}
+
+fn grant(
+    draft: &mut Draft<'_>,
+    device: &Device,
+    subnet: &Subnet,
+    wish: &RequestLease,
+) -> Result<(), Refusal> {
+    let limit = device.lease_quota();
+    let left = limit.saturating_sub(draft.state.leased_ports(device.id));
+    if left == 0 {
+        return refuse(LeaseRefusal::Quota { limit });
+    }
+    let lifetime = lifetime(&draft.state.settings, wish.mechanism, wish.lifetime);
+    let opening = opening(subnet, wish);
+    let mut lease = Lease {
+        id: LeaseId(0),
+        gateway: GatewayId::default(),
+        device: device.id,
+        mechanism: wish.mechanism,
+        family: wish.family,
+        opening,
+        protocol: wish.protocol,
+        internal: wish.internal,
+        external: wish.internal,
+        count: 1,
+        nonce: wish.nonce,
+        filters: BTreeSet::new(),
+        remote: wish.remote,
+        hostnames: BTreeSet::new(),
+        description: shortened(&wish.description),
+        expires: draft.now + u64::from(lifetime) + Lease::lag(lifetime),
+        kept: None,
+    };
+    set_filters(&mut lease, wish)?;
+    let address = lease
+        .local_address(subnet, device, &draft.uplinks, draft.facts)
+        .ok_or(LeaseRefusal::NoAddress)?;
+    let site = Site {
+        device,
+        subnet,
+        opening,
+        family: wish.family,
+        mechanism: wish.mechanism,
+        protocol: wish.protocol,
+        address,
+    };
+    check_address(draft, wish, address)?;
+    let count = fitting(draft, device.id, wish, left);
+    let range = match choose(draft, &site, wish, count)? {
+        Choice::Free(range) => {
+            drop_kept(draft, &site, wish, range);
+            range
+        }
+        Choice::Shared(range) => range,
+    };
+    lease.external = range.first();
+    lease.count = range.last() - range.first() + 1;
+    lease.id = LeaseId(draft.next_id());
+    draft.set(Object::Lease(lease));
+    Ok(())
+}
+
+fn opening(subnet: &Subnet, wish: &RequestLease) -> Opening {
+    match (wish.remote, wish.family) {
+        (Some(_), _) => Opening::Outbound,
+        (None, Family::Ipv6) if subnet.local_ipv6().is_none() => Opening::Pinhole,
+        (None, Family::Ipv4 | Family::Ipv6) => Opening::Forward,
+    }
+}
+
+/// How many ports can be given at once: no more than the device may have, and none that it has already.
+fn fitting(draft: &Draft<'_>, device: DeviceId, wish: &RequestLease, left: u32) -> u16 {
+    let left = u16::try_from(left).unwrap_or(u16::MAX);
+    let end = u16::MAX - wish.internal;
+    let most = wish
+        .count
+        .min(left)
+        .min(LARGEST_SET)
+        .min(end.saturating_add(1));
+    let rest = PortRange::new(wish.internal, wish.internal.saturating_add(most - 1));
+    let side = (device, wish.family, wish.protocol);
+    let met = rest.map(|rest| draft.state.leases_at(side, rest));
+    let first = (met.into_iter().flatten())
+        .filter(|lease| lease.is_open() && lease.internal > wish.internal)
+        .map(|lease| lease.internal - wish.internal)
+        .min();
+    first.map_or(most, |first| most.min(first)).max(1)
+}
+
+enum Choice {
+    /// Ports that nobody has.
+    Free(PortRange),
+    /// A port that the device has for the same port of its own.
+    Shared(PortRange),
+}
+
+fn choose(
+    draft: &Draft<'_>,
+    site: &Site<'_>,
+    wish: &RequestLease,
+    count: u16,
+) -> Result<Choice, Refusal> {
+    if site.opening == Opening::Outbound
+        && let Some(port) = shared(draft, site, wish)
+    {
+        let range = PortRange::new(port, port).ok_or(LeaseRefusal::Exhausted)?;
+        return match wish.external {
+            Some(wished) if wished != port => refuse(LeaseRefusal::Unavailable {
+                obstacle: Obstacle::Existing,
+                remaining: None,
+            }),
+            Some(_) | None => Ok(Choice::Shared(range)),
+        };
+    }
+    // What is asked for an outbound port cannot be exchanged for another (RFC 6887 section 12.3).
+    let is_exact = wish.exact || (site.opening == Opening::Outbound && wish.external.is_some());
+    if is_exact {
+        let first = wish.external.unwrap_or(wish.internal);
+        let range = first
+            .checked_add(count - 1)
+            .and_then(|last| PortRange::new(first, last));
+        let Some(range) = range else {
+            return refuse(LeaseRefusal::AllPorts);
+        };
+        return match site.obstacle(draft, range) {
+            None => Ok(Choice::Free(range)),
+            Some(blocked) => refuse(LeaseRefusal::Unavailable {
+                obstacle: blocked.obstacle,
+                remaining: blocked.until.map(|until| {
+                    let rest = until.saturating_sub(draft.now);
+                    u32::try_from(rest).unwrap_or(u32::MAX)
+                }),
+            }),
+        };
+    }
+    let remainder = wish.parity.then_some(wish.internal % 2);
+    let own = match site.opening {
+        Opening::Pinhole => Some(wish.internal),
+        Opening::Forward | Opening::Outbound => None,
+    };
+    let before = kept(draft, site, wish).map(|lease| lease.external);
+    let candidates: Vec<u16> = [wish.external, before, own]
+        .into_iter()
+        .flatten()
+        .filter(|port| remainder.is_none_or(|remainder| port % 2 == remainder))
+        .collect();
+    let start = place_of(site.device.id, wish.internal);
+    let mut count = count;
+    loop {
+        let wished = candidates.iter().filter_map(|first| {
+            let last = first.checked_add(count - 1)?;
+            PortRange::new(*first, last)
+        });
+        let found = wished
+            .filter(|range| site.obstacle(draft, *range).is_none())
+            .next()
+            .or_else(|| site.search(draft, count, start, remainder));
+        if let Some(range) = found {
+            return Ok(Choice::Free(range));
+        }
+        count /= 2;
+        if count == 0 {
+            return refuse(LeaseRefusal::Exhausted);
+        }
+    }
+}
+
+/// The public port that what a device sends from a port has already.
+fn shared(draft: &Draft<'_>, site: &Site<'_>, wish: &RequestLease) -> Option<u16> {
+    if matches!(site.address, IpAddr::V6(_)) && site.subnet.local_ipv6().is_none() {
+        return Some(wish.internal);
+    }
+    let inbound = RequestLease {
+        remote: None,
+        external: None,
+        ..wish.clone()
+    };
+    let existing = match holder(draft.state, draft.facts, &draft.uplinks, &inbound) {
+        Some(Holder::Lease(lease)) => {
+            let offset = wish.internal.saturating_sub(lease.internal);
+            Some(lease.external.saturating_add(offset))
+        }
+        Some(Holder::Manual { external, .. }) => Some(external),
+        None => None,
+    };
+    let port = PortRange::new(wish.internal, wish.internal)?;
+    let side = (site.device.id, wish.family, wish.protocol);
+    existing.or_else(|| {
+        let leases = draft.state.leases_at(side, port).into_iter();
+        let mut outbound =
+            leases.filter(|lease| lease.is_open() && lease.opening == Opening::Outbound);
+        outbound.next().map(|lease| lease.external)
+    })
+}
+
+/// The port that is kept for a device since it had it for the same port of its own.
+fn kept<'a>(draft: &Draft<'a>, site: &Site<'_>, wish: &RequestLease) -> Option<&'a Lease> {
+    let port = PortRange::new(wish.internal, wish.internal)?;
+    let side = (site.device.id, wish.family, wish.protocol);
+    let leases = draft.state.leases_at(side, port).into_iter();
+    leases
+        .filter(|lease| !lease.is_open() && lease.opening == site.opening)
+        .next_back()
+}
+
+/// What was kept for the device is taken by it.
+fn drop_kept(draft: &mut Draft<'_>, site: &Site<'_>, wish: &RequestLease, range: PortRange) {
+    let place = match site.opening {
+        Opening::Forward | Opening::Outbound => None,
+        Opening::Pinhole => Some(site.device.id),
+    };
+    let taken = draft.state.leases_on(place, range).into_iter();
+    let taken: BTreeSet<LeaseId> = taken
+        .filter(|lease| {
+            let is_own = lease.device == site.device.id && lease.protocol == site.protocol;
+            is_own && lease.family == site.family && !lease.is_open()
+        })
+        .map(|lease| lease.id)
+        .chain(kept(draft, site, wish).map(|lease| lease.id))
+        .collect();
+    for id in taken {
+        draft.remove(Key::Lease(id));
+    }
+}
+
+/// A number for a port of a device that is the same at all times and unlike those of others (FNV-1a).
+fn place_of(device: DeviceId, internal: u16) -> u64 {
+    let bytes = device
+        .0
+        .to_le_bytes()
+        .into_iter()
+        .chain(internal.to_le_bytes());
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    // The lowest bits of neighbours are alike.
+    hash ^ (hash >> 29)
+}
+
+fn set_filters(lease: &mut Lease, wish: &RequestLease) -> Result<(), Refusal> {
+    if wish.clear_filters {
+        lease.filters.clear();
+    }
+    for filter in &wish.filters {
+        let filter = Filter {
+            network: filter.network.trunc(),
+            port: filter.port,
+        };
+        if lease.filters.iter().any(|other| other.covers(&filter)) {
+            continue;
+        }
+        lease.filters.retain(|other| !filter.covers(other));
+        lease.filters.insert(filter);
+    }
+    if lease.filters.len() > FILTERS {
+        return refuse(LeaseRefusal::Filters { limit: FILTERS });
+    }
+    Ok(())
+}
+
+fn shortened(text: &str) -> String {
+    let mut short = String::new();
+    for character in text.chars().filter(|character| !character.is_control()) {
+        if short.len() + character.len_utf8() > DESCRIPTION {
+            break;
+        }
+        short.push(character);
+    }
+    short
+}
+
+/// Ends what is there; what is not there has ended.
+pub(super) fn end(draft: &mut Draft<'_>, wish: &EndLease) -> Result<(), Refusal> {
+    let (device, _) = parties(draft, wish.parties)?;
+    let state = draft.state;
+    let is_meant = |lease: &&Lease| {
+        lease.is_open() && lease.protocol == wish.protocol && lease.family == wish.family
+    };
+    let found: Vec<&Lease> = match wish.port {
+        LeasePort::Internal(port) => {
+            let Some(port) = PortRange::new(port, port) else {
+                return refuse(LeaseRefusal::AllPorts);
+            };
+            let side = (device.id, wish.family, wish.protocol);
+            state
+                .leases_at(side, port)
+                .into_iter()
+                .filter(is_meant)
+                .collect()
+        }
+        LeasePort::External(port) => {
+            let Some(port) = PortRange::new(port, port) else {
+                return refuse(LeaseRefusal::AllPorts);
+            };
+            let leases = state.leases_on(None, port).into_iter();
+            leases
+                .filter(|lease| lease.device == device.id && is_meant(lease))
+                .collect()
+        }
+        LeasePort::Id(id) => state
+            .leases
+            .get(&id)
+            .into_iter()
+            .filter(|lease| lease.device == device.id && lease.is_open())
+            .collect(),
+    };
+    let (outbound, inbound): (Vec<&Lease>, Vec<&Lease>) = found
+        .into_iter()
+        .partition(|lease| lease.opening == Opening::Outbound);
+    let own = inbound
+        .iter()
+        .find(|lease| lease.mechanism == wish.mechanism);
+    match own {
+        Some(lease) if lease.nonce != wish.nonce => {
+            let rest = lease.expires.saturating_sub(draft.now);
+            let remaining = u32::try_from(rest).unwrap_or(u32::MAX);
+            refuse(LeaseRefusal::WrongNonce { remaining })
+        }
+        Some(lease) => {
+            release(draft, lease);
+            Ok(())
+        }
+        None if !inbound.is_empty() => refuse(LeaseRefusal::NotOwner),
+        None if !outbound.is_empty() => refuse(LeaseRefusal::Outbound),
+        None => match wish.port {
+            LeasePort::Internal(port)
+                if holder::manual(state, draft.facts, &draft.uplinks, device, wish, port)
+                    .is_some() =>
+            {
+                refuse(LeaseRefusal::NotOwner)
+            }
+            LeasePort::Internal(_) | LeasePort::External(_) | LeasePort::Id(_) => Ok(()),
+        },
+    }
+}
+
+pub(super) fn end_all(draft: &mut Draft<'_>, wish: EndLeases) -> Result<(), Refusal> {
+    let (device, _) = parties(draft, Parties::own(wish.device))?;
+    let leases: Vec<&Lease> = (draft.state.leases_of(device.id))
+        .filter(|lease| lease.is_open() && lease.mechanism == wish.mechanism)
+        .filter(|lease| lease.protocol == wish.protocol)
+        .collect();
+    for lease in leases {
+        release(draft, lease);
+    }
+    Ok(())
+}
+
+pub(super) fn expire(draft: &mut Draft<'_>, wish: &ExpireLeases) {
+    let state = draft.state;
+    let ended = state.leases_ended(draft.now);
+    let over: BTreeSet<LeaseId> = wish.over.iter().copied().chain(ended).collect();
+    let mut removed = BTreeSet::new();
+    for device in state.expiring(wish.since, draft.now) {
+        removed.extend(state.leases_of(device).map(|lease| lease.id));
+    }
+    for lease in over.iter().filter_map(|id| state.leases.get(id)) {
+        if removed.contains(&lease.id) {
+            continue;
+        }
+        // What ended while the gateway was away is not kept as long again.
+        let since = lease.expires.min(draft.now);
+        if lease.is_open() && since + KEPT > draft.now {
+            let mut ended = lease.clone();
+            ended.kept = Some(since + KEPT);
+            draft.set(Object::Lease(ended));
+        } else if lease.end() <= draft.now {
+            removed.insert(lease.id);
+        }
+    }
+    for id in removed {
+        draft.remove(Key::Lease(id));
+    }
+}
+
+/// Ends a lease, and keeps its port for the device a while.
+fn release(draft: &mut Draft<'_>, lease: &Lease) {
+    let mut ended = lease.clone();
+    ended.kept = Some(draft.now + KEPT);
+    draft.set(Object::Lease(ended));
+}
+
+fn refuse<T>(reason: LeaseRefusal) -> Result<T, Refusal> {
+    Err(reason.into())
+}

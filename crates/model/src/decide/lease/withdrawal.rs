@@ -1,0 +1,170 @@
+//! Leases that end because something else was changed: decided with that change, in the same revision.
+
+use std::collections::BTreeSet;
+
+use super::may_ask;
+use crate::edit::{Edit, Key, Object};
+use crate::facts::Facts;
+use crate::protocol::{PortRange, Protocol};
+use crate::state::{Device, Forward, Lease, LeaseId, Opening, Pinhole, State};
+use crate::uplink::{self, Uplink};
+
+/// The removals of leases that cannot stay with what edits make of a state.
+pub(in crate::decide) fn withdraw(
+    state: &State,
+    edits: &[Edit],
+    facts: &Facts,
+    now: u64,
+) -> Vec<Edit> {
+    if state.leases.is_empty() || edits.iter().all(is_indifferent) {
+        return Vec::new();
+    }
+    let mut after = state.clone();
+    for edit in edits {
+        after.absorb(edit);
+    }
+    let uplinks = uplink::list(&after, facts);
+    let mut withdrawn = BTreeSet::new();
+    for edit in edits {
+        match edit {
+            Edit::Remove(Key::Device(id)) => {
+                withdrawn.extend(state.leases_of(*id).map(|lease| lease.id));
+            }
+            Edit::Set(Object::Device(device)) => {
+                let before = state.devices.get(&device.id);
+                of_device(&after, before, device, now, &mut withdrawn);
+            }
+            Edit::Set(Object::Subnet(subnet)) => {
+                let before = state.subnets.get(&subnet.id);
+                let moves = before.is_none_or(|before| {
+                    (before.ipv6, before.ipv4, &before.egress)
+                        != (subnet.ipv6, subnet.ipv4, &subnet.egress)
+                });
+                let devices = after.devices_of(subnet.id).filter(|_| moves);
+                let leases = devices.flat_map(|device| after.leases_of(device.id));
+                withdrawn.extend(leases.map(|lease| lease.id));
+            }
+            Edit::Set(Object::Forward(forward)) => {
+                under_forward(&after, forward, (&uplinks, facts), &mut withdrawn);
+            }
+            Edit::Set(Object::Pinhole(pinhole)) => {
+                under_pinhole(&after, pinhole, &mut withdrawn);
+            }
+            Edit::Set(Object::Settings(settings)) => {
+                let before = &state.settings;
+                let snat = (settings.snat_first, settings.snat_last);
+                if (before.snat_first, before.snat_last) != snat {
+                    let range = PortRange::new(snat.0, snat.1);
+                    let leases = range.map(|range| after.leases_on(None, range));
+                    withdrawn.extend(leases.into_iter().flatten().map(|lease| lease.id));
+                }
+                if before.listen_port != settings.listen_port {
+                    let range = PortRange::new(settings.listen_port, settings.listen_port);
+                    let leases = range.map(|range| after.leases_on(None, range));
+                    let leases = leases.into_iter().flatten();
+                    let udp = leases.filter(|lease| lease.protocol == Protocol::Udp);
+                    withdrawn.extend(udp.map(|lease| lease.id));
+                }
+            }
+            Edit::Set(
+                Object::Uplink(_)
+                | Object::Delegation(_)
+                | Object::Lease(_)
+                | Object::Token(_)
+                | Object::Sequence(_)
+                | Object::Confirmation(_),
+            )
+            | Edit::Remove(_) => {}
+        }
+    }
+    let known = withdrawn
+        .into_iter()
+        .filter(|id| after.leases.contains_key(id));
+    known.map(|id| Edit::Remove(Key::Lease(id))).collect()
+}
+
+/// Whether an edit can have no lease in its way.
+const fn is_indifferent(edit: &Edit) -> bool {
+    matches!(
+        edit,
+        Edit::Set(
+            Object::Lease(_)
+                | Object::Token(_)
+                | Object::Sequence(_)
+                | Object::Confirmation(_)
+                | Object::Uplink(_)
+                | Object::Delegation(_)
+        ) | Edit::Remove(
+            Key::Lease(_)
+                | Key::Token(_)
+                | Key::Sequence
+                | Key::Confirmation
+                | Key::Forward(_)
+                | Key::Pinhole(_)
+                | Key::Delegation(_)
+                | Key::Uplink(_)
+        )
+    )
+}
+
+fn of_device(
+    after: &State,
+    before: Option<&Device>,
+    device: &Device,
+    now: u64,
+    withdrawn: &mut BTreeSet<LeaseId>,
+) {
+    let moves = before.is_none_or(|before| {
+        (before.subnet, before.ipv4, &before.egress) != (device.subnet, device.ipv4, &device.egress)
+    });
+    let ranges = device.auto_port_ranges();
+    let is_outside = |lease: &&Lease| {
+        lease.external_ports().is_none_or(|ports| {
+            let mut ranges = ranges.iter();
+            !ranges.any(|range| range.contains(ports.first()) && range.contains(ports.last()))
+        })
+    };
+    let all = moves || !may_ask(device, now);
+    let policy_moves = before.is_none_or(|before| before.port_policy != device.port_policy);
+    if all || policy_moves {
+        let leases = after
+            .leases_of(device.id)
+            .filter(|lease| all || is_outside(lease));
+        withdrawn.extend(leases.map(|lease| lease.id));
+    }
+}
+
+fn under_forward(
+    after: &State,
+    forward: &Forward,
+    (uplinks, facts): (&[Uplink], &Facts),
+    withdrawn: &mut BTreeSet<LeaseId>,
+) {
+    let place = || {
+        let device = after.devices.get(&forward.device)?;
+        let subnet = after.subnets.get(&device.subnet)?;
+        Some(forward.local_addresses(subnet, device, uplinks, facts))
+    };
+    let (Some(locals), Some(range)) = (place(), forward.ports()) else {
+        return;
+    };
+    let leases = after.leases_on(None, range).into_iter();
+    let met = leases.filter(|lease| {
+        forward.protocols.contains(&lease.protocol)
+            && after
+                .lease_place(lease, uplinks, facts)
+                .is_none_or(|(address, _)| locals.contains(&address))
+    });
+    withdrawn.extend(met.map(|lease| lease.id));
+}
+
+fn under_pinhole(after: &State, pinhole: &Pinhole, withdrawn: &mut BTreeSet<LeaseId>) {
+    let Some(range) = pinhole.ports() else {
+        return;
+    };
+    let leases = after.leases_on(Some(pinhole.device), range).into_iter();
+    let met = leases.filter(|lease| {
+        lease.opening == Opening::Pinhole && pinhole.protocols.contains(&lease.protocol)
+    });
+    withdrawn.extend(met.map(|lease| lease.id));
+}
