@@ -3,7 +3,6 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 #![warn(clippy::indexing_slicing)]
 
-mod cursor;
 pub mod http;
 pub mod igd;
 mod jitter;
