@@ -5,6 +5,7 @@
 
 mod clock;
 mod epoch;
+pub(crate) mod igd;
 mod limit;
 mod outcome;
 mod promise;

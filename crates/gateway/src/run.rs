@@ -38,7 +38,7 @@ use crate::names::Front;
 use crate::options::{RunOptions, Settled, check_interface};
 use crate::owner::Owner;
 use crate::policing;
-use crate::ports::PortControl;
+use crate::ports::{PortControl, igd};
 use crate::writer::{Writer, restore};
 
 /// Name of the socket in the runtime directory.
@@ -229,6 +229,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<Ending> {
         control.state.clone(),
         inherited,
     ));
+    beside.spawn(igd::serve(Arc::downgrade(&control)));
     if let Some(address) = options.metrics {
         let control = Arc::downgrade(&control);
         beside.spawn(http::serve_metrics(address, control, stop.clone()));

@@ -3,8 +3,8 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 #![warn(clippy::indexing_slicing)]
 
-mod cursor;
 pub mod http;
+pub mod igd;
 mod jitter;
 pub mod nat_pmp;
 mod octets;

@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::cursor::Cursor;
+use crate::octets::Octets;
 
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// Version 2, of a connection that was made for somebody else.
@@ -43,24 +43,24 @@ pub fn header(source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
 
 /// The two ends, and what follows the header; nothing if the bytes do not begin with a whole header of a TCP connection.
 pub fn read(bytes: &[u8]) -> Option<(SocketAddr, SocketAddr, &[u8])> {
-    let mut cursor = Cursor::new(bytes);
-    let signature: [u8; 12] = cursor.array()?;
-    let command = cursor.u8()?;
-    let kind = cursor.u8()?;
-    let mut addresses = cursor.vector16()?;
+    let mut cursor = Octets::new(bytes);
+    let signature: [u8; 12] = cursor.take()?;
+    let command = cursor.take_u8()?;
+    let kind = cursor.take_u8()?;
+    let mut addresses = cursor.take_vector16()?;
     if signature != SIGNATURE || command != PROXY {
         return None;
     }
     let mut address = || -> Option<IpAddr> {
         match kind {
-            STREAM_OVER_IPV4 => addresses.array::<4>().map(IpAddr::from),
-            STREAM_OVER_IPV6 => addresses.array::<16>().map(IpAddr::from),
+            STREAM_OVER_IPV4 => addresses.take::<4>().map(IpAddr::from),
+            STREAM_OVER_IPV6 => addresses.take::<16>().map(IpAddr::from),
             _ => None,
         }
     };
     let (source, destination) = (address()?, address()?);
-    let source = SocketAddr::new(source, addresses.u16()?);
-    let destination = SocketAddr::new(destination, addresses.u16()?);
+    let source = SocketAddr::new(source, addresses.take_u16()?);
+    let destination = SocketAddr::new(destination, addresses.take_u16()?);
     Some((source, destination, cursor.rest()))
 }
 

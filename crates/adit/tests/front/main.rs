@@ -9,5 +9,6 @@ mod limits;
 mod machine;
 mod names;
 mod network;
+mod quic;
 mod takeover;
 mod web;

@@ -170,8 +170,11 @@ impl Talk {
             return Err(error);
         }
         self.front.leave(&mut state, leaving);
+        drop(state);
+        let told = tell(&mut stream, Answer::Stopping {});
+        // The process may end with this.
         let _ = self.occasions.send(Occasion::HandedOver);
-        tell(&mut stream, Answer::Stopping {})
+        told
     }
 }
 

@@ -1,7 +1,7 @@
 //! Packets with long headers (RFC 9000 §17.2), several of which one datagram may hold (§12.2).
 
 use super::QuicError;
-use crate::cursor::Cursor;
+use crate::octets::Octets;
 
 const LONG: u8 = 0x80;
 const FIXED: u8 = 0x40;
@@ -77,8 +77,8 @@ pub(super) fn initials(datagram: &[u8]) -> Result<Vec<Initial<'_>>, QuicError> {
 
 /// The first packet if it is an Initial, and its length.
 fn next(bytes: &[u8]) -> Result<(Option<Initial<'_>>, usize), QuicError> {
-    let mut cursor = Cursor::new(bytes);
-    let (Some(first), Some(number)) = (cursor.u8(), cursor.u32()) else {
+    let mut cursor = Octets::new(bytes);
+    let (Some(first), Some(number)) = (cursor.take_u8(), cursor.take_u32()) else {
         return Err(QuicError::Malformed);
     };
     let version = Version::read(number).ok_or(QuicError::NotInitial)?;
@@ -92,7 +92,7 @@ fn next(bytes: &[u8]) -> Result<(Option<Initial<'_>>, usize), QuicError> {
         return Err(QuicError::Malformed);
     }
     let number_offset = bytes.len() - cursor.rest().len();
-    cursor.take(length).ok_or(QuicError::Malformed)?;
+    cursor.take_slice(length).ok_or(QuicError::Malformed)?;
     let length = bytes.len() - cursor.rest().len();
     let (bytes, _) = bytes.split_at(length);
     let initial = is_initial.then_some(Initial {
@@ -105,13 +105,13 @@ fn next(bytes: &[u8]) -> Result<(Option<Initial<'_>>, usize), QuicError> {
 }
 
 /// The destination connection id, and the length of what follows the header.
-fn header<'a>(cursor: &mut Cursor<'a>, has_token: bool) -> Option<(&'a [u8], usize)> {
-    let destination = cursor.vector8()?.rest();
-    let _source = cursor.vector8()?;
+fn header<'a>(cursor: &mut Octets<'a>, has_token: bool) -> Option<(&'a [u8], usize)> {
+    let destination = cursor.take_vector8()?.rest();
+    let _source = cursor.take_vector8()?;
     if has_token {
-        let length = cursor.variable()?;
-        cursor.take(usize::try_from(length).ok()?)?;
+        let length = cursor.take_variable()?;
+        cursor.take_slice(usize::try_from(length).ok()?)?;
     }
-    let length = cursor.variable()?;
+    let length = cursor.take_variable()?;
     Some((destination, usize::try_from(length).ok()?))
 }

@@ -1,7 +1,7 @@
 //! What CRYPTO frames carry (RFC 9000 §19.6), put together in whatever order it comes.
 
 use super::QuicError;
-use crate::cursor::Cursor;
+use crate::octets::Octets;
 use crate::tls::{self, ClientHello, MESSAGE_HEADER, TlsError};
 
 /// Clients cut their ClientHello into some pieces on purpose, and mix them; none into so many.
@@ -18,8 +18,8 @@ pub(super) struct CryptoStream {
 impl CryptoStream {
     /// Takes the frames of an Initial.
     pub(super) fn handle_frames(&mut self, frames: &[u8]) -> Result<(), QuicError> {
-        let mut cursor = Cursor::new(frames);
-        while let Some(kind) = cursor.u8() {
+        let mut cursor = Octets::new(frames);
+        while let Some(kind) = cursor.take_u8() {
             self.handle_frame(kind, &mut cursor)
                 .ok_or(QuicError::Malformed)??;
         }
@@ -52,39 +52,39 @@ impl CryptoStream {
     }
 
     /// The frames that RFC 9000 §12.4 allows in an Initial; nothing when one is cut off or is another.
-    fn handle_frame(&mut self, kind: u8, cursor: &mut Cursor<'_>) -> Option<Result<(), QuicError>> {
+    fn handle_frame(&mut self, kind: u8, cursor: &mut Octets<'_>) -> Option<Result<(), QuicError>> {
         match kind {
             // PADDING, PING
             0 | 1 => {}
             // ACK, with counts of ECN
             2 | 3 => {
-                cursor.variable()?;
-                cursor.variable()?;
-                let ranges = cursor.variable()?;
-                cursor.variable()?;
+                cursor.take_variable()?;
+                cursor.take_variable()?;
+                let ranges = cursor.take_variable()?;
+                cursor.take_variable()?;
                 for _ in 0..ranges {
-                    cursor.variable()?;
-                    cursor.variable()?;
+                    cursor.take_variable()?;
+                    cursor.take_variable()?;
                 }
                 if kind == 3 {
                     for _ in 0..3 {
-                        cursor.variable()?;
+                        cursor.take_variable()?;
                     }
                 }
             }
             // CRYPTO
             6 => {
-                let offset = usize::try_from(cursor.variable()?).ok()?;
-                let length = usize::try_from(cursor.variable()?).ok()?;
-                let bytes = cursor.take(length)?;
+                let offset = usize::try_from(cursor.take_variable()?).ok()?;
+                let length = usize::try_from(cursor.take_variable()?).ok()?;
+                let bytes = cursor.take_slice(length)?;
                 return Some(self.insert(offset, bytes));
             }
             // CONNECTION_CLOSE
             0x1c => {
-                cursor.variable()?;
-                cursor.variable()?;
-                let length = cursor.variable()?;
-                cursor.take(usize::try_from(length).ok()?)?;
+                cursor.take_variable()?;
+                cursor.take_variable()?;
+                let length = cursor.take_variable()?;
+                cursor.take_slice(usize::try_from(length).ok()?)?;
             }
             _ => return None,
         }

@@ -1,7 +1,7 @@
 //! The message ClientHello (RFC 8446 §4.1.2) and the two extensions that say where to.
 
 use super::{TlsError, host_name};
-use crate::cursor::Cursor;
+use crate::octets::Octets;
 
 /// The type and the length of a handshake message (RFC 8446 §4).
 pub(crate) const HEADER: usize = 4;
@@ -26,12 +26,12 @@ pub struct ClientHello {
 impl ClientHello {
     /// Reads a whole handshake message, header included.
     pub fn read(message: &[u8]) -> Result<Self, TlsError> {
-        let mut cursor = Cursor::new(message);
-        let kind = cursor.u8().ok_or(TlsError::Malformed("it is empty"))?;
+        let mut cursor = Octets::new(message);
+        let kind = cursor.take_u8().ok_or(TlsError::Malformed("it is empty"))?;
         if kind != CLIENT_HELLO {
             return Err(TlsError::NotClientHello);
         }
-        let length = cursor.u24();
+        let length = cursor.take_u24();
         if length.and_then(|length| usize::try_from(length).ok()) != Some(cursor.rest().len()) {
             return Err(TlsError::Malformed("another length than it says"));
         }
@@ -48,29 +48,24 @@ impl ClientHello {
             return Ok(hello);
         }
         let mut extensions = cursor
-            .vector16()
+            .take_vector16()
             .filter(|_| cursor.is_empty())
             .ok_or(TlsError::Malformed("the extensions are cut off"))?;
-        let mut seen = [false; 2];
+        let twice = TlsError::Malformed("an extension comes twice");
         while !extensions.is_empty() {
-            let kind = extensions.u16();
-            let (Some(kind), Some(content)) = (kind, extensions.vector16()) else {
+            let kind = extensions.take_u16();
+            let (Some(kind), Some(content)) = (kind, extensions.take_vector16()) else {
                 return Err(TlsError::Malformed("an extension is cut off"));
             };
-            let place = match kind {
-                SERVER_NAME => 0,
-                PROTOCOL_NEGOTIATION => 1,
-                _ => continue,
-            };
-            let is_first = !std::mem::replace(&mut seen[place], true);
-            if !is_first {
-                return Err(TlsError::Malformed("an extension comes twice"));
-            }
-            if kind == SERVER_NAME {
-                hello.server_name = Some(server_name(content)?);
-            } else {
-                hello.protocols = protocols(content)
-                    .ok_or(TlsError::Malformed("the list of protocols is malformed"))?;
+            match kind {
+                SERVER_NAME if hello.server_name.is_some() => return Err(twice),
+                SERVER_NAME => hello.server_name = Some(server_name(content)?),
+                PROTOCOL_NEGOTIATION if !hello.protocols.is_empty() => return Err(twice),
+                PROTOCOL_NEGOTIATION => {
+                    hello.protocols = protocols(content)
+                        .ok_or(TlsError::Malformed("the list of protocols is malformed"))?;
+                }
+                _ => {}
             }
         }
         Ok(hello)
@@ -84,24 +79,24 @@ struct Fields {
     compressions: usize,
 }
 
-fn fields(cursor: &mut Cursor<'_>) -> Option<Fields> {
-    let _version = cursor.u16()?;
-    cursor.take(RANDOM)?;
+fn fields(cursor: &mut Octets<'_>) -> Option<Fields> {
+    let _version = cursor.take_u16()?;
+    cursor.take_slice(RANDOM)?;
     Some(Fields {
-        session_id: cursor.vector8()?.rest().len(),
-        cipher_suites: cursor.vector16()?.rest().len(),
-        compressions: cursor.vector8()?.rest().len(),
+        session_id: cursor.take_vector8()?.rest().len(),
+        cipher_suites: cursor.take_vector16()?.rest().len(),
+        compressions: cursor.take_vector8()?.rest().len(),
     })
 }
 
 /// RFC 6066 §3: a list with at most one name of each type.
-fn server_name(mut content: Cursor<'_>) -> Result<String, TlsError> {
+fn server_name(mut content: Octets<'_>) -> Result<String, TlsError> {
     let malformed = TlsError::Malformed("the server name is malformed");
-    let mut list = content.vector16().ok_or(malformed)?;
+    let mut list = content.take_vector16().ok_or(malformed)?;
     let mut name = None;
     while !list.is_empty() {
-        let kind = list.u8().ok_or(malformed)?;
-        let entry = list.vector16().ok_or(malformed)?;
+        let kind = list.take_u8().ok_or(malformed)?;
+        let entry = list.take_vector16().ok_or(malformed)?;
         if kind == HOST_NAME {
             let host = host_name(entry.rest()).ok_or(malformed)?;
             if name.replace(host).is_some() {
@@ -112,11 +107,11 @@ fn server_name(mut content: Cursor<'_>) -> Result<String, TlsError> {
     name.filter(|_| content.is_empty()).ok_or(malformed)
 }
 
-fn protocols(mut content: Cursor<'_>) -> Option<Vec<Vec<u8>>> {
-    let mut list = content.vector16().filter(|_| content.is_empty())?;
+fn protocols(mut content: Octets<'_>) -> Option<Vec<Vec<u8>>> {
+    let mut list = content.take_vector16().filter(|_| content.is_empty())?;
     let mut names = Vec::new();
     while !list.is_empty() {
-        let name = list.vector8().filter(|name| !name.is_empty())?;
+        let name = list.take_vector8().filter(|name| !name.is_empty())?;
         names.push(name.rest().to_vec());
     }
     (!names.is_empty()).then_some(names)

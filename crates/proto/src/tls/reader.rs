@@ -1,7 +1,7 @@
 //! A ClientHello out of a stream: any number of segments, any number of records.
 
 use super::{ClientHello, LIMIT, MESSAGE_HEADER, TlsError};
-use crate::cursor::Cursor;
+use crate::octets::Octets;
 
 const RECORD_HEADER: usize = 5;
 const HANDSHAKE: u8 = 22;
@@ -37,7 +37,7 @@ impl ClientHelloReader {
             return Err(TlsError::TooLong);
         }
         self.keep(bytes);
-        let mut rest = Cursor::new(bytes);
+        let mut rest = Octets::new(bytes);
         while !rest.is_empty() {
             if self.record_rest == 0 {
                 self.open_record(&mut rest)?;
@@ -71,7 +71,7 @@ impl ClientHelloReader {
         self.received.extend_from_slice(bytes);
     }
 
-    fn open_record(&mut self, rest: &mut Cursor<'_>) -> Result<(), TlsError> {
+    fn open_record(&mut self, rest: &mut Octets<'_>) -> Result<(), TlsError> {
         let is_full = self.record.fill(rest);
         let [kind, major, _, length @ ..] = self.record.bytes;
         let is_wrong = kind != HANDSHAKE || (self.record.length > 1 && major != 3);
@@ -91,10 +91,10 @@ impl ClientHelloReader {
     }
 
     /// Whether the message is whole after what there is of the record.
-    fn is_whole_after(&mut self, rest: &mut Cursor<'_>) -> Result<bool, TlsError> {
+    fn is_whole_after(&mut self, rest: &mut Octets<'_>) -> Result<bool, TlsError> {
         let count = self.record_rest.min(rest.rest().len());
         self.record_rest -= count;
-        let mut piece = Cursor::new(rest.take(count).unwrap_or_default());
+        let mut piece = Octets::new(rest.take_slice(count).unwrap_or_default());
         if self.message.length < MESSAGE_HEADER {
             let is_full = self.message.fill(&mut piece);
             let length = message_length(&self.message.bytes)?;
@@ -111,11 +111,11 @@ impl ClientHelloReader {
     fn joined(&self) -> Vec<u8> {
         let length = message_length(&self.message.bytes).unwrap_or(LIMIT);
         let mut message = Vec::with_capacity(length);
-        let mut cursor = Cursor::new(&self.received);
-        while message.len() < length && cursor.take(RECORD_HEADER - 2).is_some() {
-            let size = cursor.u16().map_or(0, usize::from);
+        let mut cursor = Octets::new(&self.received);
+        while message.len() < length && cursor.take_slice(RECORD_HEADER - 2).is_some() {
+            let size = cursor.take_u16().map_or(0, usize::from);
             let present = size.min(cursor.rest().len());
-            message.extend_from_slice(cursor.take(present).unwrap_or_default());
+            message.extend_from_slice(cursor.take_slice(present).unwrap_or_default());
         }
         message.truncate(length);
         message
@@ -124,11 +124,13 @@ impl ClientHelloReader {
 
 /// The length of a ClientHello, header included, by its header; bytes that have not come yet are zero.
 pub(crate) fn message_length(header: &[u8; MESSAGE_HEADER]) -> Result<usize, TlsError> {
-    let mut cursor = Cursor::new(header);
-    if cursor.u8() != Some(super::client_hello::CLIENT_HELLO) {
+    let mut cursor = Octets::new(header);
+    if cursor.take_u8() != Some(super::client_hello::CLIENT_HELLO) {
         return Err(TlsError::NotClientHello);
     }
-    let body = cursor.u24().and_then(|length| usize::try_from(length).ok());
+    let body = cursor
+        .take_u24()
+        .and_then(|length| usize::try_from(length).ok());
     body.map(|body| body.saturating_add(MESSAGE_HEADER))
         .filter(|length| *length <= LIMIT)
         .ok_or(TlsError::TooLong)
@@ -152,11 +154,11 @@ impl<const N: usize> Default for Header<N> {
 
 impl<const N: usize> Header<N> {
     /// Takes what is missing; whether all of it is there then.
-    fn fill(&mut self, rest: &mut Cursor<'_>) -> bool {
+    fn fill(&mut self, rest: &mut Octets<'_>) -> bool {
         let count = (N - self.length).min(rest.rest().len());
         for (place, byte) in self.bytes[self.length..]
             .iter_mut()
-            .zip(rest.take(count).unwrap_or_default())
+            .zip(rest.take_slice(count).unwrap_or_default())
         {
             *place = *byte;
         }

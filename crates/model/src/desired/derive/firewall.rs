@@ -19,8 +19,11 @@ use crate::uplink::{self, Uplink};
 /// How many connections the kernel tracks; it is there while it tracks any.
 const CONNTRACK_MAX: &str = "net/netfilter/nf_conntrack_max";
 
-/// Where requests for ports arrive (RFC 6887 section 19.1).
+/// Where requests for ports arrive (RFC 6887 section 19.1), and over TCP those of UPnP.
 const PORT_CONTROL: u16 = 5351;
+
+/// Where searches for a UPnP gateway arrive.
+const SSDP: u16 = 1900;
 
 /// Bytes of an IPv4 and a TCP header.
 const HEADERS4: u16 = 40;
@@ -60,12 +63,17 @@ pub(super) fn of_gateway(context: &Context<'_>) -> Firewall {
     }
 }
 
-/// Devices ask for ports by PCP and NAT-PMP.
+/// Devices ask for ports by PCP and NAT-PMP, and by UPnP.
 fn services(context: &Context<'_>) -> BTreeSet<(Protocol, u16)> {
     if context.inputs.state.subnets.is_empty() {
         return BTreeSet::new();
     }
-    [(Protocol::Udp, PORT_CONTROL)].into()
+    [
+        (Protocol::Udp, PORT_CONTROL),
+        (Protocol::Tcp, PORT_CONTROL),
+        (Protocol::Udp, SSDP),
+    ]
+    .into()
 }
 
 /// One device, over both families and both ways, has at most half of the kernel's table.

@@ -1,0 +1,305 @@
+//! UPnP IGD for devices: searches and calls that come through the tunnel, and from nowhere else.
+//!
+//! Every socket is bound to the tunnel interface, so the kernel gives it nothing that came in elsewhere, whatever address it
+//! bears. Who asks is told by the source address, which WireGuard has checked; who may not open ports hears nothing.
+
+mod action;
+mod connection;
+mod fault;
+mod limits;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use adit_model::state::{DeviceId, State};
+use adit_proto::igd::{Identity, SSDP_GROUP_IPV4, SSDP_GROUPS_IPV6, SSDP_PORT, receive_search};
+use nix::net::if_::if_nametoindex;
+use sha2::{Digest, Sha256};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::task::JoinSet;
+
+use self::limits::Limits;
+use crate::control::Control;
+use crate::writer::seconds_since_1970;
+
+/// Where the documents and services are, over TCP. IANA has it for the same purpose as the port of PCP.
+pub(crate) const PORT: u16 = 5351;
+
+/// How often it is looked whether the interface or an address is another one.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 64;
+
+/// Answers searches and calls on all addresses of the gateway, until the daemon ends.
+pub(crate) async fn serve(control: Weak<Control>) {
+    let Some((identity, mut state)) = control
+        .upgrade()
+        .map(|control| (identity(&control), control.state.clone()))
+    else {
+        return;
+    };
+    let desk = Desk {
+        control,
+        identity,
+        limits: Arc::new(Limits::default()),
+        started: Instant::now(),
+    };
+    let mut stand = Stand::default();
+    loop {
+        let Some(control) = desk.control.upgrade() else {
+            return;
+        };
+        let wanted = Wanted::of(&state.borrow_and_update(), &control.interface);
+        drop(control);
+        stand.move_to(wanted, &desk);
+        tokio::select! {
+            changed = state.changed() => if changed.is_err() {
+                return;
+            },
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}
+
+/// What everyone who answers needs.
+#[derive(Clone)]
+struct Desk {
+    control: Weak<Control>,
+    identity: Identity,
+    limits: Arc<Limits>,
+    started: Instant,
+}
+
+/// A device that may ask, and where it reaches the gateway.
+struct Asking {
+    device: DeviceId,
+    /// Requests a second.
+    rate: u32,
+    /// The gateway's address in the device's subnet, of the family that it asks by.
+    gateway: IpAddr,
+}
+
+impl Desk {
+    /// The device with an address, if it may open ports.
+    fn asking(&self, source: IpAddr) -> Option<Asking> {
+        let control = self.control.upgrade()?;
+        let state = control.state.borrow();
+        let device = state.device_at(source)?;
+        let subnet = state.subnets.get(&device.subnet)?;
+        let may_ask = device.has_auto_ports() && device.is_active(seconds_since_1970());
+        let gateway = match source {
+            IpAddr::V4(_) => IpAddr::V4(subnet.gateway_ipv4()),
+            IpAddr::V6(_) => IpAddr::V6(subnet.gateway_ipv6()?),
+        };
+        may_ask.then(|| Asking {
+            device: device.id,
+            rate: device.request_rate(),
+            gateway,
+        })
+    }
+}
+
+/// The same gateway is known by the same identity, and no two by one.
+fn identity(control: &Control) -> Identity {
+    let key = control.snapshot().gateway_key;
+    let digest = Sha256::new_with_prefix(b"adit igd")
+        .chain_update(key.as_bytes())
+        .finalize();
+    let mut seed = [0; 16];
+    for (byte, from) in seed.iter_mut().zip(digest) {
+        *byte = from;
+    }
+    Identity {
+        seed,
+        name: "Adit gateway".to_owned(),
+        software: env!("CARGO_PKG_VERSION").to_owned(),
+        boot: u32::try_from(seconds_since_1970()).unwrap_or(u32::MAX),
+    }
+}
+
+/// What is to be listened on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Wanted {
+    interface: String,
+    /// Another index is another interface of the same name; sockets stay with the old one.
+    index: u32,
+    addresses: Vec<IpAddr>,
+}
+
+impl Wanted {
+    fn of(state: &State, interface: &str) -> Self {
+        let index = if_nametoindex(interface).unwrap_or(0);
+        let subnets = state.subnets.values().filter(|_| index != 0);
+        let addresses = subnets.flat_map(|subnet| {
+            let ipv6 = subnet.gateway_ipv6().map(IpAddr::V6);
+            [IpAddr::V4(subnet.gateway_ipv4())].into_iter().chain(ipv6)
+        });
+        Self {
+            interface: interface.to_owned(),
+            index,
+            addresses: addresses.collect(),
+        }
+    }
+}
+
+/// What is listened on.
+#[derive(Default)]
+struct Stand {
+    wanted: Wanted,
+    /// By address; they end with their task.
+    places: BTreeMap<IpAddr, JoinSet<()>>,
+    groups: JoinSet<()>,
+    /// Answers leave by the socket of the address that they tell.
+    senders: BTreeMap<IpAddr, Arc<UdpSocket>>,
+    is_complete: bool,
+}
+
+impl Stand {
+    /// Listens where it is wanted and nowhere else. What fails is tried again the next time.
+    fn move_to(&mut self, wanted: Wanted, desk: &Desk) {
+        if self.wanted == wanted && self.is_complete {
+            return;
+        }
+        if self.wanted.index != wanted.index || self.wanted.interface != wanted.interface {
+            self.places.clear();
+            self.senders.clear();
+        }
+        self.places
+            .retain(|address, _| wanted.addresses.contains(address));
+        self.senders
+            .retain(|address, _| wanted.addresses.contains(address));
+        self.is_complete = true;
+        for address in &wanted.addresses {
+            if self.places.contains_key(address) {
+                continue;
+            }
+            if let Err(error) = self.settle(*address, &wanted, desk) {
+                self.is_complete = false;
+                tracing::debug!(%address, %error, "no UPnP there yet");
+            }
+        }
+        if let Err(error) = self.join(&wanted, desk) {
+            self.is_complete = false;
+            tracing::debug!(%error, "no searches for UPnP gateways yet");
+        }
+        self.wanted = wanted;
+    }
+
+    fn settle(&mut self, address: IpAddr, wanted: &Wanted, desk: &Desk) -> io::Result<()> {
+        let here = |port| SocketAddr::new(address, port);
+        let listener = socket(Type::STREAM, here(PORT), &wanted.interface)?;
+        listener.listen(BACKLOG)?;
+        let listener = TcpListener::from_std(listener.into())?;
+        let searches = socket(Type::DGRAM, here(SSDP_PORT), &wanted.interface)?;
+        let searches = Arc::new(UdpSocket::from_std(searches.into())?);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(connection::accept(listener, desk.clone()));
+        let senders = BTreeMap::from([(address, Arc::clone(&searches))]);
+        tasks.spawn(answer_searches(
+            Arc::clone(&searches),
+            false,
+            senders,
+            desk.clone(),
+        ));
+        self.places.insert(address, tasks);
+        self.senders.insert(address, searches);
+        Ok(())
+    }
+
+    /// Listens to the groups anew: they answer by the sockets that there are now.
+    fn join(&mut self, wanted: &Wanted, desk: &Desk) -> io::Result<()> {
+        self.groups = JoinSet::new();
+        if self.senders.is_empty() {
+            return Ok(());
+        }
+        let group = SocketAddr::from((SSDP_GROUP_IPV4, SSDP_PORT));
+        let ipv4 = socket(Type::DGRAM, group, &wanted.interface)?;
+        let index = socket2::InterfaceIndexOrAddress::Index(wanted.index);
+        ipv4.join_multicast_v4_n(&SSDP_GROUP_IPV4, &index)?;
+        let mut sockets = vec![ipv4];
+        if self.senders.keys().any(IpAddr::is_ipv6) {
+            for group in SSDP_GROUPS_IPV6 {
+                let place = SocketAddrV6::new(group, SSDP_PORT, 0, wanted.index);
+                let ipv6 = socket(Type::DGRAM, place.into(), &wanted.interface)?;
+                ipv6.join_multicast_v6(&group, wanted.index)?;
+                sockets.push(ipv6);
+            }
+        }
+        for socket in sockets {
+            let socket = Arc::new(UdpSocket::from_std(socket.into())?);
+            self.groups.spawn(answer_searches(
+                socket,
+                true,
+                self.senders.clone(),
+                desk.clone(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// A socket that hears an address on an interface only. The address may come later (`IP_FREEBIND`).
+fn socket(kind: Type, address: SocketAddr, interface: &str) -> io::Result<Socket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        kind.nonblocking().cloexec(),
+        (kind == Type::DGRAM).then_some(Protocol::UDP),
+    )?;
+    socket.bind_device(Some(interface.as_bytes()))?;
+    socket.set_reuse_address(true)?;
+    match address {
+        SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+        SocketAddr::V6(_) => {
+            socket.set_only_v6(true)?;
+            socket.set_freebind_v6(true)?;
+        }
+    }
+    socket.bind(&SockAddr::from(address))?;
+    Ok(socket)
+}
+
+/// Answers searches on one socket. The few answers of one gateway need not be spread over the time that a searcher waits.
+async fn answer_searches(
+    socket: Arc<UdpSocket>,
+    is_multicast: bool,
+    senders: BTreeMap<IpAddr, Arc<UdpSocket>>,
+    desk: Desk,
+) {
+    let mut buffer = [0; 2048];
+    loop {
+        let (length, source) = match socket.recv_from(&mut buffer).await {
+            Ok(received) => received,
+            // An error of an earlier datagram, such as an ICMP message; a socket that is lost would never be waited for.
+            Err(_) => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            }
+        };
+        let Some(asking) = desk.asking(source.ip()) else {
+            continue;
+        };
+        let Some(sender) = senders.get(&asking.gateway) else {
+            continue;
+        };
+        if !desk
+            .limits
+            .admit(asking.device, asking.rate, Instant::now())
+        {
+            continue;
+        }
+        let place = SocketAddr::new(asking.gateway, PORT);
+        let datagram = buffer.get(..length).unwrap_or_default();
+        let Some(search) = receive_search(datagram, is_multicast, &desk.identity, place) else {
+            continue;
+        };
+        for answer in search.answers {
+            // Whoever hears nothing searches again.
+            let _ = sender.send_to(&answer, source).await;
+        }
+    }
+}
