@@ -281,13 +281,13 @@ impl PortControl {
                 continue;
             };
             let ipv4 = SocketAddr::new(device.ipv4.into(), CLIENT_PORT);
-            notifier.announce(ipv4, Announcement::Pcp { hostnames: false }, now);
+            notifier.announce(ipv4, Announcement::Pcp { hostnames: true }, now);
             if let Some(IpAddr::V4(address)) = translation::address(control, &state, device.id) {
                 notifier.announce(ipv4, Announcement::NatPmp(address), now);
             }
             if let Some(ipv6) = subnet.ipv6_of(device.ipv4) {
                 let ipv6 = SocketAddr::new(ipv6.into(), CLIENT_PORT);
-                notifier.announce(ipv6, Announcement::Pcp { hostnames: false }, now);
+                notifier.announce(ipv6, Announcement::Pcp { hostnames: true }, now);
             }
         }
     }
@@ -334,7 +334,7 @@ fn policy(device: &Device) -> Policy {
             peer: may,
             third_party: device.port_policy.third_party,
             wildcards: pcp::server::Wildcards::Unsupported,
-            hostnames: false,
+            hostnames: true,
         },
         nat_pmp: true,
     }

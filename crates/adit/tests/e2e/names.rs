@@ -10,7 +10,9 @@ use adit_lab::{Host, Process, wait_until};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
-use crate::support::{Device, Findings, INTERNET4, INTERNET6, PUBLIC4, PUBLIC6, STRANGER4, World};
+use crate::support::{
+    Device, Findings, INTERNET4, INTERNET6, PUBLIC4, PUBLIC6, STRANGER4, World, at, udp,
+};
 
 const LIMIT: Duration = Duration::from_secs(10);
 const SERVER: &str = include_str!("support/web.py");
@@ -141,6 +143,7 @@ fn devices_share_a_port_by_names() -> Result<()> {
     findings.check("their own names", own_names(&town));
     findings.check("PROXY protocol", proxy_protocol(&town));
     findings.check("HTTP", http(&town));
+    findings.check("names that a device asks for", obtained(&town));
     findings.check("nothing is left", nothing_is_left(&town));
     findings.conclude()
 }
@@ -300,6 +303,63 @@ fn http(town: &Town) -> Result<()> {
     expect(&internet, challenge, public, "box", IpAddr::V4(INTERNET4))?;
     let led = ask(&internet, "http://wiki.example.org/", public)?;
     ensure!(led.ends_with("https://wiki.example.org/"), "{led}");
+    Ok(())
+}
+
+/// What a device is told that asks by PCP for its port 443 under a name: the result, and the public port.
+fn ask_for_name(device: &Device, name: &str, lifetime: u32) -> Result<(u8, u16)> {
+    // RFC 6887 sections 7.1 and 11.1, and the option 224 for a name.
+    let mut request = vec![2, 1, 0, 0];
+    request.extend(lifetime.to_be_bytes());
+    request.extend(device.ipv4.to_ipv6_mapped().octets());
+    request.extend([7; 12]);
+    request.extend([6, 0, 0, 0]);
+    request.extend(443_u16.to_be_bytes());
+    request.extend(443_u16.to_be_bytes());
+    request.extend(Ipv4Addr::UNSPECIFIED.to_ipv6_mapped().octets());
+    let option = request.len();
+    request.extend([224, 0]);
+    request.extend(u16::try_from(name.len())?.to_be_bytes());
+    request.extend(name.as_bytes());
+    request.resize(request.len().next_multiple_of(4), 0);
+    let socket = udp(&device.host, at(device.ipv4, 0))?;
+    let gateway = at(Ipv4Addr::new(10, 59, 0, 1), 5351);
+    socket.send_to(&request, gateway)?;
+    let mut answer = [0; 1100];
+    let (length, from) = socket.recv_from(&mut answer).context("an answer by PCP")?;
+    let answer = &answer[..length];
+    ensure!(from == gateway && answer[..2] == [2, 0x81], "{answer:?}");
+    if answer[3] == 0 && lifetime > 0 {
+        let echo = &request[option..];
+        ensure!(answer.ends_with(echo), "the name is not echoed: {answer:?}");
+    }
+    Ok((answer[3], u16::from_be_bytes([answer[42], answer[43]])))
+}
+
+fn obtained(town: &Town) -> Result<()> {
+    const TAKEN: u8 = 192;
+    let (world, server) = (&town.world, &town.server);
+    let internet = world.host("internet")?;
+    let seen = IpAddr::V4(INTERNET4);
+    let public = IpAddr::V4(PUBLIC4);
+    let url = "https://start.box.test/";
+    expect(&internet, url, public, "laptop", seen).context("before it is asked for")?;
+    let told = ask_for_name(server, "start.box.test", 3600)?;
+    ensure!(told == (0, 443), "{told:?}");
+    expect(&internet, url, public, "box", seen)?;
+    let lease = world.find("lease", &json!({"device": "box", "mechanism": "pcp"}))?;
+    ensure!(lease["hostnames"] == json!(["start.box.test"]), "{lease}");
+    let forward = world.find("forward", &json!({"hostname": "start.box.test"}))?;
+    ensure!(forward["origin"] == "lease", "{forward}");
+    // That of another device, which may ask, too.
+    world.adit("device set laptop --auto-ports on")?;
+    let taken = ask_for_name(&town.laptop, "start.box.test", 3600)?.0;
+    ensure!(taken == TAKEN, "a name that another device has: {taken}");
+    let refused = world.refused("forward add 443/tcp laptop --name start.box.test")?;
+    ensure!(refused.code == "port-leased", "{refused:?}");
+    let told = ask_for_name(server, "start.box.test", 0)?.0;
+    ensure!(told == 0, "{told}");
+    expect(&internet, url, public, "laptop", seen).context("after it was given back")?;
     Ok(())
 }
 

@@ -106,6 +106,7 @@ fn pcp_code(failure: &Failure) -> pcp::Refused {
         LeaseRefusal::Filters { .. } => ErrorCode::ExcessiveRemotePeers.into(),
         LeaseRefusal::NoAddress => ErrorCode::NetworkFailure.into(),
         LeaseRefusal::Hostnames => ErrorCode::HostnameUnsupported.into(),
+        LeaseRefusal::HostnameTaken { .. } => ErrorCode::HostnameTaken.into(),
     }
 }
 
@@ -154,7 +155,8 @@ fn nat_pmp_code(failure: &Failure) -> NatPmpCode {
         | LeaseRefusal::NotOwner
         | LeaseRefusal::Outbound
         | LeaseRefusal::Filters { .. }
-        | LeaseRefusal::Hostnames => NatPmpCode::Refused,
+        | LeaseRefusal::Hostnames
+        | LeaseRefusal::HostnameTaken { .. } => NatPmpCode::Refused,
         LeaseRefusal::Quota { .. } | LeaseRefusal::Exhausted | LeaseRefusal::Unavailable { .. } => {
             NatPmpCode::OutOfResources
         }

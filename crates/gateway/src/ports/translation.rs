@@ -63,6 +63,7 @@ fn of_map(state: &State, map: &pcp::MapRequest, asking: DeviceId) -> Result<Wish
             }),
         });
     let set = map.port_set.as_ref();
+    let hostnames = map.hostnames.iter().map(|name| name.as_str().to_owned());
     Ok(Wish::Request(Box::new(RequestLease {
         parties: parties(state, map.third_party, asking)?,
         mechanism: Mechanism::Pcp,
@@ -79,7 +80,7 @@ fn of_map(state: &State, map: &pcp::MapRequest, asking: DeviceId) -> Result<Wish
         clear_filters: cleared.is_some(),
         filters: added.collect(),
         remote: None,
-        hostnames: Default::default(),
+        hostnames: hostnames.collect(),
         description: String::new(),
     })))
 }

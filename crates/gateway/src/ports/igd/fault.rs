@@ -48,9 +48,13 @@ fn of_mapping(refusal: &LeaseRefusal, version: Version, purpose: Purpose) -> Fau
         },
         (LeaseRefusal::Unavailable { .. }, Purpose::Obtain) => Fault::Conflict,
         (LeaseRefusal::Unavailable { .. } | LeaseRefusal::Outbound, _) => Fault::NoSuchEntry,
-        (LeaseRefusal::Filters { .. } | LeaseRefusal::NoAddress | LeaseRefusal::Hostnames, _) => {
-            Fault::ActionFailed
-        }
+        (
+            LeaseRefusal::Filters { .. }
+            | LeaseRefusal::NoAddress
+            | LeaseRefusal::Hostnames
+            | LeaseRefusal::HostnameTaken { .. },
+            _,
+        ) => Fault::ActionFailed,
     }
 }
 
@@ -69,6 +73,8 @@ fn of_pinhole(refusal: &LeaseRefusal, purpose: Purpose) -> Fault {
             Purpose::End => Fault::NoSuchPinhole,
         },
         LeaseRefusal::Outbound => Fault::NoSuchPinhole,
-        LeaseRefusal::NoAddress | LeaseRefusal::Hostnames => Fault::ActionFailed,
+        LeaseRefusal::NoAddress | LeaseRefusal::Hostnames | LeaseRefusal::HostnameTaken { .. } => {
+            Fault::ActionFailed
+        }
     }
 }
