@@ -21,6 +21,7 @@ mod hostile_packets;
 mod igd;
 mod import;
 mod isolation;
+mod leases;
 mod lifecycle;
 mod loss;
 mod mtu;
