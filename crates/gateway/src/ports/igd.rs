@@ -8,7 +8,7 @@ mod connection;
 mod connections;
 mod fault;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
@@ -157,6 +157,8 @@ struct Stand {
     /// Answers leave by the socket of the address that they tell.
     senders: BTreeMap<IpAddr, Arc<UdpSocket>>,
     is_complete: bool,
+    /// What has been told of failures: they are tried again each second.
+    told: BTreeSet<String>,
 }
 
 impl Stand {
@@ -179,15 +181,23 @@ impl Stand {
                 continue;
             }
             if let Err(error) = self.settle(*address, &wanted, desk) {
-                self.is_complete = false;
-                tracing::debug!(%address, %error, "no UPnP there yet");
+                self.fail(&format!("at {address}: {error}"));
             }
         }
         if let Err(error) = self.join(&wanted, desk) {
-            self.is_complete = false;
-            tracing::debug!(%error, "no searches for UPnP gateways yet");
+            self.fail(&format!("in the groups of searches: {error}"));
+        }
+        if self.is_complete {
+            self.told.clear();
         }
         self.wanted = wanted;
+    }
+
+    fn fail(&mut self, what: &str) {
+        self.is_complete = false;
+        if self.told.insert(what.to_owned()) {
+            tracing::warn!("devices cannot use UPnP {what}; it is tried again");
+        }
     }
 
     fn settle(&mut self, address: IpAddr, wanted: &Wanted, desk: &Desk) -> io::Result<()> {

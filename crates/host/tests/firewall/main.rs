@@ -106,5 +106,6 @@ fn firewall() -> Firewall {
             .collect(),
         names: BTreeSet::new(),
         advertised_names: BTreeMap::new(),
+        filters: [].into_iter().collect(),
     }
 }

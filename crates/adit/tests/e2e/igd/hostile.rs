@@ -1,10 +1,11 @@
 //! What nobody should send to a UPnP gateway, and who should not reach one.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use nix::net::if_::if_nametoindex;
 
 use super::{GATEWAY, SHORT};
 use crate::support::{Capture, Device, Findings, Injector, PUBLIC4, World, at, connect, udp, udp4};
@@ -27,6 +28,7 @@ fn hostile_requests_and_outsiders() -> Result<()> {
         "a search of the group",
         search(&server, at(GROUP, 1900), true),
     );
+    findings.check("a search in IPv6", search_in_ipv6(&server));
     findings.check("devices that may not ask", silent(&client));
     findings.check("from the uplink", outside(&world));
     findings.check("in a device's name", spoofed(&world, &server));
@@ -176,6 +178,37 @@ fn search(device: &Device, to: SocketAddr, is_answered: bool) -> Result<()> {
         "{} searches at {to}: {answer:?}",
         device.host.name()
     );
+    Ok(())
+}
+
+/// The documents are where the device reaches the gateway in IPv6.
+fn search_in_ipv6(device: &Device) -> Result<()> {
+    let own = device.ipv6()?;
+    let interface = device.interface.as_str();
+    let index = device.host.enter(|| if_nametoindex(interface))??;
+    for group in ["ff02::c", "ff05::c"] {
+        let socket = udp(&device.host, at(own, 0))?;
+        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let place = SocketAddrV6::new(group.parse()?, 1900, 0, index);
+        socket.send_to(SEARCH.as_bytes(), place)?;
+        let mut buffer = [0; 2048];
+        let (length, source) = socket
+            .recv_from(&mut buffer)
+            .with_context(|| group.to_owned())?;
+        let answer = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        let gateway = source.ip();
+        ensure!(
+            answer.contains(&format!("LOCATION: http://[{gateway}]:{PORT}/igd1/")),
+            "{answer}"
+        );
+        let mut stream = connect(&device.host, None, at(gateway, PORT), SHORT * 3)?;
+        let request =
+            format!("GET /igd1/description.xml HTTP/1.1\r\nHost: [{gateway}]:{PORT}\r\n\r\n");
+        stream.write_all(request.as_bytes())?;
+        let mut document = String::new();
+        stream.read_to_string(&mut document)?;
+        ensure!(document.starts_with("HTTP/1.1 200 "), "{document}");
+    }
     Ok(())
 }
 
