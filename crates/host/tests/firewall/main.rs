@@ -10,13 +10,14 @@ mod table;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use adit_model::desired::firewall::{
     Clamp, Connections, Endpoint, Firewall, Keep, Port, SourceAddress, Sources, SubnetPolicy,
     Translations,
 };
 use adit_model::protocol::{PortRange, Protocol};
+use adit_model::state::Filter;
 use ipnet::Ipv6Net;
 
 const PUBLIC: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -106,6 +107,10 @@ fn firewall() -> Firewall {
             .collect(),
         names: BTreeSet::new(),
         advertised_names: BTreeMap::new(),
-        filters: [].into_iter().collect(),
+        filters: Vec::<(
+            Endpoint<std::net::IpAddr>,
+            BTreeSet<adit_model::state::Filter>,
+        )>::new()
+        .into(),
     }
 }

@@ -20,6 +20,7 @@ use adit_model::desired::rule::Rule;
 use adit_model::desired::wireguard::{Peer, WireGuard};
 use adit_model::key::{PresharedKey, PrivateKey, PublicKey};
 use adit_model::protocol::{PortRange, Protocol};
+use adit_model::state::Filter;
 
 use crate::namespace::{Namespace, join, unique};
 use crate::wireguard::wireguard_go;
@@ -145,6 +146,11 @@ fn firewall(interface: &str) -> Firewall {
         translations6: Translations::default(),
         names: BTreeSet::new(),
         advertised_names: BTreeMap::new(),
+        filters: Vec::<(
+            Endpoint<std::net::IpAddr>,
+            BTreeSet<adit_model::state::Filter>,
+        )>::new()
+        .into(),
         pinholes: vec![Endpoint {
             address: "2001:db8:1::1".parse().unwrap(),
             protocol: Protocol::Tcp,
