@@ -107,10 +107,6 @@ fn firewall() -> Firewall {
             .collect(),
         names: BTreeSet::new(),
         advertised_names: BTreeMap::new(),
-        filters: Vec::<(
-            Endpoint<std::net::IpAddr>,
-            BTreeSet<adit_model::state::Filter>,
-        )>::new()
-        .into(),
+        filters: Vec::<(Endpoint<IpAddr>, BTreeSet<Filter>)>::new().into(),
     }
 }

@@ -1,6 +1,7 @@
 //! Reconciling: what is desired is there, what others break is healed, what others own is left alone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -146,11 +147,7 @@ fn firewall(interface: &str) -> Firewall {
         translations6: Translations::default(),
         names: BTreeSet::new(),
         advertised_names: BTreeMap::new(),
-        filters: Vec::<(
-            Endpoint<std::net::IpAddr>,
-            BTreeSet<adit_model::state::Filter>,
-        )>::new()
-        .into(),
+        filters: Vec::<(Endpoint<IpAddr>, BTreeSet<Filter>)>::new().into(),
         pinholes: vec![Endpoint {
             address: "2001:db8:1::1".parse().unwrap(),
             protocol: Protocol::Tcp,
