@@ -351,13 +351,11 @@ fn policy(device: &Device) -> Policy {
 }
 
 fn failure(refusal: Refusal) -> Failure {
-    match refusal {
-        Refusal::LeaseRefused { reason } => Failure::Refused(reason),
-        other => {
-            tracing::warn!(%other, "a device's request for a port was refused");
-            Failure::Gateway
-        }
+    if let Refusal::LeaseRefused { reason } = refusal {
+        return Failure::Refused(reason);
     }
+    tracing::warn!(%refusal, "a device's request for a port was refused");
+    Failure::Gateway
 }
 
 /// A datagram that the socket does not take at once is lost: the client asks again.
