@@ -20,6 +20,7 @@ mod hostile_connections;
 mod hostile_packets;
 mod import;
 mod isolation;
+mod leases;
 mod lifecycle;
 mod loss;
 mod mtu;
