@@ -43,6 +43,7 @@ pub(crate) struct Bridge {
     /// What was derived last.
     pub(crate) derivation: Option<Derivation>,
     pub(crate) front: names::Handle,
+    pub(crate) holding: names::Holding,
     /// What the front was asked for last.
     pub(crate) names: Option<Names>,
 }
@@ -176,10 +177,11 @@ impl Bridge {
     }
 
     fn take_facts(&self, facts: &Facts) {
-        let facts = Facts {
+        let mut facts = Facts {
             gateway_key: Some(self.private_key.borrow().public_key()),
             ..facts.clone()
         };
+        self.holding.name(&mut facts);
         self.facts.send_replace(Arc::new(facts));
     }
 

@@ -24,6 +24,7 @@ use crate::caller::Caller;
 use crate::confirmation::Confirm;
 use crate::events::Events;
 use crate::metrics::{Metrics, Present};
+use crate::names::Holding;
 use crate::ports::Promises;
 use crate::trouble::Troubles;
 pub use crate::writer::Committed;
@@ -104,6 +105,8 @@ pub struct Snapshot {
     pub now: SystemTime,
     /// Until when devices were told that their leases last.
     pub(crate) promises: Arc<Promises>,
+    /// Which sockets of this host are the front's.
+    pub(crate) holding: Holding,
 }
 
 /// How one peer does.
@@ -181,6 +184,8 @@ pub struct Control {
     pub(crate) state: watch::Receiver<Arc<State>>,
     pub(crate) facts: watch::Receiver<Arc<Facts>>,
     pub(crate) foreign: watch::Receiver<Arc<Ruleset>>,
+    /// Which sockets of this host are the front's.
+    pub(crate) holding: Holding,
     pub(crate) progress: watch::Receiver<Progress>,
     /// What is wrong with the disk of the state.
     pub(crate) storage: watch::Receiver<Vec<Problem>>,
@@ -392,6 +397,7 @@ impl Control {
             state,
             facts,
             foreign: Arc::clone(&self.foreign.borrow()),
+            holding: self.holding.clone(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The front: starts or adopts it, tells it which names lead where, and tells of what is wrong with it.
 
+mod holding;
 mod table;
 
 use std::io;
@@ -16,6 +17,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
+pub(crate) use self::holding::Holding;
+
 /// How long a front may take to start, or to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -27,6 +30,7 @@ const LOOK: Duration = Duration::from_secs(1);
 pub(crate) struct Front {
     socket: PathBuf,
     starter: Starter,
+    holding: Holding,
 }
 
 /// Hands over what the front shall do.
@@ -71,7 +75,16 @@ impl Front {
         Self {
             socket: runtime_dir.join(SOCKET_NAME),
             starter,
+            holding: Holding::default(),
         }
+    }
+
+    /// Which sockets are the front's; that of an earlier run of the daemon is asked.
+    pub(crate) async fn holding(&self) -> Holding {
+        if let Ok(status) = self.status().await {
+            self.holding.take(&status);
+        }
+        self.holding.clone()
     }
 
     /// Keeps the front as it is told, until the handle is gone; the front goes on then.
@@ -123,8 +136,11 @@ impl Front {
     }
 
     async fn tell(&self, table: &Table) -> Result<Status, ClientError> {
+        self.holding.expect(table);
         let table = table.clone();
-        self.ask(move |client| client.set(&table)).await
+        let status = self.ask(move |client| client.set(&table)).await?;
+        self.holding.take(&status);
+        Ok(status)
     }
 
     async fn status(&self) -> Result<Status, ClientError> {

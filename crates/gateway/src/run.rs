@@ -113,10 +113,12 @@ pub async fn run(options: RunOptions) -> anyhow::Result<Ending> {
     let (api_sender, api_receiver) = watch::channel(told);
 
     let (state_sender, state_receiver) = watch::channel(Arc::new(state.clone()));
-    let first_facts = Facts {
+    let holding = front.holding().await;
+    let mut first_facts = Facts {
         gateway_key: Some(private_key.public_key()),
         ..Facts::clone(&handle.facts().borrow())
     };
+    holding.name(&mut first_facts);
     let (facts_sender, facts_receiver) = watch::channel(Arc::new(first_facts));
     let progress = Progress {
         dataplane: "none",
@@ -153,6 +155,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<Ending> {
         answers: answers.clone(),
         directory: options.state_dir.clone(),
         private_key: key_sender,
+        holding: holding.clone(),
     };
     let writer = std::thread::Builder::new()
         .name("writer".to_owned())
@@ -175,6 +178,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<Ending> {
         outcomes: VecDeque::new(),
         derivation: None,
         front: front_handle,
+        holding: holding.clone(),
         names: None,
     };
     let front_keeper = tokio::spawn(front_keeper);
@@ -192,6 +196,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<Ending> {
         state: state_receiver,
         facts: facts_receiver,
         foreign,
+        holding,
         progress: progress_receiver,
         storage: storage_receiver,
         interface: options.interface.clone(),

@@ -25,6 +25,7 @@ use crate::confirmation::Confirm;
 use crate::events::Events;
 use crate::key;
 use crate::metrics::Metrics;
+use crate::names::Holding;
 
 /// The most changes that share one commit.
 const BATCH: usize = 256;
@@ -108,6 +109,7 @@ pub(crate) struct Writer {
     /// Where the private key is.
     pub(crate) directory: PathBuf,
     pub(crate) private_key: watch::Sender<PrivateKey>,
+    pub(crate) holding: Holding,
     pub(crate) events: Arc<Events>,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -178,7 +180,10 @@ impl Writer {
         let facts = Arc::clone(&self.facts.borrow());
         // For all that devices ask together, it is looked once which services there are.
         let asked = |request: &Request| matches!(request.change, Change::RequestLease(_));
-        let listening = batch.iter().any(asked).then(|| with_listeners(&facts));
+        let listening = batch
+            .iter()
+            .any(asked)
+            .then(|| with_listeners(&facts, &self.holding));
         let before = self.state.clone();
         let mut decided = Vec::new();
         let mut repeated = Vec::new();
@@ -364,7 +369,7 @@ impl Writer {
                 | Change::Apply(_)
                 | Change::Import(_)
         ) {
-            fresh = with_listeners(facts);
+            fresh = with_listeners(facts, &self.holding);
             &fresh
         } else {
             facts
@@ -404,12 +409,16 @@ impl Writer {
 }
 
 /// Facts with the listeners of this moment.
-pub(crate) fn with_listeners(facts: &Facts) -> Facts {
+pub(crate) fn with_listeners(facts: &Facts, holding: &Holding) -> Facts {
     match adit_host::listener::observe(&facts.listeners) {
-        Ok(listeners) => Facts {
-            listeners,
-            ..facts.clone()
-        },
+        Ok(listeners) => {
+            let mut fresh = Facts {
+                listeners,
+                ..facts.clone()
+            };
+            holding.name(&mut fresh);
+            fresh
+        }
         Err(error) => {
             tracing::warn!(%error, "cannot look for listeners");
             facts.clone()
@@ -570,6 +579,7 @@ mod tests {
                 metrics: Arc::new(Metrics::new()),
                 directory: directory.to_owned(),
                 private_key: watch::Sender::new(PrivateKey::from_random([1; 32])),
+                holding: Holding::default(),
             },
             receiver,
         )

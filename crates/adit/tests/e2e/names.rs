@@ -16,6 +16,7 @@ use crate::support::{
 
 const LIMIT: Duration = Duration::from_secs(10);
 const SERVER: &str = include_str!("support/web.py");
+const QUIC: &str = include_str!("../front/quic.py");
 
 /// A certificate and its key; nobody looks whose it is.
 struct Identity(PathBuf);
@@ -28,6 +29,8 @@ impl Identity {
         let words = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=web -out";
         let mut command: Vec<&str> = words.split(' ').collect();
         command.extend([path(&certificate)?, "-keyout", path(&key)?]);
+        let names = "subjectAltName=DNS:quic.example.org,DNS:elsewhere.test";
+        command.extend(["-addext", names]);
         internet.exec(command)?;
         Ok(Self(folder))
     }
@@ -48,6 +51,18 @@ impl Identity {
         server.wait_for_output("listening", LIMIT)?;
         Ok(server)
     }
+}
+
+/// The Python with the QUIC of others, as `scripts/install-peers` makes it, and the program that speaks it.
+fn quic(arguments: &[&str]) -> Result<Vec<String>> {
+    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools/quic/bin/python3");
+    ensure!(
+        python.exists(),
+        "there is no aioquic: `scripts/install-peers` installs it"
+    );
+    let words = [path(&python)?, "-c", QUIC].into_iter();
+    let words = words.chain(arguments.iter().copied());
+    Ok(words.map(str::to_owned).collect())
 }
 
 fn path(path: &Path) -> Result<&str> {
@@ -144,6 +159,7 @@ fn devices_share_a_port_by_names() -> Result<()> {
     findings.check("PROXY protocol", proxy_protocol(&town));
     findings.check("HTTP", http(&town));
     findings.check("names that a device asks for", obtained(&town));
+    findings.check("QUIC", over_quic(&town));
     findings.check("nothing is left", nothing_is_left(&town));
     findings.conclude()
 }
@@ -363,6 +379,43 @@ fn obtained(town: &Town) -> Result<()> {
     Ok(())
 }
 
+fn over_quic(town: &Town) -> Result<()> {
+    let world = &town.world;
+    let internet = world.host("internet")?;
+    let (certificate, key) = (
+        town.identity.0.join("web.pem"),
+        town.identity.0.join("web.key"),
+    );
+    let mut servers = Vec::new();
+    for device in [&town.server, &town.laptop] {
+        let name = device.host.name();
+        let files = [path(&certificate)?, path(&key)?];
+        // On the wildcard address it would answer from its home's.
+        for address in [device.ipv4.to_string(), device.ipv6()?.to_string()] {
+            let command = quic(&["serve", name, &address, "443", files[0], files[1]])?;
+            let mut server = device.host.spawn(command)?;
+            server.wait_for_output("listening", LIMIT)?;
+            servers.push(server);
+        }
+    }
+    world.adit("forward add 443/udp box --name quic.example.org")?;
+    world.adit("forward add 443/udp laptop")?;
+    for (address, seen) in [
+        (PUBLIC4.to_string(), INTERNET4.to_string()),
+        (PUBLIC6.to_string(), INTERNET6.to_string()),
+    ] {
+        for (name, server) in [("quic.example.org", "box"), ("elsewhere.test", "laptop")] {
+            let command = quic(&["ask", &address, "443", name, path(&certificate)?])?;
+            let told = internet.exec(command)?.stdout;
+            ensure!(
+                told.starts_with(&format!("{server} {seen} ")),
+                "{name} at {address}: {told}; it should be {server}, which sees {seen}"
+            );
+        }
+    }
+    Ok(())
+}
+
 fn nothing_is_left(town: &Town) -> Result<()> {
     let world = &town.world;
     for forward in world.list("forward")? {
@@ -379,6 +432,49 @@ fn nothing_is_left(town: &Town) -> Result<()> {
     ensure!(!table.contains("transparent"), "{table}");
     let sockets = vps.exec(["ss", "-Hltn", "sport", "=", ":443"])?.stdout;
     ensure!(sockets.is_empty(), "{sockets}");
+    Ok(())
+}
+
+#[test]
+fn names_behind_one_to_one_nat_lead_devices_by_the_advertised_address() -> Result<()> {
+    let world = World::start("one-to-one-nat", "e2e-names-nat")?;
+    world.adit(&format!("uplink set --advertised {PUBLIC4}"))?;
+    world.adit("subnet add lan --ipv4 10.59.0.0/24 --ipv6 none")?;
+    let server = world.join("box", "--kind server")?;
+    let laptop = world.join("laptop", "")?;
+    let identity = Identity::make(&world)?;
+    let _web = identity.serve(&server.host, "box", 443, "tls")?;
+    world.adit("forward add 443/tcp box --name blog.example.org")?;
+    let public = IpAddr::V4(PUBLIC4);
+    let url = "https://blog.example.org/";
+    let internet = world.host("internet")?;
+    expect(&internet, url, public, "box", IpAddr::V4(INTERNET4))?;
+    expect(&laptop.host, url, public, "box", IpAddr::V4(laptop.ipv4)).context("from a device")?;
+    let led = ask(&laptop.host, "http://blog.example.org/", public)?;
+    ensure!(led.ends_with("https://blog.example.org/"), "{led}");
+    Ok(())
+}
+
+#[test]
+fn names_on_both_of_two_uplinks() -> Result<()> {
+    let world = World::start("two-uplinks", "e2e-names-uplinks")?;
+    world.adit("subnet add lan --ipv4 10.59.0.0/24")?;
+    let server = world.join("box", "--kind server")?;
+    let identity = Identity::make(&world)?;
+    let _web = identity.serve(&server.host, "box", 443, "tls")?;
+    let second = Ipv4Addr::new(198, 18, 2, 2);
+    world.adit("forward add 443/tcp box --name blog.example.org")?;
+    world.adit(&format!(
+        "forward add {second}:443/tcp box --name blog.example.org"
+    ))?;
+    let internet = world.host("internet")?;
+    for public in [IpAddr::V4(PUBLIC4), IpAddr::V4(second), IpAddr::V6(PUBLIC6)] {
+        let seen = match public {
+            IpAddr::V4(_) => IpAddr::V4(INTERNET4),
+            IpAddr::V6(_) => IpAddr::V6(INTERNET6),
+        };
+        expect(&internet, "https://blog.example.org/", public, "box", seen)?;
+    }
     Ok(())
 }
 

@@ -154,7 +154,11 @@ fn every_provider_is_told_by_its_class() -> Result<()> {
 /// The way to the bytes on the disk and to the kernel is short enough: what can be taken away from the units is.
 #[test]
 fn units_are_hardly_exposed() -> Result<()> {
-    for unit in ["adit-gateway.service", "adit-wireguard@.service"] {
+    for unit in [
+        "adit-gateway.service",
+        "adit-wireguard@.service",
+        "adit-front.service",
+    ] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../packaging/systemd");
         let ran = Command::new("systemd-analyze")
             .args(["security", "--offline=true", "--no-pager", "--threshold=25"])

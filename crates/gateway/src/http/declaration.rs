@@ -131,7 +131,7 @@ pub(super) async fn apply(
 
 fn compare(snapshot: &Snapshot, request: Apply) -> Result<Plan, Failure> {
     let before = &snapshot.state;
-    let facts = with_listeners(&snapshot.facts);
+    let facts = with_listeners(&snapshot.facts, &snapshot.holding);
     let change = Change::Apply(Box::new(request.into()));
     let random = random().map_err(unplanned)?;
     let edits = decide(before, change, &facts, seconds_since_1970(), &random)?;

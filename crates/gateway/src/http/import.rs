@@ -51,7 +51,7 @@ pub(super) async fn import(
 /// What would be committed. Nothing random is left in what is told.
 fn rehearse(base: &Snapshot, change: Change) -> Result<Committed, Failure> {
     let now = seconds_since_1970();
-    let facts = with_listeners(&base.facts);
+    let facts = with_listeners(&base.facts, &base.holding);
     let edits = decide(&base.state, change, &facts, now, &[0; 64])?;
     let mut state = adit_model::state::State::clone(&base.state);
     for edit in &edits {

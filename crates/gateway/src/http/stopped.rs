@@ -31,6 +31,7 @@ pub(crate) fn stopped() -> Arc<Control> {
     Arc::new(Control {
         state_dir: "/nonexistent".into(),
         origin: None,
+        holding: crate::names::Holding::default(),
         restart: Arc::default(),
         audit: Arc::new(Audit::new(mpsc::channel(1).0)),
         events: Arc::new(events),

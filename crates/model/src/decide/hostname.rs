@@ -116,17 +116,22 @@ fn taken(
     }
 }
 
+/// A port of an address of this host.
+pub(super) type Socket = (IpAddr, Protocol, u16);
+
+type Holder<'a> = (PortRange, &'a Forward, &'a Device);
+
 /// What forwards hold that move together, by socket: one without a name, and one for each name.
 #[derive(Default)]
 pub(super) struct Held<'a> {
-    plain: BTreeMap<(IpAddr, Protocol, u16), (PortRange, &'a Forward, &'a Device)>,
-    named: BTreeMap<(IpAddr, Protocol, u16, &'a str), (PortRange, &'a Forward, &'a Device)>,
+    plain: BTreeMap<Socket, Holder<'a>>,
+    named: BTreeMap<(Socket, &'a str), Holder<'a>>,
 }
 
 impl<'a> Held<'a> {
     pub(super) fn insert(
         &mut self,
-        (address, protocol, first): (IpAddr, Protocol, u16),
+        socket: Socket,
         ports: PortRange,
         forward: &'a Forward,
         device: &'a Device,
@@ -134,10 +139,10 @@ impl<'a> Held<'a> {
         let holder = (ports, forward, device);
         match &forward.hostname {
             Some(name) => {
-                self.named.insert((address, protocol, first, name), holder);
+                self.named.insert((socket, name), holder);
             }
             None => {
-                self.plain.insert((address, protocol, first), holder);
+                self.plain.insert(socket, holder);
             }
         }
     }
@@ -145,7 +150,7 @@ impl<'a> Held<'a> {
     /// Refuses what cannot be beside what is held.
     pub(super) fn check(
         &self,
-        (address, protocol, _): (IpAddr, Protocol, u16),
+        (address, protocol, first): Socket,
         ports: PortRange,
         forward: &Forward,
     ) -> Result<(), Refusal> {
@@ -157,15 +162,15 @@ impl<'a> Held<'a> {
             .filter(|(range, ..)| range.overlaps(ports));
         let in_the_way = match &forward.hostname {
             Some(name) => {
-                let key = (address, protocol, ports.first(), name.as_str());
+                let key = ((address, protocol, first), name.as_str());
                 if let Some((_, other, device)) = self.named.get(&key) {
                     return Err(taken(name, ports, protocol, other, device));
                 }
                 plain.filter(|(range, ..)| !range.is_single())
             }
             None => plain.or_else(|| {
-                let named = self.named.range((address, protocol, ports.first(), "")..);
-                let mut named = named.take_while(|((at, with, port, _), _)| {
+                let named = self.named.range(((address, protocol, first), "")..);
+                let mut named = named.take_while(|(((at, with, port), _), _)| {
                     (*at, *with) == (address, protocol) && *port <= ports.last()
                 });
                 let first = named.next().map(|(_, holder)| holder);

@@ -36,7 +36,7 @@ pub(super) const NAMES: [File; 2] = [
     },
 ];
 
-pub(super) const UNITS: [File; 2] = [
+pub(super) const UNITS: [File; 3] = [
     File {
         path: "/etc/systemd/system/adit-gateway.service",
         packaged: &[
@@ -53,6 +53,15 @@ pub(super) const UNITS: [File; 2] = [
             "/lib/systemd/system/adit-wireguard@.service",
         ],
         text: include_str!("../../../../../packaging/systemd/adit-wireguard@.service"),
+        mode: 0o644,
+    },
+    File {
+        path: "/etc/systemd/system/adit-front.service",
+        packaged: &[
+            "/usr/lib/systemd/system/adit-front.service",
+            "/lib/systemd/system/adit-front.service",
+        ],
+        text: include_str!("../../../../../packaging/systemd/adit-front.service"),
         mode: 0o644,
     },
 ];

@@ -358,7 +358,8 @@ fn on_host(host: &Host) -> Result<Vec<Step>, Failure> {
     let dataplane = supervisor
         .dataplane(&host.interface)
         .filter(|_| matches!(host.carrier, Carrier::Userspace));
-    let services: BTreeSet<_> = dataplane.into_iter().collect();
+    let front = supervisor.front().map(str::to_owned);
+    let services: BTreeSet<_> = dataplane.into_iter().chain(front).collect();
     for service in services.into_iter().chain([GATEWAY.to_owned()]) {
         if supervisor == Supervisor::Unknown {
             break;

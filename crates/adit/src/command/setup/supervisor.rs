@@ -60,6 +60,14 @@ impl Supervisor {
         }
     }
 
+    /// The service that carries the connections to names, if that is one of its own.
+    pub(super) const fn front(self) -> Option<&'static str> {
+        match self {
+            Self::Systemd => Some("adit-front"),
+            Self::OpenRc | Self::Unknown => None,
+        }
+    }
+
     pub(super) fn is_enabled(self, service: &str) -> bool {
         match self {
             Self::Systemd => succeeds("systemctl", &["is-enabled", "--quiet", service]),

@@ -86,6 +86,7 @@ impl World {
         let facts = watch::channel(Arc::new(facts())).1;
         let (requests, received) = mpsc::channel(16);
         let writer = Writer {
+            holding: crate::names::Holding::default(),
             store,
             state: State::default(),
             facts: facts.clone(),
