@@ -37,12 +37,17 @@ fn granted(device: &Device, wish: Value) -> Result<Value> {
 
 fn refused(device: &Device, wish: Value, code: u8) -> Result<Value> {
     let answer = pcp(device, wish.clone())?;
-    ensure!(answer["result"] == code, "{wish}: {code} expected, not {answer}");
+    ensure!(
+        answer["result"] == code,
+        "{wish}: {code} expected, not {answer}"
+    );
     Ok(answer)
 }
 
 fn natpmpc(device: &Device, words: &str) -> Result<String> {
-    let words = ["natpmpc", "-g", GATEWAY4].into_iter().chain(words.split_whitespace());
+    let words = ["natpmpc", "-g", GATEWAY4]
+        .into_iter()
+        .chain(words.split_whitespace());
     let words: Vec<&str> = words.collect();
     Ok(device.host.exec(words)?.stdout)
 }
@@ -73,7 +78,10 @@ fn devices_open_ports_and_the_internet_reaches_them() -> Result<()> {
 fn by_nat_pmp(world: &World, server: &Device) -> Result<()> {
     let internet = world.host("internet")?;
     let told = natpmpc(server, "")?;
-    ensure!(told.contains(&format!("Public IP address : {PUBLIC4}")), "{told}");
+    ensure!(
+        told.contains(&format!("Public IP address : {PUBLIC4}")),
+        "{told}"
+    );
     let told = natpmpc(server, "-a 6000 6000 udp 3600")?;
     ensure!(
         told.contains("Mapped public port 6000 protocol UDP to local port 6000 lifetime 3600"),
@@ -87,11 +95,16 @@ fn by_nat_pmp(world: &World, server: &Device) -> Result<()> {
     ensure!(
         lease["external"] == format!("{PUBLIC4}:6000")
             && lease["internal"] == format!("{}:6000", server.ipv4)
-            && lease["expires_in"].as_u64().is_some_and(|left| (3500..=3600).contains(&left)),
+            && lease["expires_in"]
+                .as_u64()
+                .is_some_and(|left| (3500..=3600).contains(&left)),
         "{lease}"
     );
     let forward = world.find("forward", &json!({"origin": "lease"}))?;
-    ensure!(forward["port"] == 6000 && forward["protocols"] == json!(["udp"]), "{forward}");
+    ensure!(
+        forward["port"] == 6000 && forward["protocols"] == json!(["udp"]),
+        "{forward}"
+    );
     let id = &forward["id"];
     let refused = world.refused(&format!("forward remove {id}"))?;
     ensure!(
@@ -132,7 +145,11 @@ fn by_pcp(world: &World, server: &Device) -> Result<()> {
         told["lifetime"].as_u64().is_some_and(|left| left > 3000),
         "{told}"
     );
-    refused(server, json!({"internal": 8080, "nonce": "02".repeat(12), "lifetime": 0}), 2)?;
+    refused(
+        server,
+        json!({"internal": 8080, "nonce": "02".repeat(12), "lifetime": 0}),
+        2,
+    )?;
     let peer = json!({
         "opcode": "peer", "internal": 8080, "remote": [INTERNET4, 9], "external": 0,
     });
@@ -183,7 +200,12 @@ fn by_pcp_in_ipv6(world: &World, server: &Device) -> Result<()> {
         let mut end = side(internal, external);
         end["lifetime"] = json!(0);
         granted(server, end)?;
-        let late = connect(&internet, Some(at(INTERNET6, 0)), at(inside, external), SHORT);
+        let late = connect(
+            &internet,
+            Some(at(INTERNET6, 0)),
+            at(inside, external),
+            SHORT,
+        );
         ensure!(late.is_err(), "{external} is open after its lease");
     }
     Ok(())
@@ -196,14 +218,24 @@ fn filter(address: &str, length: u8, port: u16) -> Value {
         .filter_map(|part| part.parse::<u8>().ok())
         .map(|octet| format!("{octet:02x}"))
         .collect();
-    json!([3, format!("00{:02x}{port:04x}{}ffff{octets}", 96 + length, "00".repeat(10))])
+    json!([
+        3,
+        format!(
+            "00{:02x}{port:04x}{}ffff{octets}",
+            96 + length,
+            "00".repeat(10)
+        )
+    ])
 }
 
 fn filters(world: &World, server: &Device) -> Result<()> {
     let internet = world.host("internet")?;
     let stranger = world.host("stranger")?;
     let only = filter(&INTERNET4.to_string(), 32, 0);
-    granted(server, json!({"internal": 8083, "external": 8083, "options": [only]}))?;
+    granted(
+        server,
+        json!({"internal": 8083, "external": 8083, "options": [only]}),
+    )?;
     let web = listen(&server.host, at(server.ipv4, 8083))?;
     converse(&internet, None, at(PUBLIC4, 8083), &web)?;
     let other = connect(&stranger, None, at(PUBLIC4, 8083), SHORT);
@@ -220,7 +252,10 @@ fn sets(world: &World, server: &Device) -> Result<()> {
     let internet = world.host("internet")?;
     // RFC 7753 section 4.1: size, first internal port, parity.
     let set = json!([130, format!("{:04x}{:04x}01", 4, 9001)]);
-    let told = granted(server, json!({"internal": 9001, "external": 9101, "options": [set]}))?;
+    let told = granted(
+        server,
+        json!({"internal": 9001, "external": 9101, "options": [set]}),
+    )?;
     ensure!(told["external"] == 9101, "{told}");
     let web = listen(&server.host, at(server.ipv4, 9004))?;
     converse(&internet, None, at(PUBLIC4, 9104), &web)?;
@@ -249,14 +284,31 @@ fn not_given(world: &World, server: &Device) -> Result<()> {
     }
     let all = json!({"internal": 0, "protocol": 6});
     refused(server, all, 9)?;
-    let third = json!([[1, format!("{}ffff{:02x}{:02x}{:02x}{:02x}", "00".repeat(10), 10, 59, 0, 3)]]);
+    let third = json!([[
+        1,
+        format!(
+            "{}ffff{:02x}{:02x}{:02x}{:02x}",
+            "00".repeat(10),
+            10,
+            59,
+            0,
+            3
+        )
+    ]]);
     refused(server, json!({"internal": 8202, "options": third}), 5)?;
-    refused(server, json!({"internal": 8202, "client": "10.59.0.77"}), 12)?;
+    refused(
+        server,
+        json!({"internal": 8202, "client": "10.59.0.77"}),
+        12,
+    )?;
     world.adit("device set box --lease-quota 1")?;
     granted(server, json!({"internal": 8203}))?;
     refused(server, json!({"internal": 8204}), 10)?;
     world.adit("device set box --lease-quota 100 --auto-port-range 20000-20001")?;
-    ensure!(leases(world)?.is_empty(), "a lease outside of the ranges stays");
+    ensure!(
+        leases(world)?.is_empty(),
+        "a lease outside of the ranges stays"
+    );
     let told = granted(server, json!({"internal": 8205, "external": 30000}))?;
     let given = told["external"].as_u64().context("a port")?;
     ensure!((20000..=20001).contains(&given), "{told}");
@@ -278,7 +330,9 @@ fn suspended(world: &World, server: &Device) -> Result<()> {
         let problems = status["problems"].as_array().context("problems")?;
         Ok(problems.iter().any(|problem| problem["code"] == code))
     };
-    wait_until("the suspension", Duration::from_secs(90), || is_told("lease-suspended"))?;
+    wait_until("the suspension", Duration::from_secs(90), || {
+        is_told("lease-suspended")
+    })?;
     converse(&internet, None, at(PUBLIC4, 8300), &service)?;
     let lease = world.find("lease", &json!({"device": "box"}))?;
     ensure!(lease["suspended_by"].is_string(), "{lease}");
@@ -291,18 +345,27 @@ fn suspended(world: &World, server: &Device) -> Result<()> {
 fn ends(world: &World, server: &Device) -> Result<()> {
     let internet = world.host("internet")?;
     world.adit("settings set lease-minimum 2")?;
-    let told = granted(server, json!({"internal": 8400, "external": 8400, "lifetime": 2}))?;
+    let told = granted(
+        server,
+        json!({"internal": 8400, "external": 8400, "lifetime": 2}),
+    )?;
     ensure!(told["lifetime"] == 2, "{told}");
     let web = listen(&server.host, at(server.ipv4, 8400))?;
     let early = connect(&internet, None, at(PUBLIC4, 8400), SHORT);
     wait_until("the end of a lease", SOON, || Ok(leases(world)?.is_empty()))?;
     let late = connect(&internet, None, at(PUBLIC4, 8400), SHORT);
-    ensure!(early.is_ok() && late.is_err(), "before and after: {early:?}, {late:?}");
+    ensure!(
+        early.is_ok() && late.is_err(),
+        "before and after: {early:?}, {late:?}"
+    );
     drop(web);
     world.adit("settings set lease-minimum 120")?;
     let told = granted(server, json!({"internal": 8400, "lifetime": 2}))?;
     // What was freed a moment ago is kept for who had it.
-    ensure!(told["lifetime"] == 120 && told["external"] == 8400, "{told}");
+    ensure!(
+        told["lifetime"] == 120 && told["external"] == 8400,
+        "{told}"
+    );
     granted(server, json!({"internal": 8400, "lifetime": 0}))?;
     Ok(())
 }
@@ -321,11 +384,18 @@ fn not_heard(world: &World, server: &Device, laptop: &Device) -> Result<()> {
     // Another's address does not come through WireGuard.
     let (interface, address) = (&laptop.interface, server.ipv4.to_string());
     let prefix = format!("{address}/32");
-    laptop.host.exec(["ip", "address", "add", &prefix, "dev", interface])?;
+    laptop
+        .host
+        .exec(["ip", "address", "add", &prefix, "dev", interface])?;
     let told = ask(&laptop.host, address.clone(), GATEWAY4.to_owned());
-    laptop.host.exec(["ip", "address", "del", &prefix, "dev", interface])?;
+    laptop
+        .host
+        .exec(["ip", "address", "del", &prefix, "dev", interface])?;
     let told = told?;
-    ensure!(told["silence"].is_string(), "a stolen address is told {told}");
+    ensure!(
+        told["silence"].is_string(),
+        "a stolen address is told {told}"
+    );
     ensure!(leases(world)?.is_empty(), "somebody was heard");
     Ok(())
 }
@@ -337,7 +407,10 @@ fn demoted(world: &World, server: &Device, laptop: &Device) -> Result<()> {
     granted(server, json!({"internal": 8601}))?;
     let before = world.revision()?;
     world.adit("device set box --kind client")?;
-    ensure!(world.revision()? == before + 1, "it is more than one revision");
+    ensure!(
+        world.revision()? == before + 1,
+        "it is more than one revision"
+    );
     let left = leases(world)?;
     ensure!(
         left.len() == 1 && left[0]["device"] == "laptop",
@@ -360,7 +433,10 @@ fn leases_outlive_the_daemon() -> Result<()> {
     let internet = world.host("internet")?;
     let mut told = Vec::new();
     for port in 7000..7020 {
-        told.push(granted(&server, json!({"internal": port, "external": port}))?);
+        told.push(granted(
+            &server,
+            json!({"internal": port, "external": port}),
+        )?);
     }
     let web = listen(&server.host, at(server.ipv4, 7019))?;
     let before = leases(&world)?;
@@ -375,7 +451,10 @@ fn leases_outlive_the_daemon() -> Result<()> {
             old["id"] == new["id"] && old["external"] == new["external"],
             "{old} became {new}"
         );
-        ensure!(left(new) + 60 >= left(old) && left(new) <= 3600 + 900, "{old} became {new}");
+        ensure!(
+            left(new) + 60 >= left(old) && left(new) <= 3600 + 900,
+            "{old} became {new}"
+        );
     }
     converse(&internet, None, at(PUBLIC4, 7019), &web)?;
     let mut again = Value::Null;
@@ -385,6 +464,9 @@ fn leases_outlive_the_daemon() -> Result<()> {
     })?;
     ensure!(again["external"] == 7005, "{again}");
     let (first, last) = (told[0]["epoch"].as_u64(), again["epoch"].as_u64());
-    ensure!(first.is_some() && last >= first, "the epoch went from {first:?} to {last:?}");
+    ensure!(
+        first.is_some() && last >= first,
+        "the epoch went from {first:?} to {last:?}"
+    );
     Ok(())
 }
