@@ -63,6 +63,7 @@ fn upnpc_opens_lists_and_closes_ports() -> Result<()> {
     findings.check("of one's own only", own_only(&world, &server, &other));
     findings.check("another port", another_port(&world, &server, &other));
     findings.check("a range", range(&world, &other));
+    findings.check("beside others", beside_others(&world, &server, &other));
     findings.check("pinholes", pinholes(&world, &server, &other));
     findings.check("after a crash", after_a_crash(&mut world, &server));
     findings.check("withdrawn", withdrawn(&world, &server));
@@ -232,6 +233,30 @@ fn range(world: &World, other: &Device) -> Result<()> {
     ensure!(conversation.is_cut()?, "a connection survives its mapping");
     let refused = connect(&internet, None, at(PUBLIC4, 20002), SHORT);
     ensure!(refused.is_err(), "a mapping that is gone still leads there");
+    Ok(())
+}
+
+/// One table for all: what an administrator, the gateway itself or another protocol has is taken.
+fn beside_others(world: &World, server: &Device, other: &Device) -> Result<()> {
+    let natpmpc = format!("natpmpc -g {GATEWAY} -a 9500 9500 tcp 600");
+    says(&run(other, &natpmpc)?, "Mapped public port 9500")?;
+    world.adit("forward add 9600/tcp laptop")?;
+    let before = leases(world, "box")?.len();
+    for (port, protocol) in [(9500, "tcp"), (9600, "tcp"), (51820, "udp"), (5351, "udp")] {
+        let said = upnpc(server, &format!("-a @ 8080 {port} {protocol} 600"))?;
+        says(&said, "failed with code 718").with_context(|| format!("{port}/{protocol}"))?;
+    }
+    ensure!(
+        leases(world, "box")?.len() == before,
+        "{:?}",
+        leases(world, "box")?
+    );
+    // What the device itself obtained otherwise is not to be seen or ended in this way.
+    says(&upnpc(other, "-d 9500 tcp")?, "714")?;
+    let said = upnpc(other, "-l")?;
+    ensure!(!said.contains("9500"), "{said}");
+    let web = listen(&other.host, at(other.ipv4, 9500))?;
+    converse(&world.host("internet")?, None, at(PUBLIC4, 9500), &web)?;
     Ok(())
 }
 

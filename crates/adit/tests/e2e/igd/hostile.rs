@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::net::if_::if_nametoindex;
+use socket2::SockRef;
 
 use super::{GATEWAY, SHORT};
 use crate::support::{Capture, Device, Findings, Injector, PUBLIC4, World, at, connect, udp, udp4};
@@ -189,6 +190,7 @@ fn search_in_ipv6(device: &Device) -> Result<()> {
     for group in ["ff02::c", "ff05::c"] {
         let socket = udp(&device.host, at(own, 0))?;
         socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+        SockRef::from(&socket).set_multicast_if_v6(index)?;
         let place = SocketAddrV6::new(group.parse()?, 1900, 0, index);
         socket.send_to(SEARCH.as_bytes(), place)?;
         let mut buffer = [0; 2048];
