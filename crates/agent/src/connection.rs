@@ -72,6 +72,8 @@ impl Connection {
     /// Waits for the next thing that happens. Nothing is lost when the wait is given up.
     pub async fn next_event(&mut self) -> Event {
         loop {
+            // A socket that was just made is not known to be ready, and sends nothing then. An error is told when it is used.
+            let _ = self.socket.writable().await;
             self.client.handle_timeout(Instant::now());
             while let Some(transmit) = self.client.poll_transmit() {
                 match self.socket.try_send(&transmit.datagram) {

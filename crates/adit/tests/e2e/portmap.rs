@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use crate::support::{Machine, at, binary, connect, converse, listen};
 
-/// The router's address outside, one that a provider shares among its customers.
-const OUTSIDE: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 2);
+/// The router's address outside. miniupnpd maps nothing to one that it knows to be private, or for documents.
+const OUTSIDE: Ipv4Addr = Ipv4Addr::new(11, 0, 0, 2);
 const LAPTOP: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 11);
 
 /// Where it is a matter of packets within one machine.
@@ -39,6 +39,11 @@ impl Home {
             lab,
             _machine: machine,
         };
+        let outside = format!("{OUTSIDE}/32");
+        home.router
+            .exec(["ip", "address", "add", &outside, "dev", "wan"])?;
+        home.provider
+            .exec(["ip", "route", "add", &outside, "via", "100.64.0.2"])?;
         home.router.exec_with_input(
             ["nft", "-f", "-"],
             "table inet filter {
@@ -58,7 +63,7 @@ impl Home {
         let configuration = folder.join("miniupnpd.conf");
         fs::write(
             &configuration,
-            "ext_ifname=wan\next_allow_private_ipv4=yes\nlistening_ip=lan\nenable_natpmp=yes\n\
+            "ext_ifname=wan\next_ip=11.0.0.2\nlistening_ip=lan\nenable_natpmp=yes\n\
              enable_upnp=yes\nsecure_mode=yes\nsystem_uptime=no\nmin_lifetime=120\nmax_lifetime=86400\n\
              uuid=b7d2d7d4-0a54-4c80-a6f7-6a9d6a5a1f00\nallow 1024-65535 192.168.1.0/24 1024-65535\n\
              deny 0-65535 0.0.0.0/0 0-65535\n",
@@ -154,14 +159,13 @@ fn port_is_opened_listed_renewed_and_given_back() -> Result<()> {
     ensure!(mapping["mechanism"] == "pcp", "{mapping}");
     ensure!(mapping["gateway"] == "192.168.1.1", "{mapping}");
     ensure!(mapping["internal"] == "192.168.1.11:8080", "{mapping}");
-    ensure!(mapping["external"] == "100.64.0.2:18080", "{mapping}");
-    // Behind a provider's NAT it is of little use, and that is said.
-    ensure!(mapping["reach"] == "shared", "{mapping}");
+    ensure!(mapping["external"] == "11.0.0.2:18080", "{mapping}");
+    ensure!(mapping["reach"] == "public", "{mapping}");
     ensure!(home.is_open(18080)?, "what was promised is not true");
 
     // The same nonce: miniupnpd would refuse another.
     let renewed = home.portmap("add 8080/tcp --external 18080 --lifetime 7200")?;
-    ensure!(renewed[0]["external"] == "100.64.0.2:18080", "{renewed:?}");
+    ensure!(renewed[0]["external"] == "11.0.0.2:18080", "{renewed:?}");
     ensure!(
         renewed[0]["expires_in"].as_u64() > Some(3600),
         "{renewed:?}"
@@ -183,14 +187,41 @@ fn router_that_is_silent_in_pcp_is_asked_in_nat_pmp() -> Result<()> {
     // The first octet of the datagram is the version.
     home.router.exec_with_input(
         ["nft", "-f", "-"],
-        "table inet deaf { chain input { type filter hook input priority 0; meta nfproto ipv4 udp dport 5351 @th,64,8 2 drop; } }",
+        "table inet deaf {
+           chain input {
+             type filter hook input priority 0;
+             meta nfproto ipv4 udp dport 5351 @th,64,8 2 drop;
+           }
+         }",
     )?;
     let added = home.portmap("add 8080/tcp --external 18081")?;
     ensure!(added[0]["mechanism"] == "nat-pmp", "{added:?}");
-    ensure!(added[0]["external"] == "100.64.0.2:18081", "{added:?}");
+    ensure!(added[0]["external"] == "11.0.0.2:18081", "{added:?}");
     ensure!(home.is_open(18081)?);
     home.portmap("remove --all")?;
     ensure!(!home.is_open(18081)?);
+    Ok(())
+}
+
+#[test]
+fn router_that_speaks_upnp_alone_is_asked_in_upnp() -> Result<()> {
+    let mut home = Home::new("portmap-upnp")?;
+    home.start_router()?;
+    home.router.exec_with_input(
+        ["nft", "-f", "-"],
+        "table inet deaf {
+           chain input {
+             type filter hook input priority 0;
+             meta nfproto ipv4 udp dport 5351 drop;
+           }
+         }",
+    )?;
+    let added = home.portmap("add 8080/tcp --external 18082")?;
+    ensure!(added[0]["mechanism"] == "upnp", "{added:?}");
+    ensure!(added[0]["external"] == "11.0.0.2:18082", "{added:?}");
+    ensure!(home.is_open(18082)?);
+    home.portmap("remove 8080/tcp")?;
+    ensure!(!home.is_open(18082)?);
     Ok(())
 }
 
@@ -201,7 +232,7 @@ fn range_is_asked_port_by_port_where_the_router_has_no_sets() -> Result<()> {
     let added = home.portmap("add 8080-8082/tcp --external 18080")?;
     let mut external: Vec<_> = added.iter().map(|it| it["external"].clone()).collect();
     external.sort_by_key(Value::to_string);
-    let expected = ["100.64.0.2:18080", "100.64.0.2:18081", "100.64.0.2:18082"];
+    let expected = ["11.0.0.2:18080", "11.0.0.2:18081", "11.0.0.2:18082"];
     ensure!(external == expected, "{added:?}");
     ensure!(home.is_open(18080)?);
     home.portmap("remove 8080-8082")?;
@@ -216,7 +247,7 @@ fn watched_port_outlives_the_router_and_ends_with_the_command() -> Result<()> {
     let mut watch = home
         .laptop
         .spawn(home.words("watch 8080/tcp --external 18080")?)?;
-    watch.wait_for_output("100.64.0.2:18080", SOON)?;
+    watch.wait_for_output("11.0.0.2:18080", SOON)?;
     ensure!(home.is_open(18080)?);
     ensure!(home.refused("remove 8080/tcp")? == "held-by-process");
 

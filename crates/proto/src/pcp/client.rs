@@ -332,6 +332,14 @@ impl Client {
             self.finish(id, false);
             return;
         }
+        let is_about_options =
+            code == ErrorCode::MalformedOption || code == ErrorCode::UnsupportedOption;
+        if is_about_options && entry.wish.ports > 1 {
+            // Some servers stumble over port sets in place of passing over them: one port is better than none.
+            entry.wish.ports = 1;
+            entry.phase = Phase::Asking(Attempt::new(now));
+            return;
+        }
         entry.rest(now + rest);
         if code == ErrorCode::NoResources {
             self.hold_new(now + rest);

@@ -304,6 +304,20 @@ fn port_sets_are_given_as_far_as_the_server_goes() {
 }
 
 #[test]
+fn server_that_stumbles_over_port_sets_is_asked_for_one_port() {
+    let mut pair = Pair::new();
+    pair.server.stumbles_over_sets = true;
+    let wish = adit_proto::port_control::wish::Wish {
+        ports: 3,
+        ..Pair::wish()
+    };
+    pair.insert(wish);
+    pair.run(HOUR);
+    assert_eq!(pair.held().unwrap().ports, 1);
+    assert_eq!(pair.count(|it| matches!(it, Event::Failed(..))), 0);
+}
+
+#[test]
 fn names_are_asked_for_only_where_they_are_known() {
     for offered in [true, false] {
         let mut pair = Pair::new();

@@ -39,6 +39,8 @@ pub(crate) struct Server {
     pub(crate) requests: u32,
     pub(crate) most_ports: u16,
     pub(crate) longest: u32,
+    /// Refuses what it might pass over.
+    pub(crate) stumbles_over_sets: bool,
     epoch: Epoch,
     notifier: Notifier,
     next_port: u16,
@@ -68,6 +70,7 @@ impl Server {
             requests: 0,
             most_ports: 100,
             longest: 7200,
+            stumbles_over_sets: false,
             epoch: Epoch::begin(now),
             notifier: Notifier::new(),
             next_port: 40_000,
@@ -169,6 +172,9 @@ impl Server {
                 let Target::Port(protocol, _) = map.target else {
                     return map.refused(&ErrorCode::UnsupportedProtocol.into(), epoch);
                 };
+                if map.port_set.is_some() && self.stumbles_over_sets {
+                    return map.refused(&ErrorCode::MalformedOption.into(), epoch);
+                }
                 let ports = map.port_set.map_or(1, |set| set.size.min(self.most_ports));
                 let suggested = map.suggestion.port.map(NonZeroU16::get);
                 let port = self.place(&key, protocol, suggested, ports);
