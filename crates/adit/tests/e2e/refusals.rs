@@ -336,8 +336,8 @@ fn ports(both: &mut Both<'_>) {
         ),
         (
             "port-in-snat-range",
-            "50000 box".to_owned(),
-            json!({"port": 50000, "device": "box"}),
+            "40000 box".to_owned(),
+            json!({"port": 40000, "device": "box"}),
         ),
         (
             "split-tunnel",
