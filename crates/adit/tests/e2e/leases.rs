@@ -513,7 +513,7 @@ fn a_crash_loses_no_lease_that_was_answered() -> Result<()> {
     world.adit("device set box --lease-quota 2000 --request-rate 100000")?;
     let source = server.ipv4.to_string();
     let mut answered = 0;
-    for (first, pause) in [(2000, 150), (2400, 350), (2800, 600)] {
+    for (first, pause) in [(2000, 500), (2400, 800), (2800, 1200)] {
         let (start, end) = (first.to_string(), (first + 400).to_string());
         let asking = std::thread::spawn({
             let (host, source) = (server.host.clone(), source.clone());
