@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use adit_api::text::{Delegate, PortSpan, Text};
 use adit_api::timestamp::Timestamp;
+use adit_model::hostname;
 use adit_model::key::{PresharedKey, PublicKey};
 use adit_model::protocol::Protocol;
 use adit_model::state::Egress;
@@ -31,6 +32,9 @@ fuzz_target!(|text: &str| {
     again::<Timestamp>(text);
     again::<PublicKey>(text);
     again::<Delegate>(text);
+    if let Ok(name) = hostname::parse(text) {
+        assert_eq!(hostname::parse(&name).as_ref(), Ok(&name), "{text:?}");
+    }
     let _ = text.parse::<PresharedKey>();
     let _ = text.parse::<Protocol>();
     let _ = text.parse::<Text<PortSpan>>();

@@ -36,8 +36,10 @@ const BACK: &[(&str, &str)] = &[
     ),
     ("DROP TABLE log;", "the log of changes"),
     (
-        "DELETE FROM object WHERE kind = 'lease';",
-        "the ports that devices opened by themselves",
+        // Without its name a forward would lead the whole port to its device.
+        "DELETE FROM object WHERE kind = 'lease'
+            OR (kind = 'forward' AND json_extract(body, '$.hostname') IS NOT NULL);",
+        "the ports that devices opened by themselves, and the forwards by TLS name",
     ),
 ];
 

@@ -200,12 +200,18 @@ fn name_of(object: &Object, before: &State, after: &State) -> String {
         Object::Subnet(subnet) => subnet.name.clone(),
         Object::Device(device) => device.name.clone(),
         Object::Delegation(delegation) => delegation.prefix.to_string(),
-        Object::Forward(forward) => reach(
-            forward.port,
-            forward.port_end,
-            &forward.protocols,
-            &device_name(forward.device, before, after),
-        ),
+        Object::Forward(forward) => {
+            let reach = reach(
+                forward.port,
+                forward.port_end,
+                &forward.protocols,
+                &device_name(forward.device, before, after),
+            );
+            match &forward.hostname {
+                Some(hostname) => format!("{hostname} on {reach}"),
+                None => reach,
+            }
+        }
         Object::Pinhole(pinhole) => reach(
             pinhole.port,
             pinhole.port_end,

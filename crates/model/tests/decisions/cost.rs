@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use adit_model::change::Change;
+use adit_model::change::{AddForward, Change};
 use adit_model::desired::derive::{Derivation, Inputs};
 use adit_model::desired::firewall::Firewall;
 use adit_model::edit::{Edit, Object};
@@ -17,8 +17,8 @@ use adit_model::state::{
 };
 
 use crate::world::{
-    TUNNEL, World, add_device, add_forward, add_pinhole, add_subnet, delegate, parse,
-    set_subnet_ipv6,
+    TUNNEL, World, add_device, add_forward, add_forward_wish, add_pinhole, add_subnet, delegate,
+    parse, set_subnet_ipv6,
 };
 
 const DEVICES: u32 = 10_000;
@@ -134,6 +134,76 @@ fn ten_thousand_devices_are_no_burden() {
     measure("find problems", whole, || {
         adit_model::problem::of_state(&world.state, &world.facts, world.now)
     });
+}
+
+/// Each device has a name on one port.
+#[test]
+fn ten_thousand_names_on_one_port_are_no_burden() {
+    let mut world = large("fd00:7::/64");
+    let named = |device: &str, hostname: String| {
+        Change::AddForward(AddForward {
+            hostname: Some(hostname),
+            ..add_forward_wish("443/tcp", device)
+        })
+    };
+    let first = world
+        .decide(named("device-0", "name.example".to_owned()))
+        .unwrap();
+    let Some(Edit::Set(Object::Forward(forward))) = first.first().cloned() else {
+        panic!("{first:?}");
+    };
+    for index in 0..DEVICES {
+        world.state.absorb(&Edit::Set(Object::Forward(Forward {
+            id: ForwardId(5_000_000 + u64::from(index)),
+            device: DeviceId(1_000_000 + u64::from(index)),
+            hostname: Some(format!("name-{index}.example")),
+            ..forward.clone()
+        })));
+    }
+    world.state.absorb(&Edit::Set(Object::Sequence(6_000_000)));
+    measure("derive names", Duration::from_secs(6), || world.desired());
+    let key = PrivateKey::from_random([1; 32]);
+    let derive = |world: &World, derivation: &mut Option<Derivation>| {
+        let inputs = Inputs {
+            state: &world.state,
+            facts: &world.facts,
+            interface: TUNNEL,
+            private_key: &key,
+            now: world.now,
+        };
+        match derivation {
+            Some(derivation) => derivation.update(&inputs).clone(),
+            none @ None => none.insert(Derivation::new(&inputs)).desired().clone(),
+        }
+    };
+    let mut derivation = None;
+    let mut before = derive(&world, &mut derivation);
+    let mut best = Duration::MAX;
+    for number in 0..20 {
+        let change = match number % 4 {
+            3 => add_forward("443/tcp", "device-7"),
+            _ => named("device-7", format!("another-{number}.example")),
+        };
+        let changed = took(|| {
+            // The fallback is there once.
+            let _ = world.change(change);
+            let after = derive(&world, &mut derivation);
+            assert!(before.names.differs(&after.names) || number > 3);
+            before = after;
+        });
+        best = best.min(changed);
+    }
+    assert!(best < Duration::from_millis(100), "one name more: {best:?}");
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "another place that looks at a clock"
+)]
+fn took(work: impl FnOnce()) -> Duration {
+    let start = Instant::now();
+    work();
+    start.elapsed()
 }
 
 /// The shortest time from a change to the steps that make it, over several changes that follow each other.

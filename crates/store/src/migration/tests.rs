@@ -81,6 +81,29 @@ fn the_first_schema_is_led_to_the_newest_with_all_that_it_holds() {
     assert_eq!(loaded, with_earlier_settings(before));
 }
 
+/// An older version would lead the whole port to the device.
+#[test]
+fn forwards_by_name_do_not_become_others_on_the_way_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(directory.path()).unwrap();
+    let forward = |id, body: &str| Write::Set {
+        kind: "forward".to_owned(),
+        id,
+        version: 1,
+        body: body.to_owned(),
+    };
+    let writes = [
+        forward(1, r#"{"id":1,"port":443,"hostname":"a.example"}"#),
+        forward(2, r#"{"id":2,"port":443}"#),
+    ];
+    store.commit(1, &writes).unwrap();
+    drop(store);
+    crate::downgrade(directory.path(), 3).unwrap();
+    let (_store, loaded) = Store::open(directory.path()).unwrap();
+    let forwards = loaded.objects.iter().filter(|it| it.kind == "forward");
+    assert_eq!(forwards.map(|it| it.id).collect::<Vec<_>>(), [2]);
+}
+
 /// What the older version reads is what there was, and it is led to the newest again.
 #[test]
 fn a_database_is_led_back_with_all_that_an_older_schema_has_room_for() {
