@@ -60,10 +60,10 @@ fn serve(short: SocketAddr, bulk: SocketAddr) -> Result<String> {
         .map(|_| {
             let short = short.try_clone();
             thread::spawn(move || {
-                while let Ok((mut stream, _)) = short.as_ref().map_or_else(
-                    |error| Err(error.kind().into()),
-                    TcpListener::accept,
-                ) {
+                while let Ok((mut stream, _)) = short
+                    .as_ref()
+                    .map_or_else(|error| Err(error.kind().into()), TcpListener::accept)
+                {
                     let _ = stream.read(&mut [0; 4096]);
                     let _ = stream.write_all(&ANSWER);
                     // The client is the one that ends it.
@@ -103,7 +103,11 @@ fn connections(address: SocketAddr, name: &str, seconds: u64, threads: usize) ->
             .collect();
         clients
             .into_iter()
-            .map(|client| client.join().unwrap_or_else(|_| Err("a client died".into())))
+            .map(|client| {
+                client
+                    .join()
+                    .unwrap_or_else(|_| Err("a client died".into()))
+            })
             .collect()
     });
     let mut all = Vec::new();
@@ -146,7 +150,11 @@ fn bulk(address: SocketAddr, name: &str, seconds: u64, streams: usize) -> Result
             .collect();
         readers
             .into_iter()
-            .map(|reader| reader.join().unwrap_or_else(|_| Err("a reader died".into())))
+            .map(|reader| {
+                reader
+                    .join()
+                    .unwrap_or_else(|_| Err("a reader died".into()))
+            })
             .collect()
     });
     let took = begin.elapsed().as_secs_f64();
