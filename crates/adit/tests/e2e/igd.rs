@@ -1,6 +1,7 @@
 //! UPnP IGD through the tunnel: real clients open and close ports, and nobody else hears anything.
 
 mod hostile;
+mod programs;
 
 use std::net::Ipv4Addr;
 use std::path::Path;
