@@ -474,3 +474,86 @@ fn leases_outlive_the_daemon() -> Result<()> {
     );
     Ok(())
 }
+
+/// Asks for one port after the other, and says which were granted: an answer is there only if its line is whole.
+const FLOOD: &str = r"
+import socket, struct, sys
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind((sys.argv[1], 0))
+sock.settimeout(0.5)
+own = b'\0' * 10 + b'\xff\xff' + socket.inet_aton(sys.argv[1])
+none = b'\0' * 10 + b'\xff\xff' + bytes(4)
+first, last, window = map(int, sys.argv[2:5])
+asked = first
+def ask(port):
+    sock.sendto(struct.pack('!BBHI', 2, 1, 0, 3600) + own + b'\1' * 12
+                + struct.pack('!B3xHH', 6, port, port) + none, ('10.59.0.1', 5351))
+while asked < min(first + window, last):
+    ask(asked)
+    asked += 1
+got = 0
+while got < last - first:
+    try:
+        answer = sock.recv(2000)
+    except OSError:
+        break
+    got += 1
+    if answer[3] == 0:
+        print(*struct.unpack('!HH', answer[40:44]), flush=True)
+    if asked < last:
+        ask(asked)
+        asked += 1
+";
+
+/// Whatever was answered is there after a crash, and what was not asked is not.
+#[test]
+fn a_crash_loses_no_lease_that_was_answered() -> Result<()> {
+    let mut world = World::with_subnet("routed", "e2e-leases-crash")?;
+    let server = world.join("box", "--kind server")?;
+    world.adit("device set box --lease-quota 2000 --request-rate 100000")?;
+    let source = server.ipv4.to_string();
+    let mut answered = 0;
+    for (first, pause) in [(2000, 500), (2400, 800), (2800, 1200)] {
+        let (start, end) = (first.to_string(), (first + 400).to_string());
+        let asking = std::thread::spawn({
+            let (host, source) = (server.host.clone(), source.clone());
+            move || host.exec(["python3", "-c", FLOOD, &source, &start, &end, "32"])
+        });
+        std::thread::sleep(Duration::from_millis(pause));
+        world.gateway.kill()?;
+        let told = asking.join().map_err(|_| anyhow::anyhow!("the client"))??;
+        world.gateway.start()?;
+        let leases = leases(&world)?;
+        let there: std::collections::BTreeSet<(u64, u64)> = leases
+            .iter()
+            .filter_map(|lease| {
+                let port = |name: &str| lease[name].as_str()?.rsplit(':').next()?.parse().ok();
+                Some((port("internal")?, port("external")?))
+            })
+            .collect();
+        for line in told.stdout.lines() {
+            let (internal, external) = line.split_once(' ').context("a line")?;
+            let pair = (internal.parse()?, external.parse()?);
+            ensure!(
+                there.contains(&pair),
+                "{line} was answered and is not there"
+            );
+            answered += 1;
+        }
+        for (internal, _) in &there {
+            ensure!(
+                (2000..first + 400).contains(internal),
+                "nobody asked for {internal}"
+            );
+        }
+        world.gateway.adit_json(["plan"])?;
+    }
+    ensure!(
+        answered > 50,
+        "only {answered} were answered before the crashes"
+    );
+    Findings::note(&format!(
+        "{answered} leases were answered before three crashes"
+    ));
+    Ok(())
+}
