@@ -120,12 +120,16 @@ fn reached(world: &World, program: &mut Process, port: u16) -> Result<Value> {
     }
     let lease = found.context("a lease")?;
     ensure!(lease["mechanism"] == "upnp", "{lease}");
-    let external = port_of(&lease, "external")?;
-    connect(
-        &world.host("internet")?,
-        None,
-        at(PUBLIC4, external),
-        Duration::from_secs(5),
+    let external = at(PUBLIC4, port_of(&lease, "external")?);
+    let internet = world.host("internet")?;
+    // The program may listen a little later than it asks, and a lease is listed a little sooner than it is in force.
+    wait_until(
+        "the program's port from the Internet",
+        Duration::from_secs(20),
+        || {
+            connect(&internet, None, external, Duration::from_secs(5))?;
+            Ok(true)
+        },
     )?;
     Ok(lease)
 }
