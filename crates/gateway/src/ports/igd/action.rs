@@ -17,7 +17,7 @@ use adit_proto::igd::{
     Action, Answer, Fault, LONGEST_LEASE, Mapping, MappingKey, MappingRange, Outside,
     PinholeRequest, PortProtocol, Request, Service,
 };
-use ipnet::{IpNet, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::fault::{self, Purpose};
 use crate::control::{Control, PeerStatus, Snapshot};
@@ -163,7 +163,12 @@ impl Call<'_> {
         if exact && external.is_none() {
             return Err(Fault::ExternalPortWildcardNotPermitted);
         }
-        let filters = filters(&mapping.outside, 0, Fault::RemoteHostOnlyWildcard)?;
+        let filters = filters(
+            &mapping.outside,
+            0,
+            Family::Ipv4,
+            Fault::RemoteHostOnlyWildcard,
+        )?;
         let wish = RequestLease {
             family: Family::Ipv4,
             protocol: transport(mapping.protocol),
@@ -262,6 +267,7 @@ impl Call<'_> {
             filters: filters(
                 &request.outside,
                 request.remote_port,
+                Family::Ipv6,
                 Fault::InvalidArguments,
             )?,
             ..self.wish()
@@ -489,12 +495,22 @@ fn outside(lease: &Lease) -> Outside {
     })
 }
 
-fn filters(outside: &Outside, port: u16, unresolved: Fault) -> Result<Vec<Filter>, Fault> {
-    let network = match outside {
-        Outside::Anyone if port == 0 => return Ok(Vec::new()),
-        Outside::Anyone => IpNet::V6(Ipv6Net::default()),
-        Outside::Address(address) => IpNet::from(*address),
-        Outside::Name(_) => return Err(unresolved),
+/// The only ones that may come in; nobody of the other family can.
+fn filters(
+    outside: &Outside,
+    port: u16,
+    family: Family,
+    unresolved: Fault,
+) -> Result<Vec<Filter>, Fault> {
+    let network = match (outside, family) {
+        (Outside::Anyone, _) if port == 0 => return Ok(Vec::new()),
+        (Outside::Anyone, Family::Ipv4) => IpNet::V4(Ipv4Net::default()),
+        (Outside::Anyone, Family::Ipv6) => IpNet::V6(Ipv6Net::default()),
+        (Outside::Address(address), family) if Family::of(*address) == family => {
+            IpNet::from(*address)
+        }
+        (Outside::Address(_), _) => return Err(Fault::InvalidArguments),
+        (Outside::Name(_), _) => return Err(unresolved),
     };
     Ok(vec![Filter { network, port }])
 }
