@@ -278,11 +278,41 @@ impl Control {
         confirm: Confirm,
         repeatable: Option<Repeatable>,
     ) -> Result<Committed, ChangeError> {
+        let committed = self
+            .commit(change, caller.clone(), expected, confirm, repeatable)
+            .await?;
+        tracing::info!(revision = committed.revision, edits = committed.edits.len(), %caller, "changed");
+        self.applied(committed.revision).await?;
+        Ok(committed)
+    }
+
+    /// [`Self::change`] of leases, by devices and by time. There are many, and the log has other things to tell.
+    pub(crate) async fn lease(&self, change: Change) -> Result<Committed, ChangeError> {
+        let committed = self
+            .commit(change, Caller::Gateway, None, Confirm::Never, None)
+            .await?;
+        tracing::debug!(
+            revision = committed.revision,
+            edits = committed.edits.len(),
+            "leases changed"
+        );
+        self.applied(committed.revision).await?;
+        Ok(committed)
+    }
+
+    async fn commit(
+        &self,
+        change: Change,
+        caller: Caller,
+        expected: Option<Expected>,
+        confirm: Confirm,
+        repeatable: Option<Repeatable>,
+    ) -> Result<Committed, ChangeError> {
         let (answer, committed) = oneshot::channel();
         let request = Request {
             change,
             expected,
-            caller: caller.clone(),
+            caller,
             confirm,
             repeatable,
             answer,
@@ -291,16 +321,13 @@ impl Control {
             .send(Order::Change(Box::new(request)))
             .await
             .map_err(|_| ChangeError::Stopping)?;
-        let committed = match committed.await.map_err(|_| ChangeError::Stopping)? {
-            Ok(committed) => committed,
-            Err(WriteError::Refused(refusal)) => return Err(ChangeError::Refused(refusal)),
-            Err(WriteError::Forbidden) => return Err(ChangeError::Forbidden),
-            Err(WriteError::Store(message)) => return Err(ChangeError::Store { message }),
-            Err(WriteError::Repeated) => return Err(ChangeError::Repeated),
-        };
-        tracing::info!(revision = committed.revision, edits = committed.edits.len(), %caller, "changed");
-        self.applied(committed.revision).await?;
-        Ok(committed)
+        match committed.await.map_err(|_| ChangeError::Stopping)? {
+            Ok(committed) => Ok(committed),
+            Err(WriteError::Refused(refusal)) => Err(ChangeError::Refused(refusal)),
+            Err(WriteError::Forbidden) => Err(ChangeError::Forbidden),
+            Err(WriteError::Store(message)) => Err(ChangeError::Store { message }),
+            Err(WriteError::Repeated) => Err(ChangeError::Repeated),
+        }
     }
 
     /// Waits until this host's kernel has a revision.

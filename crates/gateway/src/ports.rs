@@ -1,6 +1,365 @@
-//! Where devices ask for ports.
+//! Where devices ask for ports: PCP and NAT-PMP (RFC 6887, RFC 6886) and UPnP on the tunnel interface.
+//!
+//! A request that changes nothing is decided on the state as it is and answered at once. Any other goes to the writer, beside
+//! all other changes, and is answered when it is durable and this host's kernel has it.
 
-pub(crate) mod igd;
+mod clock;
+mod epoch;
+mod igd;
+mod limit;
+mod outcome;
 mod promise;
+mod socket;
+mod translation;
 
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use adit_model::change::Change;
+use adit_model::decide::decide;
+use adit_model::decide::lease::granted;
+use adit_model::refusal::Refusal;
+use adit_model::state::{Device, DeviceId, State};
+use adit_proto::nat_pmp;
+use adit_proto::pcp;
+use adit_proto::port_control::notifier::{Announcement, Notifier};
+use adit_proto::port_control::{BUFFER_LENGTH, CLIENT_PORT, Policy, Received, receive};
+use tokio::net::UdpSocket;
+use tokio::task::JoinSet;
+
+use self::epoch::KeptEpoch;
+use self::limit::Limits;
+use self::outcome::{Failure, Outcome};
 pub(crate) use self::promise::Promises;
+use self::translation::Wish;
+use crate::control::{ChangeError, Control};
+use crate::writer::seconds_since_1970;
+
+/// How often it is looked at what time and the host have changed.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How long a request waits for a lease that is just ending.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// What devices ask by PCP and NAT-PMP.
+pub(crate) struct PortControl {
+    control: Weak<Control>,
+    promises: Arc<Promises>,
+    epoch: Mutex<KeptEpoch>,
+    notifier: Mutex<Notifier>,
+    limits: Limits,
+    /// By the gateway's address.
+    sockets: Mutex<BTreeMap<IpAddr, Arc<UdpSocket>>>,
+}
+
+impl PortControl {
+    pub(crate) fn new(control: &Arc<Control>, state_dir: PathBuf) -> Arc<Self> {
+        let revision = control.state.borrow().revision;
+        Arc::new(Self {
+            control: Arc::downgrade(control),
+            promises: Arc::clone(&control.promises),
+            epoch: Mutex::new(KeptEpoch::open(state_dir, revision)),
+            notifier: Mutex::new(Notifier::new()),
+            limits: Limits::default(),
+            sockets: Mutex::default(),
+        })
+    }
+
+    /// Works until the daemon ends.
+    pub(crate) async fn run(self: Arc<Self>) {
+        let mut listening = socket::Listening::default();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(clock::run(self.control.clone(), Arc::clone(&self.promises)));
+        tasks.spawn(Arc::clone(&self).tell());
+        tasks.spawn(igd::serve(Arc::clone(&self)));
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let Some(control) = self.control.upgrade() else {
+                return;
+            };
+            self.watch_addresses(&control);
+            self.limits.forget_idle();
+            while tasks.try_join_next().is_some() {}
+            for (address, socket) in listening.follow(&control) {
+                tasks.spawn(Arc::clone(&self).serve(address, socket));
+            }
+            *lock(&self.sockets) = listening.sockets();
+        }
+    }
+
+    /// Takes requests at one of the gateway's addresses until it is no longer the gateway's.
+    async fn serve(self: Arc<Self>, address: IpAddr, socket: Arc<UdpSocket>) {
+        let mut buffer = vec![0; BUFFER_LENGTH];
+        loop {
+            let (length, from) = match socket.recv_from(&mut buffer).await {
+                Ok(received) => received,
+                Err(error) => {
+                    tracing::debug!(%error, %address, "a request for a port was not received");
+                    tokio::time::sleep(PATIENCE).await;
+                    continue;
+                }
+            };
+            let Some(control) = self.control.upgrade() else {
+                return;
+            };
+            let is_current = lock(&self.sockets)
+                .get(&address)
+                .is_none_or(|current| Arc::ptr_eq(current, &socket));
+            if !is_current {
+                return;
+            }
+            if let Some(datagram) = buffer.get(..length) {
+                self.receive(control, datagram, from, &socket);
+            }
+        }
+    }
+
+    fn receive(
+        self: &Arc<Self>,
+        control: Arc<Control>,
+        datagram: &[u8],
+        from: SocketAddr,
+        socket: &Arc<UdpSocket>,
+    ) {
+        let state = Arc::clone(&control.state.borrow());
+        let source = from.ip().to_canonical();
+        // WireGuard lets a device send from its own addresses only; a host behind a device is no device.
+        let Some(device) = state.device_at(source) else {
+            return;
+        };
+        let now = seconds_since_1970();
+        if !device.is_active(now) || !self.limits.pass(device) {
+            return;
+        }
+        let epoch = lock(&self.epoch).value();
+        let received = receive(datagram, source, &policy(device), epoch);
+        lock(&self.notifier).heard(source);
+        let request = match received {
+            Received::Silence => return,
+            Received::Answer(answer) => return send(socket, &answer, from),
+            Received::Request(request) => request,
+        };
+        let wish = match translation::wish(&state, &request, device.id) {
+            Ok(wish) => wish,
+            Err(outcome) => {
+                return send(socket, &outcome::answer(&request, &outcome, epoch), from);
+            }
+        };
+        if let Some(outcome) = self.at_once(&control, &state, &wish, now) {
+            return send(socket, &outcome::answer(&request, &outcome, epoch), from);
+        }
+        let Some(turn) = self.limits.enter(device.id) else {
+            return;
+        };
+        let (ports, socket) = (Arc::clone(self), Arc::clone(socket));
+        tokio::spawn(async move {
+            let _turn = turn;
+            let outcome = ports.in_turn(&control, &wish).await;
+            let epoch = lock(&ports.epoch).value();
+            send(&socket, &outcome::answer(&request, &outcome, epoch), from);
+        });
+    }
+
+    /// What a wish of a device leads to, at once or in its turn; none where too many of its wishes wait already.
+    async fn fulfil(&self, control: &Control, device: DeviceId, wish: &Wish) -> Option<Outcome> {
+        let state = Arc::clone(&control.state.borrow());
+        let at_once = self.at_once(control, &state, wish, seconds_since_1970());
+        if at_once.is_some() {
+            return at_once;
+        }
+        let _turn = self.limits.enter(device)?;
+        Some(self.in_turn(control, wish).await)
+    }
+
+    /// What a wish leads to that needs no change: of what this host's kernel has.
+    fn at_once(&self, control: &Control, state: &State, wish: &Wish, now: u64) -> Option<Outcome> {
+        let change = match wish {
+            Wish::Address(device) => {
+                return Some(match translation::address(control, state, *device) {
+                    Some(address) => Outcome::Address(address),
+                    None => Outcome::Failed(Failure::no_address()),
+                });
+            }
+            Wish::Nothing => return Some(Outcome::Ended),
+            Wish::Request(wish) => Change::RequestLease(wish.clone()),
+            Wish::End(wish) => Change::EndLease(wish.clone()),
+            Wish::EndAll(wish) => Change::EndLeases(*wish),
+        };
+        let facts = Arc::clone(&control.facts.borrow());
+        let edits = match decide(state, change, &facts, now, &[0; 64]) {
+            Ok(edits) => edits,
+            Err(refusal) => return Some(Outcome::Failed(failure(refusal))),
+        };
+        if !edits.is_empty() {
+            return None;
+        }
+        let request = match wish {
+            Wish::Request(request) => request,
+            Wish::EndAll(wish) if translation::is_left(state, wish) => {
+                return Some(Outcome::Failed(Failure::left()));
+            }
+            Wish::Address(_) | Wish::Nothing | Wish::End(_) | Wish::EndAll(_) => {
+                return Some(Outcome::Ended);
+            }
+        };
+        let grant = granted(state, &facts, request, now)?;
+        let applied = control.progress.borrow().revision;
+        let is_live = applied.is_some_and(|applied| applied >= grant.version);
+        (is_live && self.promises.renew(&grant, now)).then_some(Outcome::Granted(grant))
+    }
+
+    /// What a wish leads to, with the change that it needs.
+    async fn in_turn(&self, control: &Control, wish: &Wish) -> Outcome {
+        let change = match wish {
+            Wish::Request(wish) => Change::RequestLease(wish.clone()),
+            Wish::End(wish) => Change::EndLease(wish.clone()),
+            Wish::EndAll(wish) => Change::EndLeases(*wish),
+            Wish::Address(_) | Wish::Nothing => return Outcome::Ended,
+        };
+        loop {
+            let committed = match control.lease(change.clone()).await {
+                Ok(committed) => committed,
+                Err(ChangeError::Refused(refusal)) => return Outcome::Failed(failure(refusal)),
+                Err(
+                    ChangeError::Forbidden
+                    | ChangeError::Store { .. }
+                    | ChangeError::Apply { .. }
+                    | ChangeError::Repeated
+                    | ChangeError::Stopping,
+                ) => return Outcome::Failed(Failure::Gateway),
+            };
+            let request = match wish {
+                Wish::Request(request) => request,
+                Wish::EndAll(wish) if translation::is_left(&committed.state, wish) => {
+                    return Outcome::Failed(Failure::left());
+                }
+                Wish::Address(_) | Wish::Nothing | Wish::End(_) | Wish::EndAll(_) => {
+                    return Outcome::Ended;
+                }
+            };
+            let now = seconds_since_1970();
+            let facts = Arc::clone(&control.facts.borrow());
+            let Some(grant) = granted(&committed.state, &facts, request, now) else {
+                return Outcome::Failed(Failure::Gateway);
+            };
+            if committed.edits.is_empty() && !self.promises.renew(&grant, now) {
+                // It is just ending; who asks gets it anew.
+                tokio::time::sleep(PATIENCE).await;
+                continue;
+            }
+            if !committed.edits.is_empty() {
+                self.promises.begin(&grant, now);
+            }
+            return Outcome::Granted(grant);
+        }
+    }
+
+    /// Clients have to know when their ports have another address (RFC 6887 section 8.5).
+    fn watch_addresses(&self, control: &Control) {
+        let state = Arc::clone(&control.state.borrow());
+        let facts = Arc::clone(&control.facts.borrow());
+        let uplinks = adit_model::uplink::list(&state, &facts);
+        let begins = lock(&self.epoch).follow(&uplinks);
+        if !begins {
+            return;
+        }
+        tracing::info!(
+            "devices are told that their ports may have been lost, or have another address"
+        );
+        let now = Instant::now();
+        let mut notifier = lock(&self.notifier);
+        for device in state.devices.values() {
+            if state.leased_ports(device.id) == 0 {
+                continue;
+            }
+            let Some(subnet) = state.subnets.get(&device.subnet) else {
+                continue;
+            };
+            let ipv4 = SocketAddr::new(device.ipv4.into(), CLIENT_PORT);
+            notifier.announce(ipv4, Announcement::Pcp { hostnames: false }, now);
+            if let Some(IpAddr::V4(address)) = translation::address(control, &state, device.id) {
+                notifier.announce(ipv4, Announcement::NatPmp(address), now);
+            }
+            if let Some(ipv6) = subnet.ipv6_of(device.ipv4) {
+                let ipv6 = SocketAddr::new(ipv6.into(), CLIENT_PORT);
+                notifier.announce(ipv6, Announcement::Pcp { hostnames: false }, now);
+            }
+        }
+    }
+
+    /// Sends what clients are told without having asked.
+    async fn tell(self: Arc<Self>) {
+        loop {
+            let next = lock(&self.notifier).poll_timeout();
+            let now = Instant::now();
+            let wait = next.map_or(TICK, |at| at.saturating_duration_since(now).min(TICK));
+            tokio::time::sleep(wait).await;
+            let Some(control) = self.control.upgrade() else {
+                return;
+            };
+            let epoch = lock(&self.epoch).value();
+            let state = Arc::clone(&control.state.borrow());
+            loop {
+                let due = lock(&self.notifier).poll_transmit(epoch, Instant::now());
+                let Some(transmit) = due else {
+                    break;
+                };
+                let gateway = state.device_at(transmit.to.ip()).and_then(|device| {
+                    let subnet = state.subnets.get(&device.subnet)?;
+                    match transmit.to.ip() {
+                        IpAddr::V4(_) => Some(IpAddr::V4(subnet.gateway_ipv4())),
+                        IpAddr::V6(_) => subnet.gateway_ipv6().map(IpAddr::V6),
+                    }
+                });
+                let sockets = lock(&self.sockets);
+                if let Some(socket) = gateway.and_then(|address| sockets.get(&address)) {
+                    send(socket, &transmit.datagram, transmit.to);
+                }
+            }
+        }
+    }
+}
+
+/// What a device may ask.
+fn policy(device: &Device) -> Policy {
+    let may = device.has_auto_ports();
+    Policy {
+        pcp: pcp::server::Policy {
+            map: may,
+            peer: may,
+            third_party: device.port_policy.third_party,
+            wildcards: pcp::server::Wildcards::Unsupported,
+            hostnames: false,
+        },
+        nat_pmp: true,
+    }
+}
+
+fn failure(refusal: Refusal) -> Failure {
+    match refusal {
+        Refusal::LeaseRefused { reason } => Failure::Refused(reason),
+        other => {
+            tracing::warn!(%other, "a device's request for a port was refused");
+            Failure::Gateway
+        }
+    }
+}
+
+/// A datagram that the socket does not take at once is lost: the client asks again.
+fn send(socket: &UdpSocket, datagram: &[u8], to: SocketAddr) {
+    if let Err(error) = socket.try_send_to(datagram, to) {
+        tracing::debug!(%error, %to, "an answer about a port was not sent");
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The error code of a NAT-PMP answer.
+type NatPmpCode = nat_pmp::wire::ErrorCode;

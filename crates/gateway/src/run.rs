@@ -37,7 +37,7 @@ use crate::metrics::Metrics;
 use crate::options::{RunOptions, Settled, check_interface};
 use crate::owner::Owner;
 use crate::policing;
-use crate::ports::igd;
+use crate::ports::PortControl;
 use crate::writer::{Writer, restore};
 
 /// Name of the socket in the runtime directory.
@@ -215,13 +215,14 @@ pub async fn run(options: RunOptions) -> anyhow::Result<Ending> {
     let mut beside = JoinSet::new();
     beside.spawn(watch_network(Arc::downgrade(&control), Arc::clone(&events)));
     beside.spawn(tell_refused(Arc::clone(&audit)));
+    let ports = PortControl::new(&control, options.state_dir.clone());
+    beside.spawn(ports.run());
     beside.spawn(policing::tell(Arc::downgrade(&control), policed));
     beside.spawn(confirmation::watch(
         Arc::downgrade(&control),
         control.state.clone(),
         inherited,
     ));
-    beside.spawn(igd::serve(Arc::downgrade(&control)));
     if let Some(address) = options.metrics {
         let control = Arc::downgrade(&control);
         beside.spawn(http::serve_metrics(address, control, stop.clone()));

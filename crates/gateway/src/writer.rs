@@ -176,6 +176,9 @@ impl Writer {
             return;
         }
         let facts = Arc::clone(&self.facts.borrow());
+        // For all that devices ask together, it is looked once which services there are.
+        let asked = |request: &Request| matches!(request.change, Change::RequestLease(_));
+        let listening = batch.iter().any(asked).then(|| with_listeners(&facts));
         let before = self.state.clone();
         let mut decided = Vec::new();
         let mut repeated = Vec::new();
@@ -196,6 +199,7 @@ impl Writer {
             } = request;
             let action = audit::action_of(&change);
             let taken = taken_key(&change);
+            let is_of_devices = is_of_devices(&change);
             if let Some(repeatable) = &repeatable
                 && (begun.contains(&repeatable.key) || self.is_answered(repeatable))
             {
@@ -204,14 +208,23 @@ impl Writer {
             }
             let is_first = decided.iter().all(|it: &Decided| it.edits.is_empty());
             let seen = if is_first { before.revision } else { revision };
-            match self.decide(change, (&caller, confirm), expected.as_ref(), seen, &facts) {
+            let facts = listening
+                .as_ref()
+                .filter(|_| is_of_devices)
+                .unwrap_or(&facts);
+            match self.decide(change, (&caller, confirm), expected.as_ref(), seen, facts) {
                 Ok(edits) => {
                     let previous = self.state.clone();
                     for edit in &edits {
                         self.state.absorb(edit);
                     }
-                    let note = audit::of_change(&caller, action, &previous, &self.state, &edits);
-                    if note.is_some() {
+                    // A device that asks a lot must not drive what administrators did out of the log.
+                    let note = if is_of_devices {
+                        None
+                    } else {
+                        audit::of_change(&caller, action, &previous, &self.state, &edits)
+                    };
+                    if note.is_some() || (is_of_devices && !edits.is_empty()) {
                         changes.push(action);
                     }
                     notes.extend(note);
@@ -409,6 +422,17 @@ pub(crate) fn random() -> Result<Random, String> {
     let mut random: Random = [0; 64];
     getrandom::fill(&mut random).map_err(|error| format!("cannot get random bytes: {error}"))?;
     Ok(random)
+}
+
+/// Whether devices ask for a change, or time does.
+const fn is_of_devices(change: &Change) -> bool {
+    matches!(
+        change,
+        Change::RequestLease(_)
+            | Change::EndLease(_)
+            | Change::EndLeases(_)
+            | Change::ExpireLeases(_)
+    )
 }
 
 /// The private key that a change makes the gateway's.

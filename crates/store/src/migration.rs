@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
+use crate::Write;
 use crate::database::{self, APPLICATION};
 use crate::error::StoreError;
 use crate::files::{self, Files};
@@ -14,10 +15,17 @@ pub(crate) const SCHEMAS: &[&str] = &[
     include_str!("migration/1.sql"),
     include_str!("migration/2.sql"),
     include_str!("migration/3.sql"),
+    include_str!("migration/4.sql"),
 ];
 
 /// The schema since which the row of the revision sums the others up.
 const SUMS: i64 = 3;
+
+/// The schema since which a gateway that never set `snat-ports` has other ones.
+const PORTS: i64 = 4;
+
+/// What a gateway without settings of its own had before.
+const EARLIER_SETTINGS: &str = r#"{"snat-first":40000,"snat-last":65535}"#;
 
 /// The statements that lead back from schema 1, 2, … to the one before. What that has no room for is lost, and told.
 const BACK: &[(&str, &str)] = &[
@@ -27,6 +35,10 @@ const BACK: &[(&str, &str)] = &[
         "the answers to requests that may be repeated",
     ),
     ("DROP TABLE log;", "the log of changes"),
+    (
+        "DELETE FROM object WHERE kind = 'lease';",
+        "the ports that devices opened by themselves",
+    ),
 ];
 
 /// Leads a database, which is open by nobody else, back to an older schema; what it had no room for.
@@ -50,6 +62,7 @@ pub(crate) fn lead_back(
         transaction.execute_batch(statements).map_err(failed)?;
         lost.push(*what);
     }
+    rows::sum_up_again(&transaction, path)?;
     if schema < SUMS {
         rows::forget_sums(&transaction, path)?;
     }
@@ -115,12 +128,31 @@ pub(crate) fn run(
             .map_err(failed)?;
         transaction.execute_batch(statements).map_err(failed)?;
         rows::sum_up(&transaction, path)?;
+        if version == PORTS {
+            keep_settings(&transaction, path)?;
+        }
         transaction
             .pragma_update(None, "user_version", version)
             .map_err(failed)?;
         transaction.commit().map_err(failed)?;
     }
     Ok(())
+}
+
+/// What was a default stays as it was.
+fn keep_settings(transaction: &Transaction<'_>, path: &Path) -> Result<(), StoreError> {
+    let mut head = rows::head(transaction, path)?;
+    if head.revision == 0 || rows::has_kind(transaction, path, "settings")? {
+        return Ok(());
+    }
+    let settings = Write::Set {
+        kind: "settings".to_owned(),
+        id: 0,
+        version: head.revision,
+        body: EARLIER_SETTINGS.to_owned(),
+    };
+    rows::apply(transaction, path, &settings, &mut head)?;
+    rows::set_head(transaction, path, head)
 }
 
 fn back_up(connection: &mut Connection, files: &Files, version: i64) -> Result<(), StoreError> {

@@ -75,9 +75,13 @@ pub(crate) fn advance(
 
 /// Before schema 3 the row of the revision did not sum the others up: now it does.
 pub(crate) fn sum_up(transaction: &Transaction<'_>, path: &Path) -> Result<(), StoreError> {
-    let Ok(revision) = revision_text(transaction, path)?.parse() else {
-        return Ok(());
-    };
+    match revision_text(transaction, path)?.parse() {
+        Ok(revision) => sum_up_at(transaction, path, revision),
+        Err(_) => Ok(()),
+    }
+}
+
+fn sum_up_at(transaction: &Transaction<'_>, path: &Path, revision: u64) -> Result<(), StoreError> {
     let mut head = Head::new(revision);
     let mut statement = transaction
         .prepare("SELECT digest FROM object")
@@ -90,6 +94,27 @@ pub(crate) fn sum_up(transaction: &Transaction<'_>, path: &Path) -> Result<(), S
     }
     drop(statement);
     set_head(transaction, path, head)
+}
+
+/// Objects were removed without counting them.
+pub(crate) fn sum_up_again(transaction: &Transaction<'_>, path: &Path) -> Result<(), StoreError> {
+    let head = head(transaction, path)?;
+    sum_up_at(transaction, path, head.revision)
+}
+
+/// Whether there is an object of a kind.
+pub(crate) fn has_kind(
+    transaction: &Transaction<'_>,
+    path: &Path,
+    kind: &str,
+) -> Result<bool, StoreError> {
+    transaction
+        .query_row(
+            "SELECT EXISTS (SELECT 1 FROM object WHERE kind = ?1)",
+            [kind],
+            |row| row.get(0),
+        )
+        .map_err(|error| unreadable(error, path))
 }
 
 /// As it was before schema 3.

@@ -39,7 +39,7 @@ fn a_state_of_the_first_version_comes_here_and_goes_back() -> Result<()> {
     findings.check("everything came", came(&world));
     findings.check("the host has it", oracle::check(&world));
     findings.check("the copy from before", {
-        let copies = ["adit.db.before-2", "adit.db.before-3"];
+        let copies = ["adit.db.before-2", "adit.db.before-3", "adit.db.before-4"];
         let is_there = copies.iter().all(|name| state_dir.join(name).exists());
         is_there.then_some(()).context("a copy is missing")
     });
@@ -63,7 +63,7 @@ fn a_state_of_the_first_version_comes_here_and_goes_back() -> Result<()> {
         state_dir.display()
     )))?;
     findings.check("what is lost", {
-        let good = done["lost"].as_array().is_some_and(|lost| lost.len() == 2);
+        let good = done["lost"].as_array().is_some_and(|lost| lost.len() == 3);
         good.then_some(()).context(done.to_string())
     });
     findings.check(

@@ -36,6 +36,7 @@ pub(crate) fn stopped() -> Arc<Control> {
         events: Arc::new(events),
         metrics: Arc::new(Metrics::new()),
         troubles: Arc::default(),
+        promises: Arc::default(),
         exposition: tokio::sync::Mutex::default(),
         requests: mpsc::channel(1).0,
         awaits: mpsc::channel(1).0,

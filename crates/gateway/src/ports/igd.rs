@@ -5,13 +5,13 @@
 
 mod action;
 mod connection;
+mod connections;
 mod fault;
-mod limits;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adit_model::state::{DeviceId, State};
@@ -22,12 +22,13 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
 
-use self::limits::Limits;
+use self::connections::Connections;
+use super::PortControl;
 use crate::control::Control;
 use crate::writer::seconds_since_1970;
 
 /// Where the documents and services are, over TCP. IANA has it for the same purpose as the port of PCP.
-pub(crate) const PORT: u16 = 5351;
+const PORT: u16 = 5351;
 
 /// How often it is looked whether the interface or an address is another one.
 const LOOK: Duration = Duration::from_secs(1);
@@ -36,22 +37,23 @@ const LOOK: Duration = Duration::from_secs(1);
 const BACKLOG: i32 = 64;
 
 /// Answers searches and calls on all addresses of the gateway, until the daemon ends.
-pub(crate) async fn serve(control: Weak<Control>) {
-    let Some((identity, mut state)) = control
+pub(super) async fn serve(ports: Arc<PortControl>) {
+    let Some((identity, mut state)) = ports
+        .control
         .upgrade()
         .map(|control| (identity(&control), control.state.clone()))
     else {
         return;
     };
     let desk = Desk {
-        control,
+        ports,
         identity,
-        limits: Arc::new(Limits::default()),
+        connections: Arc::default(),
         started: Instant::now(),
     };
     let mut stand = Stand::default();
     loop {
-        let Some(control) = desk.control.upgrade() else {
+        let Some(control) = desk.ports.control.upgrade() else {
             return;
         };
         let wanted = Wanted::of(&state.borrow_and_update(), &control.interface);
@@ -69,36 +71,33 @@ pub(crate) async fn serve(control: Weak<Control>) {
 /// What everyone who answers needs.
 #[derive(Clone)]
 struct Desk {
-    control: Weak<Control>,
+    ports: Arc<PortControl>,
     identity: Identity,
-    limits: Arc<Limits>,
+    connections: Arc<Connections>,
     started: Instant,
 }
 
-/// A device that may ask, and where it reaches the gateway.
+/// A device that asks, and where it reaches the gateway.
 struct Asking {
     device: DeviceId,
-    /// Requests a second.
-    rate: u32,
     /// The gateway's address in the device's subnet, of the family that it asks by.
     gateway: IpAddr,
 }
 
 impl Desk {
-    /// The device with an address, if it may open ports.
+    /// The device with an address, if it may open ports and has not asked too much lately.
     fn asking(&self, source: IpAddr) -> Option<Asking> {
-        let control = self.control.upgrade()?;
-        let state = control.state.borrow();
+        let control = self.ports.control.upgrade()?;
+        let state = Arc::clone(&control.state.borrow());
         let device = state.device_at(source)?;
         let subnet = state.subnets.get(&device.subnet)?;
-        let may_ask = device.has_auto_ports() && device.is_active(seconds_since_1970());
         let gateway = match source {
             IpAddr::V4(_) => IpAddr::V4(subnet.gateway_ipv4()),
             IpAddr::V6(_) => IpAddr::V6(subnet.gateway_ipv6()?),
         };
-        may_ask.then(|| Asking {
+        let may_ask = device.has_auto_ports() && device.is_active(seconds_since_1970());
+        (may_ask && self.ports.limits.pass(device)).then_some(Asking {
             device: device.id,
-            rate: device.request_rate(),
             gateway,
         })
     }
@@ -134,7 +133,8 @@ struct Wanted {
 impl Wanted {
     fn of(state: &State, interface: &str) -> Self {
         let index = if_nametoindex(interface).unwrap_or(0);
-        let subnets = state.subnets.values().filter(|_| index != 0);
+        let subnets =
+            (state.subnets.values()).filter(|subnet| index != 0 && subnet.gateway_address);
         let addresses = subnets.flat_map(|subnet| {
             let ipv6 = subnet.gateway_ipv6().map(IpAddr::V6);
             [IpAddr::V4(subnet.gateway_ipv4())].into_iter().chain(ipv6)
@@ -157,6 +157,8 @@ struct Stand {
     /// Answers leave by the socket of the address that they tell.
     senders: BTreeMap<IpAddr, Arc<UdpSocket>>,
     is_complete: bool,
+    /// What has been told of failures: they are tried again each second.
+    told: BTreeSet<String>,
 }
 
 impl Stand {
@@ -179,15 +181,23 @@ impl Stand {
                 continue;
             }
             if let Err(error) = self.settle(*address, &wanted, desk) {
-                self.is_complete = false;
-                tracing::debug!(%address, %error, "no UPnP there yet");
+                self.fail(&format!("at {address}: {error}"));
             }
         }
         if let Err(error) = self.join(&wanted, desk) {
-            self.is_complete = false;
-            tracing::debug!(%error, "no searches for UPnP gateways yet");
+            self.fail(&format!("in the groups of searches: {error}"));
+        }
+        if self.is_complete {
+            self.told.clear();
         }
         self.wanted = wanted;
+    }
+
+    fn fail(&mut self, what: &str) {
+        self.is_complete = false;
+        if self.told.insert(what.to_owned()) {
+            tracing::warn!("devices cannot use UPnP {what}; it is tried again");
+        }
     }
 
     fn settle(&mut self, address: IpAddr, wanted: &Wanted, desk: &Desk) -> io::Result<()> {
@@ -286,12 +296,6 @@ async fn answer_searches(
         let Some(sender) = senders.get(&asking.gateway) else {
             continue;
         };
-        if !desk
-            .limits
-            .admit(asking.device, asking.rate, Instant::now())
-        {
-            continue;
-        }
         let place = SocketAddr::new(asking.gateway, PORT);
         let datagram = buffer.get(..length).unwrap_or_default();
         let Some(search) = receive_search(datagram, is_multicast, &desk.identity, place) else {

@@ -45,6 +45,16 @@ pub struct RequestLease {
     pub description: String,
 }
 
+impl RequestLease {
+    /// The public port that is wished for; where nothing else will do and none is named, the number that the device has.
+    pub const fn wished(&self) -> Option<u16> {
+        match (self.external, self.exact) {
+            (None, true) => Some(self.internal),
+            (wished, _) => wished,
+        }
+    }
+}
+
 /// Whose port it is, and who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parties {
@@ -106,8 +116,9 @@ pub struct EndLeases {
 /// Time has passed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExpireLeases {
-    /// Leases whose time, as their devices were told it, is over.
-    pub over: Vec<LeaseId>,
+    /// Leases whose time, as their devices were told it, is over; each with the expiry that was stored then. One that was
+    /// written anew since is not over.
+    pub over: Vec<(LeaseId, u64)>,
     /// When it was last looked for devices that expired, in seconds since 1970.
     pub since: u64,
 }

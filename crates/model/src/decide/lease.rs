@@ -60,7 +60,7 @@ pub(super) fn request(draft: &mut Draft<'_>, wish: &RequestLease) -> Result<(), 
     match holder(draft.state, draft.facts, &draft.uplinks, wish) {
         Some(Holder::Lease(lease)) => renew(draft, lease, wish),
         Some(Holder::Manual { address, external }) => {
-            let is_wished = wish.external.is_none_or(|wished| wished == external);
+            let is_wished = wish.wished().is_none_or(|wished| wished == external);
             if wish.exact && !is_wished {
                 return refuse(LeaseRefusal::Unavailable {
                     obstacle: Obstacle::Existing,
@@ -124,7 +124,7 @@ fn renew(draft: &mut Draft<'_>, lease: &Lease, wish: &RequestLease) -> Result<()
     } else {
         lease.external.saturating_add(offset)
     };
-    if wish.exact && wish.external.is_some_and(|wished| wished != external) {
+    if wish.exact && wish.wished().is_some_and(|wished| wished != external) {
         return refuse(LeaseRefusal::Unavailable {
             obstacle: Obstacle::Existing,
             remaining: Some(remaining()),
@@ -145,7 +145,12 @@ fn renew(draft: &mut Draft<'_>, lease: &Lease, wish: &RequestLease) -> Result<()
             after.internal = wish.internal;
             after.description = shortened(&wish.description);
         }
-        let is_covered = (needed..=needed + slack).contains(&lease.expires);
+        // Of an outbound lease the time is never shortened (RFC 6887 section 12.3).
+        let most = match lease.opening {
+            Opening::Forward | Opening::Pinhole => needed + slack,
+            Opening::Outbound => u64::MAX,
+        };
+        let is_covered = (needed..=most).contains(&lease.expires);
         if !is_covered {
             after.expires = needed + slack;
         }
@@ -276,7 +281,7 @@ fn choose(
         && let Some(port) = shared(draft, site, wish)
     {
         let range = PortRange::new(port, port).ok_or(LeaseRefusal::Exhausted)?;
-        return match wish.external {
+        return match wish.wished() {
             Some(wished) if wished != port => refuse(LeaseRefusal::Unavailable {
                 obstacle: Obstacle::Existing,
                 remaining: None,
@@ -285,9 +290,9 @@ fn choose(
         };
     }
     // What is asked for an outbound port cannot be exchanged for another (RFC 6887 section 12.3).
-    let is_exact = wish.exact || (site.opening == Opening::Outbound && wish.external.is_some());
+    let is_exact = wish.exact || (site.opening == Opening::Outbound && wish.wished().is_some());
     if is_exact {
-        let first = wish.external.unwrap_or(wish.internal);
+        let first = wish.wished().unwrap_or(wish.internal);
         let range = first
             .checked_add(count - 1)
             .and_then(|last| PortRange::new(first, last));
@@ -311,7 +316,7 @@ fn choose(
         Opening::Forward | Opening::Outbound => None,
     };
     let before = kept(draft, site, wish).map(|lease| lease.external);
-    let candidates: Vec<u16> = [wish.external, before, own]
+    let candidates: Vec<u16> = [wish.wished(), before, own]
         .into_iter()
         .flatten()
         .filter(|port| remainder.is_none_or(|remainder| port % 2 == remainder))
@@ -521,7 +526,11 @@ pub(super) fn end_all(draft: &mut Draft<'_>, wish: EndLeases) -> Result<(), Refu
 pub(super) fn expire(draft: &mut Draft<'_>, wish: &ExpireLeases) {
     let state = draft.state;
     let ended = state.leases_ended(draft.now);
-    let over: BTreeSet<LeaseId> = wish.over.iter().copied().chain(ended).collect();
+    let told = wish.over.iter().filter(|(id, expires)| {
+        let lease = state.leases.get(id);
+        lease.is_some_and(|lease| lease.expires == *expires)
+    });
+    let over: BTreeSet<LeaseId> = told.map(|(id, _)| *id).chain(ended).collect();
     let mut removed = BTreeSet::new();
     for device in state.expiring(wish.since, draft.now) {
         removed.extend(state.leases_of(device).map(|lease| lease.id));

@@ -304,6 +304,7 @@ mod tests {
             preshared_key: PresharedKey::from_bytes([0; 32]),
             enabled: true,
             expires: None,
+            port_policy: crate::state::PortPolicy::default(),
         }
     }
 
@@ -371,6 +372,7 @@ mod tests {
                 now: 0,
                 random: &[0; 64],
                 sequence: 0,
+                overrides_leases: false,
                 edits: Vec::new(),
             };
             let without = without.map(|id| DeviceId(100 + id));

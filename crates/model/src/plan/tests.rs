@@ -210,6 +210,7 @@ fn firewall(forwards: BTreeMap<u16, u8>) -> Firewall {
         services: BTreeSet::new(),
         translations4: Translations::default(),
         translations6: Translations::default(),
+        filters: OrdMap::new(),
         pinholes: OrdSet::new(),
     };
     for (port, device) in forwards {

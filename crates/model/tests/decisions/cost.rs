@@ -52,6 +52,7 @@ fn with_devices(count: u32, ipv6: &str) -> World {
                 preshared_key: PresharedKey::from_bytes(key),
                 enabled: true,
                 expires: None,
+                port_policy: adit_model::state::PortPolicy::default(),
             }),
             Object::Delegation(Delegation {
                 id: DelegationId(2_000_000 + number),

@@ -1,15 +1,15 @@
 //! Declarations: what is exported and applied again changes nothing, and what is applied is there.
 
-use adit_model::change::{Apply, Change, SetDevice};
+use adit_model::change::{Apply, Change, Patch, SetDevice};
 use adit_model::declaration::{Declaration, DeclaredDevice};
-use adit_model::edit::{Edit, Object};
 use adit_model::key::PublicKey;
 use adit_model::protocol::Protocol;
 use adit_model::refusal::Refusal;
-use adit_model::state::{Forward, ForwardId, Origin, State};
+use adit_model::state::{Mechanism, State};
 use proptest::prelude::*;
 
 use crate::invariants::{changes, check_desired, check_state, starts};
+use crate::leases::wish;
 use crate::world::{
     World, add_device, add_device_at, add_forward, add_listener, add_pinhole, add_subnet, parse,
     set_device,
@@ -199,39 +199,27 @@ fn what_is_not_there_any_more_goes_with_what_stood_on_it() {
 }
 
 #[test]
-fn leases_stay_and_hold_their_ports() {
+fn leases_are_not_declared_and_give_way() {
     let mut world = home();
-    let nas = world.device("nas").id;
-    let lease = Forward {
-        id: ForwardId(900),
-        port: 8080,
-        port_end: 8080,
-        target_port: 8080,
-        device: nas,
-        origin: Origin::Lease,
-        ..world.state.forwards.values().next().unwrap().clone()
+    let patch = SetDevice {
+        auto_ports: Patch::Set(true),
+        ..SetDevice::default()
     };
-    world.state.sequence = 900;
-    world
-        .state
-        .absorb(&Edit::Set(Object::Forward(lease.clone())));
+    world.change(set_device("nas", patch)).unwrap();
+    let mut wish = wish(world.device("nas").id, Mechanism::Pcp, 8080);
+    (wish.protocol, wish.external) = (Protocol::Tcp, Some(8080));
+    let ask = Change::RequestLease(Box::new(wish));
+    world.change(ask).unwrap();
     let mut declaration = Declaration::of(&world.state);
     assert_eq!(declaration.forward.len(), 1);
-    declaration.device.get_mut("nas").unwrap().ipv4 = Some(parse("10.59.0.9"));
     world.change(apply(declaration.clone())).unwrap();
-    assert_eq!(world.state.forwards.get(&lease.id), Some(&lease));
+    assert_eq!(world.state.leases.len(), 1);
 
     declaration.forward[0].port = 8080;
     declaration.forward[0].target_port = Some(443);
-    let refusal = world.refused(apply(declaration.clone()));
-    assert!(refusal.to_string().contains("forward 900"), "{refusal}");
-
-    // The device takes its leases along.
-    declaration.device.remove("nas");
-    declaration.forward.clear();
-    declaration.pinhole.clear();
-    world.change(apply(declaration)).unwrap();
-    assert!(world.state.forwards.is_empty());
+    world.change(apply(declaration.clone())).unwrap();
+    assert!(world.state.leases.is_empty());
+    assert_eq!(world.state.forwards.len(), 1);
 }
 
 #[test]

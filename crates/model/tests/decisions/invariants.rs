@@ -223,6 +223,7 @@ fn changes_of_devices() -> impl Strategy<Value = Change> {
                     expires,
                     delegate,
                     revoke,
+                    ..SetDevice::default()
                 };
                 Change::SetDevice(reference, patch)
             },
@@ -339,6 +340,7 @@ pub(crate) fn changes() -> impl Strategy<Value = Change> {
         2 => changes_of_subnets(),
         6 => changes_of_devices(),
         5 => changes_of_ports(),
+        2 => crate::leases::lease_changes(),
         1 => changes_of_gateway(),
     ]
 }
@@ -374,6 +376,7 @@ fn reload(state: &State) -> State {
     let keys = (state.uplinks.keys().map(|id| Key::Uplink(*id)))
         .chain(state.forwards.keys().map(|id| Key::Forward(*id)))
         .chain(state.pinholes.keys().map(|id| Key::Pinhole(*id)))
+        .chain(state.leases.keys().map(|id| Key::Lease(*id)))
         .chain(state.delegations.keys().map(|id| Key::Delegation(*id)))
         .chain(state.devices.keys().rev().map(|id| Key::Device(*id)))
         .chain(state.subnets.keys().map(|id| Key::Subnet(*id)))
@@ -441,6 +444,7 @@ pub(crate) fn check_state(world: &World) {
         assert_eq!(delegation.prefix, delegation.prefix.trunc());
         spans.add(delegation.prefix, device.name.clone());
     }
+    crate::leases::check_leases(world);
     let settings = &state.settings;
     let snat = PortRange::new(settings.snat_first, settings.snat_last).unwrap();
     let mut ports: BTreeMap<(IpAddr, Protocol, u16), u64> = BTreeMap::new();
@@ -687,7 +691,7 @@ fn the_generated_changes_are_not_all_refused() {
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
     let mut made: BTreeMap<&'static str, u32> = BTreeMap::new();
-    for _ in 0..60 {
+    for _ in 0..80 {
         let history = (starts(), proptest::collection::vec(changes(), 50));
         let (mut world, sequence) = history.new_tree(&mut runner).unwrap().current();
         for change in sequence {
@@ -705,6 +709,7 @@ fn the_generated_changes_are_not_all_refused() {
         ("delegation", 50),
         ("forward", 100),
         ("pinhole", 40),
+        ("lease", 5),
         ("uplink", 20),
         ("settings", 20),
     ] {

@@ -8,6 +8,7 @@ mod declaration;
 mod desired;
 mod incremental;
 mod invariants;
+mod leases;
 mod problems;
 mod refusals;
 mod world;

@@ -10,8 +10,8 @@ use adit_model::configuration::Routing;
 use adit_model::declaration::Declaration;
 use adit_model::edit::Key;
 use adit_model::key::PublicKey;
-use adit_model::protocol::Protocol;
-use adit_model::refusal::Refusal;
+use adit_model::protocol::{PortRange, Protocol};
+use adit_model::refusal::{LeaseRefusal, Refusal};
 use adit_model::state::Egress;
 
 use crate::world::{
@@ -390,14 +390,14 @@ fn cases(world: &World) -> Vec<(Change, &'static str, &'static str)> {
             "WireGuard",
         ),
         (
-            add_forward("50000/tcp", "web"),
+            add_forward("40000/tcp", "web"),
             "port-in-snat-range",
-            "40000-65535",
+            "32768-49151",
         ),
         (
-            add_forward("39000-40000/tcp", "web"),
+            add_forward("32000-33000/tcp", "web"),
             "port-in-snat-range",
-            "40000-65535",
+            "32768-49151",
         ),
         (add_forward("81", "phone"), "split-tunnel", "`phone`"),
         (split("web"), "split-tunnel", "`web`"),
@@ -595,6 +595,23 @@ fn every_code_is_reached_and_names_its_object() {
     check(&moved, "revision-moved", "revision 8");
     reached.insert("revision-moved");
 
+    let asked = Refusal::from(LeaseRefusal::Quota { limit: 3 });
+    check(&asked, "lease-refused", "3 ports");
+    reached.insert("lease-refused");
+    let leased = Refusal::PortLeased {
+        range: PortRange::new(443, 443).unwrap(),
+        protocol: Protocol::Tcp,
+        lease: 7,
+        device: "nas".to_owned(),
+    };
+    check(&leased, "port-leased", "lease 7");
+    reached.insert("port-leased");
+    let lease = Refusal::IsLease {
+        kind: "forward",
+        id: 7,
+    };
+    check(&lease, "is-lease", "forward 7");
+    reached.insert("is-lease");
     let owned = Refusal::ImportKeyTaken { devices: 3 };
     check(&owned, "import-key-taken", "3");
     reached.insert("import-key-taken");

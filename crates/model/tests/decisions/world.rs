@@ -15,7 +15,7 @@ use adit_model::facts::{AddressFact, Facts, LinkFact, Listener, RouteFact};
 use adit_model::key::{PrivateKey, PublicKey};
 use adit_model::protocol::Protocol;
 use adit_model::refusal::Refusal;
-use adit_model::state::{Delivery, Device, DeviceKind, State};
+use adit_model::state::{Delivery, Device, DeviceKind, PortPolicy, State};
 
 /// Seconds since 1970 at which everything happens.
 pub(crate) const NOW: u64 = 1_800_000_000;
@@ -248,6 +248,7 @@ pub(crate) fn add_device_wish(name: &str) -> AddDevice {
         egress: None,
         delegate: Vec::new(),
         expires: None,
+        port_policy: PortPolicy::default(),
     }
 }
 

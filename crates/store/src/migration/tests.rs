@@ -78,19 +78,19 @@ fn the_first_schema_is_led_to_the_newest_with_all_that_it_holds() {
     connection.pragma_update(None, "user_version", 1).unwrap();
     drop(connection);
     let (_store, loaded) = Store::open(directory.path()).unwrap();
-    assert_eq!(loaded, before);
+    assert_eq!(loaded, with_earlier_settings(before));
 }
 
 /// What the older version reads is what there was, and it is led to the newest again.
 #[test]
 fn a_database_is_led_back_with_all_that_an_older_schema_has_room_for() {
     assert_eq!(BACK.len(), SCHEMAS.len(), "a schema without a way back");
-    for schema in [1, 2] {
+    for schema in [1, 2, 3] {
         let directory = tempfile::tempdir().unwrap();
         let files = Files::new(directory.path());
         let before = fill(directory.path());
         let done = crate::downgrade(directory.path(), schema).unwrap();
-        assert_eq!(done.lost.len(), usize::try_from(3 - schema).unwrap());
+        assert_eq!(done.lost.len(), usize::try_from(4 - schema).unwrap());
         assert!(done.kept.exists());
         let connection = Connection::open(&files.database).unwrap();
         let texts = |connection: &Connection| -> Vec<Option<String>> {
@@ -113,11 +113,11 @@ fn a_database_is_led_back_with_all_that_an_older_schema_has_room_for() {
         assert_eq!(mode & 0o777, 0o600);
         drop(connection);
         let (_store, loaded) = Store::open(directory.path()).unwrap();
-        assert_eq!(loaded, before);
+        assert_eq!(loaded, with_earlier_settings(before));
     }
     let directory = tempfile::tempdir().unwrap();
     fill(directory.path());
-    for schema in [0, 3, 4, -1] {
+    for schema in [0, 4, 5, -1] {
         let error = crate::downgrade(directory.path(), schema).unwrap_err();
         assert!(matches!(error, StoreError::NoSchema { .. }), "{error}");
     }
@@ -142,6 +142,17 @@ fn a_copy_that_differs_is_noticed() {
         .unwrap();
     let error = verify(&connection, &files.database, &copy).unwrap_err();
     assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
+}
+
+/// What was a default then is on record.
+fn with_earlier_settings(mut before: Loaded) -> Loaded {
+    before.objects.push(crate::StoredObject {
+        kind: "settings".into(),
+        id: 0,
+        version: before.revision,
+        body: serde_json::from_str(EARLIER_SETTINGS).unwrap(),
+    });
+    before
 }
 
 fn fill(directory: &Path) -> Loaded {

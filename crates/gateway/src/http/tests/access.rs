@@ -137,6 +137,7 @@ impl World {
                 egress: None,
                 delegate: Vec::new(),
                 expires: None,
+                port_policy: Default::default(),
             }));
             self.change(Change::AddForward(AddForward {
                 address: None,

@@ -5,10 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::time::Instant;
 
-use adit_model::change::{Change, EndLease, LeasePort, Parties, RequestLease};
-use adit_model::decide::lease::{Grant, granted};
+use adit_model::change::{EndLease, LeasePort, Parties, RequestLease};
+use adit_model::decide::lease::Grant;
 use adit_model::protocol::Protocol;
-use adit_model::refusal::{LeaseRefusal, Refusal};
 use adit_model::state::lease::advertised;
 use adit_model::state::{
     Device, DeviceId, Family, Filter, Lease, Mechanism, Opening, State, Subnet,
@@ -21,8 +20,10 @@ use adit_proto::igd::{
 use ipnet::{IpNet, Ipv6Net};
 
 use super::fault::{self, Purpose};
-use crate::caller::Caller;
-use crate::control::{ChangeError, Control, Snapshot};
+use crate::control::{Control, PeerStatus, Snapshot};
+use crate::ports::PortControl;
+use crate::ports::outcome::Outcome;
+use crate::ports::translation::Wish;
 use crate::writer::seconds_since_1970;
 
 /// Protocol numbers of IANA.
@@ -45,12 +46,14 @@ pub(super) struct Client {
 
 /// Does what a device asks for, and answers when that is durable and live.
 pub(super) async fn perform(
+    ports: &PortControl,
     control: &Control,
     client: &Client,
     request: Request,
 ) -> Result<Answer, Fault> {
     let service = request.service;
     let call = Call {
+        ports,
         control,
         client,
         service,
@@ -82,6 +85,7 @@ pub(super) async fn perform(
 }
 
 struct Call<'a> {
+    ports: &'a PortControl,
     control: &'a Control,
     client: &'a Client,
     service: Service,
@@ -139,7 +143,7 @@ impl Call<'_> {
         })
     }
 
-    async fn peer(&self) -> Result<crate::control::PeerStatus, Fault> {
+    async fn peer(&self) -> Result<PeerStatus, Fault> {
         let key = self.snapshot()?.device.public_key;
         let snapshot = self.control.refreshed_lately().await;
         Ok(snapshot.peers.get(&key).cloned().unwrap_or_default())
@@ -339,33 +343,19 @@ impl Call<'_> {
     }
 
     async fn obtain(&self, wish: RequestLease) -> Result<Grant, Fault> {
-        let failed = |error| fault::of(&error, self.service, Purpose::Obtain);
-        let change = Change::RequestLease(Box::new(wish.clone()));
-        let committed = self
-            .control
-            .change(change, Caller::Gateway, None)
-            .await
-            .map_err(failed)?;
-        let now = seconds_since_1970();
-        let facts = self.control.facts.borrow().clone();
-        // Somebody may have taken it away in between.
-        let grant = granted(&committed.state, &facts, &wish, now).ok_or(Fault::ActionFailed)?;
-        if wish.exact && wish.external != Some(grant.external) {
-            let reason = LeaseRefusal::Exhausted;
-            return Err(failed(ChangeError::Refused(Refusal::LeaseRefused {
-                reason,
-            })));
-        }
-        if let Some(lease) = grant.lease {
-            self.control
-                .promises
-                .promise(lease, now.saturating_add(u64::from(grant.lifetime)));
+        let (exact, external) = (wish.exact, wish.external);
+        let wish = Wish::Request(Box::new(wish));
+        let Outcome::Granted(grant) = self.fulfil(&wish, Purpose::Obtain).await? else {
+            return Err(Fault::ActionFailed);
+        };
+        if exact && external != Some(grant.external) {
+            return Err(Fault::Conflict);
         }
         Ok(grant)
     }
 
     async fn end(&self, lease: &Lease) -> Result<(), Fault> {
-        let change = Change::EndLease(EndLease {
+        let wish = Wish::End(EndLease {
             parties: Parties::own(self.client.device),
             mechanism: Mechanism::Upnp,
             family: lease.family,
@@ -373,10 +363,16 @@ impl Call<'_> {
             port: LeasePort::Id(lease.id),
             nonce: None,
         });
-        let ended = self.control.change(change, Caller::Gateway, None).await;
-        ended
-            .map(|_| ())
-            .map_err(|error| fault::of(&error, self.service, Purpose::End))
+        self.fulfil(&wish, Purpose::End).await.map(|_| ())
+    }
+
+    async fn fulfil(&self, wish: &Wish, purpose: Purpose) -> Result<Outcome, Fault> {
+        let device = self.client.device;
+        match self.ports.fulfil(self.control, device, wish).await {
+            Some(Outcome::Failed(failure)) => Err(fault::of(&failure, self.service, purpose)),
+            Some(outcome) => Ok(outcome),
+            None => Err(Fault::ActionFailed),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use adit_proto::igd::Connection;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::limits::Place;
+use super::connections::Place;
 use super::{Asking, Desk, action};
 
 /// How long a request may take to come in, and an answer to go out.
@@ -38,13 +38,7 @@ pub(super) async fn accept(listener: TcpListener, desk: Desk) {
         let Some(asking) = desk.asking(source) else {
             continue;
         };
-        if !desk
-            .limits
-            .admit(asking.device, asking.rate, Instant::now())
-        {
-            continue;
-        }
-        let Some(place) = desk.limits.open(asking.device) else {
+        let Some(place) = desk.connections.open(asking.device) else {
             continue;
         };
         open.spawn(serve(stream, source, asking, place, desk.clone()));
@@ -66,7 +60,7 @@ async fn serve(mut stream: TcpStream, source: IpAddr, asking: Asking, place: Pla
         return;
     }
     if let Some(request) = connection.poll_event() {
-        let Some(control) = desk.control.upgrade() else {
+        let Some(control) = desk.ports.control.upgrade() else {
             return;
         };
         let client = action::Client {
@@ -74,7 +68,7 @@ async fn serve(mut stream: TcpStream, source: IpAddr, asking: Asking, place: Pla
             source,
             since: desk.started,
         };
-        connection.handle_outcome(action::perform(&control, &client, request).await);
+        connection.handle_outcome(action::perform(&desk.ports, &control, &client, request).await);
     }
     let _ = timeout(PATIENCE, finish(&mut stream, &mut connection)).await;
 }

@@ -1,9 +1,9 @@
 //! What a refusal is in the words of UPnP (RFC 6970 §4.3).
 
-use adit_model::refusal::{LeaseRefusal, Refusal};
+use adit_model::refusal::LeaseRefusal;
 use adit_proto::igd::{Fault, Service, Version};
 
-use crate::control::ChangeError;
+use crate::ports::outcome::Failure;
 
 /// What was asked for when it was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,16 +12,11 @@ pub(super) enum Purpose {
     End,
 }
 
-/// The fault for a change that is not in force. Version 1 has fewer of them.
-pub(super) fn of(error: &ChangeError, service: Service, purpose: Purpose) -> Fault {
-    let refusal = match error {
-        ChangeError::Refused(Refusal::LeaseRefused { reason }) => reason,
-        ChangeError::Refused(_)
-        | ChangeError::Store { .. }
-        | ChangeError::Apply { .. }
-        | ChangeError::Repeated
-        | ChangeError::Stopping => return Fault::ActionFailed,
-        ChangeError::Forbidden => return Fault::NotAuthorized,
+/// The fault for what did not come about. Version 1 has fewer of them.
+pub(super) fn of(failure: &Failure, service: Service, purpose: Purpose) -> Fault {
+    let refusal = match failure {
+        Failure::Refused(refusal) => refusal,
+        Failure::Gateway => return Fault::ActionFailed,
     };
     match service {
         Service::WanIpv6FirewallControl => of_pinhole(refusal, purpose),

@@ -30,6 +30,8 @@ pub struct Grant {
     pub lifetime: u32,
     /// The revision of the lease's last write.
     pub version: u64,
+    /// Whether it was obtained by the mechanism of the request; otherwise it is only told.
+    pub is_own: bool,
 }
 
 /// What a request led to that was not refused, or would lead to if nothing has to be changed for it.
@@ -52,6 +54,7 @@ pub fn granted(state: &State, facts: &Facts, wish: &RequestLease, now: u64) -> O
                 count: lease.count.saturating_sub(offset),
                 lifetime: asked.min(rest),
                 version: state.leases.version(&lease.id).unwrap_or(state.revision),
+                is_own: lease.mechanism == wish.mechanism,
             })
         }
         Holder::Manual { address, external } => Some(Grant {
@@ -61,6 +64,7 @@ pub fn granted(state: &State, facts: &Facts, wish: &RequestLease, now: u64) -> O
             count: 1,
             lifetime: u32::MAX,
             version: 0,
+            is_own: false,
         }),
     }
 }
@@ -83,7 +87,7 @@ pub(super) fn holder<'a>(
         Family::Ipv6 => state.subnets.get(&device.subnet)?.local_ipv6().is_some(),
     };
     if wish.mechanism == Mechanism::Upnp && is_forward {
-        let external = wish.external.and_then(|port| PortRange::new(port, port));
+        let external = wish.wished().and_then(|port| PortRange::new(port, port));
         let leases = external.map(|external| state.leases_on(None, external));
         let mut own = leases.into_iter().flatten().filter(|lease| {
             lease.is_open()

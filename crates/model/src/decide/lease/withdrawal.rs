@@ -25,6 +25,7 @@ pub(in crate::decide) fn withdraw(
     }
     let uplinks = uplink::list(&after, facts);
     let mut withdrawn = BTreeSet::new();
+    let mut places_moved = false;
     for edit in edits {
         match edit {
             Edit::Remove(Key::Device(id)) => {
@@ -32,6 +33,7 @@ pub(in crate::decide) fn withdraw(
             }
             Edit::Set(Object::Device(device)) => {
                 let before = state.devices.get(&device.id);
+                places_moved |= before.is_some_and(|before| before.egress != device.egress);
                 of_device(&after, before, device, now, &mut withdrawn);
             }
             Edit::Set(Object::Subnet(subnet)) => {
@@ -40,6 +42,7 @@ pub(in crate::decide) fn withdraw(
                     (before.ipv6, before.ipv4, &before.egress)
                         != (subnet.ipv6, subnet.ipv4, &subnet.egress)
                 });
+                places_moved |= before.is_some() && moves;
                 let devices = after.devices_of(subnet.id).filter(|_| moves);
                 let leases = devices.flat_map(|device| after.leases_of(device.id));
                 withdrawn.extend(leases.map(|lease| lease.id));
@@ -66,9 +69,9 @@ pub(in crate::decide) fn withdraw(
                     withdrawn.extend(udp.map(|lease| lease.id));
                 }
             }
+            Edit::Set(Object::Uplink(_)) | Edit::Remove(Key::Uplink(_)) => places_moved = true,
             Edit::Set(
-                Object::Uplink(_)
-                | Object::Delegation(_)
+                Object::Delegation(_)
                 | Object::Lease(_)
                 | Object::Token(_)
                 | Object::Sequence(_)
@@ -76,6 +79,9 @@ pub(in crate::decide) fn withdraw(
             )
             | Edit::Remove(_) => {}
         }
+    }
+    if places_moved {
+        where_they_meet(&after, (&uplinks, facts), &mut withdrawn);
     }
     let known = withdrawn
         .into_iter()
@@ -92,7 +98,6 @@ const fn is_indifferent(edit: &Edit) -> bool {
                 | Object::Token(_)
                 | Object::Sequence(_)
                 | Object::Confirmation(_)
-                | Object::Uplink(_)
                 | Object::Delegation(_)
         ) | Edit::Remove(
             Key::Lease(_)
@@ -102,7 +107,6 @@ const fn is_indifferent(edit: &Edit) -> bool {
                 | Key::Forward(_)
                 | Key::Pinhole(_)
                 | Key::Delegation(_)
-                | Key::Uplink(_)
         )
     )
 }
@@ -156,6 +160,41 @@ fn under_forward(
                 .is_none_or(|(address, _)| locals.contains(&address))
     });
     withdrawn.extend(met.map(|lease| lease.id));
+}
+
+/// Addresses are others now: of what meets there, a forward stays, and of leases the oldest.
+fn where_they_meet(
+    after: &State,
+    (uplinks, facts): (&[Uplink], &Facts),
+    withdrawn: &mut BTreeSet<LeaseId>,
+) {
+    for forward in after.forwards.values() {
+        under_forward(after, forward, (uplinks, facts), withdrawn);
+    }
+    let place = |lease: &Lease| {
+        let place = after.lease_place(lease, uplinks, facts);
+        place.map(|(address, _)| address)
+    };
+    for lease in after.leases.values() {
+        let Some(range) = lease.external_ports() else {
+            continue;
+        };
+        let is_hosted = match lease.opening {
+            Opening::Forward | Opening::Outbound => true,
+            Opening::Pinhole => false,
+        };
+        if !is_hosted || withdrawn.contains(&lease.id) {
+            continue;
+        }
+        let local = place(lease);
+        let younger = after.leases_on(None, range).into_iter().filter(|other| {
+            other.id > lease.id
+                && other.protocol == lease.protocol
+                && (other.device, other.internal) != (lease.device, lease.internal)
+                && place(other) == local
+        });
+        withdrawn.extend(younger.map(|other| other.id));
+    }
 }
 
 fn under_pinhole(after: &State, pinhole: &Pinhole, withdrawn: &mut BTreeSet<LeaseId>) {

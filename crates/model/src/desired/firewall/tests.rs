@@ -105,6 +105,7 @@ fn small() -> Firewall {
             hairpins: OrdMap::unit(device4, "10.59.0.1".parse().unwrap()),
         },
         translations6: Translations::default(),
+        filters: OrdMap::new(),
         pinholes: [range(22, 22), range(6000, 6100), range(6050, 6200)]
             .map(|ports| Endpoint {
                 address: device6,
@@ -209,6 +210,12 @@ fn small_table_reads_well() {
         map hairpins6 { type ipv6_addr . ipv6_addr : ipv6_addr; }
         set pinholes { type ipv6_addr . inet_proto . inet_service; }
         set pinhole_ranges { type ipv6_addr . inet_proto . inet_service; flags interval; }
+        set filtered4 { type ipv4_addr . inet_proto . inet_service; flags interval; }
+        set filtered6 { type ipv6_addr . inet_proto . inet_service; flags interval; }
+        set peers_of_ports4 { type ipv4_addr . inet_proto . inet_service . ipv4_addr; flags interval; }
+        set peers_of_ports6 { type ipv6_addr . inet_proto . inet_service . ipv6_addr; flags interval; }
+        set peer_ports_of_ports4 { type ipv4_addr . inet_proto . inet_service . ipv4_addr . inet_service; flags interval; }
+        set peer_ports_of_ports6 { type ipv6_addr . inet_proto . inet_service . ipv6_addr . inet_service; flags interval; }
         set outgoing4 { type ipv4_addr; size 65536; flags dynamic; }
         set outgoing6 { type ipv6_addr; size 65536; flags dynamic; }
         set incoming4 { type ipv4_addr; size 65536; flags dynamic; }
@@ -323,6 +330,7 @@ fn small_table_reads_well() {
             iifname != "adit0" meta nfproto ipv6 icmpv6 type echo-request goto admit comment "RFC 4890, 4.3.1"
             iifname "adit0" meta nfproto ipv4 ip saddr vmap @peers4
             iifname "adit0" meta nfproto ipv6 ip6 saddr vmap @peers6
+            meta nfproto ipv6 meta l4proto { tcp, udp } ip6 daddr . meta l4proto . th dport @filtered6 goto filtered_pinhole
             meta nfproto ipv6 meta l4proto { tcp, udp } ip6 daddr . meta l4proto . th dport @pinholes goto admit
             meta nfproto ipv6 meta l4proto { tcp, udp } ip6 daddr . meta l4proto . th dport @pinhole_ranges goto admit
             drop
@@ -347,10 +355,29 @@ fn small_table_reads_well() {
 
         chain nat_in {
             type nat hook prerouting priority dstnat; policy accept;
+            meta nfproto ipv4 meta l4proto { tcp, udp } ip daddr . meta l4proto . th dport @filtered4 goto filtered comment "open to some peers only"
+            meta nfproto ipv6 meta l4proto { tcp, udp } ip6 daddr . meta l4proto . th dport @filtered6 goto filtered
+            goto translate
+        }
+
+        chain translate {
             meta nfproto ipv4 meta l4proto { tcp, udp } dnat ip to ip daddr . meta l4proto . th dport map @forwards4
             meta nfproto ipv4 meta l4proto { tcp, udp } dnat ip to ip daddr . meta l4proto . th dport map @forward_ranges4
             meta nfproto ipv6 meta l4proto { tcp, udp } dnat ip6 to ip6 daddr . meta l4proto . th dport map @forwards6
             meta nfproto ipv6 meta l4proto { tcp, udp } dnat ip6 to ip6 daddr . meta l4proto . th dport map @forward_ranges6
+        }
+
+        chain filtered {
+            meta nfproto ipv4 ip daddr . meta l4proto . th dport . ip saddr @peers_of_ports4 goto translate
+            meta nfproto ipv4 ip daddr . meta l4proto . th dport . ip saddr . th sport @peer_ports_of_ports4 goto translate
+            meta nfproto ipv6 ip6 daddr . meta l4proto . th dport . ip6 saddr @peers_of_ports6 goto translate
+            meta nfproto ipv6 ip6 daddr . meta l4proto . th dport . ip6 saddr . th sport @peer_ports_of_ports6 goto translate
+        }
+
+        chain filtered_pinhole {
+            meta nfproto ipv6 ip6 daddr . meta l4proto . th dport . ip6 saddr @peers_of_ports6 goto admit
+            meta nfproto ipv6 ip6 daddr . meta l4proto . th dport . ip6 saddr . th sport @peer_ports_of_ports6 goto admit
+            drop
         }
 
         chain nat_out {

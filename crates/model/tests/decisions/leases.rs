@@ -1,0 +1,676 @@
+//! Leases: whatever hostile devices ask, by whatever mechanism.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use adit_model::change::{
+    Change, EndLease, EndLeases, ExpireLeases, LeasePort, Parties, Patch, RequestLease, SetDevice,
+    SetSettings,
+};
+use adit_model::decide::lease::{Grant, granted, lifetime};
+use adit_model::edit::{Edit, Key, Object};
+use adit_model::protocol::{PortRange, Protocol};
+use adit_model::refusal::{LeaseRefusal, Obstacle, Refusal};
+use adit_model::state::{
+    DeviceId, DeviceKind, Family, Filter, Lease, LeaseId, Mechanism, Nonce, Opening,
+};
+use adit_model::uplink;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use crate::world::{
+    World, add_device, add_forward, add_listener, add_pinhole, add_subnet, parse, set_device,
+};
+
+/// What a device asks for by a mechanism, one port of both families' first.
+pub(crate) fn wish(device: DeviceId, mechanism: Mechanism, internal: u16) -> RequestLease {
+    RequestLease {
+        parties: Parties::own(device),
+        mechanism,
+        family: Family::Ipv4,
+        protocol: Protocol::Udp,
+        internal,
+        external: None,
+        address: None,
+        exact: false,
+        count: 1,
+        parity: false,
+        lifetime: 3600,
+        nonce: (mechanism == Mechanism::Pcp).then_some(Nonce([1; 12])),
+        clear_filters: false,
+        filters: Vec::new(),
+        remote: None,
+        hostnames: BTreeSet::new(),
+        description: String::new(),
+    }
+}
+
+fn kind(name: &str, kind: DeviceKind) -> Change {
+    let patch = SetDevice {
+        kind: Some(kind),
+        ..SetDevice::default()
+    };
+    set_device(name, patch)
+}
+
+/// Two servers and a client, with an address of both families each.
+fn home() -> World {
+    World::on_link().with([
+        add_subnet("home", "10.59.0.0/24", "2001:db8:1::/64"),
+        add_device("nas"),
+        add_device("box"),
+        add_device("phone"),
+        kind("nas", DeviceKind::Server),
+        kind("box", DeviceKind::Server),
+    ])
+}
+
+impl World {
+    fn ask(&mut self, wish: &RequestLease) -> Result<Grant, LeaseRefusal> {
+        match self.change(Change::RequestLease(Box::new(wish.clone()))) {
+            Ok(_) => Ok(granted(&self.state, &self.facts, wish, self.now).unwrap()),
+            Err(Refusal::LeaseRefused { reason }) => Err(reason),
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    fn id(&self, name: &str) -> DeviceId {
+        self.device(name).id
+    }
+
+    fn end(&mut self, device: DeviceId, internal: u16, nonce: u8) -> Result<(), LeaseRefusal> {
+        let wish = EndLease {
+            parties: Parties::own(device),
+            mechanism: Mechanism::Pcp,
+            family: Family::Ipv4,
+            protocol: Protocol::Udp,
+            port: LeasePort::Internal(internal),
+            nonce: Some(Nonce([nonce; 12])),
+        };
+        match self.change(Change::EndLease(wish)) {
+            Ok(_) => Ok(()),
+            Err(Refusal::LeaseRefused { reason }) => Err(reason),
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    fn open(&self) -> Vec<&Lease> {
+        let leases = self.state.leases.values();
+        leases.filter(|lease| lease.is_open()).collect()
+    }
+}
+
+#[test]
+fn a_wish_is_fulfilled_and_kept_and_others_get_another_port() {
+    let mut world = home();
+    let (nas, other) = (world.id("nas"), world.id("box"));
+    let mut first = wish(nas, Mechanism::Pcp, 51413);
+    first.external = Some(51413);
+    let grant = world.ask(&first).unwrap();
+    assert_eq!((grant.external, grant.lifetime), (51413, 3600));
+    assert_eq!(grant.address, parse::<IpAddr>("203.0.113.10"));
+    let mut second = wish(other, Mechanism::NatPmp, 51413);
+    second.external = Some(51413);
+    let theirs = world.ask(&second).unwrap();
+    assert_ne!(theirs.external, 51413);
+    // With another wish, and after the end of both, it is the same port again.
+    second.external = Some(51413);
+    assert_eq!(world.ask(&second).unwrap().external, theirs.external);
+    second.external = None;
+    assert_eq!(world.ask(&second).unwrap().external, theirs.external);
+    second.exact = true;
+    second.external = Some(51413);
+    assert!(matches!(
+        world.ask(&second),
+        Err(LeaseRefusal::Unavailable {
+            obstacle: Obstacle::Existing,
+            ..
+        })
+    ));
+}
+
+#[test]
+fn a_freed_port_waits_for_its_owner() {
+    let mut world = home();
+    let (nas, other) = (world.id("nas"), world.id("box"));
+    let mut first = wish(nas, Mechanism::Pcp, 6881);
+    first.external = Some(6881);
+    world.ask(&first).unwrap();
+    world.end(nas, 6881, 1).unwrap();
+    assert!(world.open().is_empty());
+    let mut theirs = wish(other, Mechanism::Pcp, 6881);
+    theirs.external = Some(6881);
+    theirs.exact = true;
+    assert!(world.ask(&theirs).is_err());
+    first.external = None;
+    assert_eq!(world.ask(&first).unwrap().external, 6881);
+    world.end(nas, 6881, 1).unwrap();
+    world.now += 121;
+    let expire = Change::ExpireLeases(ExpireLeases::default());
+    world.change(expire).unwrap();
+    assert!(world.state.leases.is_empty());
+    assert_eq!(world.ask(&theirs).unwrap().external, 6881);
+}
+
+#[test]
+fn only_who_knows_the_nonce_renews_and_ends() {
+    let mut world = home();
+    let nas = world.id("nas");
+    let first = wish(nas, Mechanism::Pcp, 5000);
+    world.ask(&first).unwrap();
+    let mut thief = first.clone();
+    thief.nonce = Some(Nonce([2; 12]));
+    assert!(matches!(
+        world.ask(&thief),
+        Err(LeaseRefusal::WrongNonce { remaining: 3600.. })
+    ));
+    assert!(world.end(nas, 5000, 2).is_err());
+    // By another mechanism it is only told.
+    let mut told = wish(nas, Mechanism::NatPmp, 5000);
+    told.lifetime = 100_000;
+    let before = world.state.leases.clone();
+    assert!(world.ask(&told).unwrap().lifetime <= 4500);
+    assert_eq!(world.state.leases, before);
+    world.end(nas, 5000, 1).unwrap();
+    assert_eq!(world.open().len(), 0);
+    world.end(nas, 5000, 9).unwrap();
+}
+
+#[test]
+fn clients_and_demoted_devices_may_not() {
+    let mut world = home();
+    let (nas, phone) = (world.id("nas"), world.id("phone"));
+    let refused = world.ask(&wish(phone, Mechanism::Upnp, 5000));
+    assert_eq!(refused, Err(LeaseRefusal::NotAllowed));
+    world.ask(&wish(nas, Mechanism::Pcp, 5000)).unwrap();
+    let edits = world.change(kind("nas", DeviceKind::Client)).unwrap();
+    assert!(matches!(edits.last(), Some(Edit::Remove(Key::Lease(_)))));
+    assert!(world.state.leases.is_empty());
+    let patch = SetDevice {
+        auto_ports: Patch::Set(true),
+        ..SetDevice::default()
+    };
+    world.change(set_device("phone", patch)).unwrap();
+    assert!(world.ask(&wish(phone, Mechanism::Upnp, 5000)).is_ok());
+}
+
+#[test]
+fn what_the_gateway_needs_is_nobodys() {
+    let mut world = home();
+    let nas = world.id("nas");
+    add_listener(&mut world.facts, Protocol::Udp, "0.0.0.0", 6000);
+    for port in [53, 80, 443, 1023, 5350, 5351, 6000, 51820, 32768, 49151] {
+        let mut wish = wish(nas, Mechanism::Pcp, 7000 + port % 1000);
+        wish.external = Some(port);
+        let given = world.ask(&wish).unwrap().external;
+        assert_ne!(given, port);
+        wish.internal += 1000;
+        wish.exact = true;
+        let refused = world.ask(&wish).unwrap_err();
+        assert!(
+            matches!(refused, LeaseRefusal::Unavailable { .. }),
+            "{port}: {refused}"
+        );
+    }
+    // A service that begins to listen later takes the port out of use, and no further.
+    let mut wish = wish(nas, Mechanism::Pcp, 6100);
+    wish.external = Some(6100);
+    world.ask(&wish).unwrap();
+    let forwards = |world: &World| {
+        world
+            .desired()
+            .firewall
+            .unwrap()
+            .translations4
+            .forwards
+            .len()
+    };
+    let before = forwards(&world);
+    add_listener(&mut world.facts, Protocol::Udp, "203.0.113.10", 6100);
+    assert_eq!(forwards(&world), before - 1);
+    let problems = adit_model::problem::of_state(&world.state, &world.facts, world.now);
+    assert!(problems.iter().any(|it| it.code == "lease-suspended"));
+    assert_eq!(world.ask(&wish).unwrap().external, 6100);
+}
+
+#[test]
+fn administrators_go_first() {
+    let mut world = home().with([
+        add_forward("7000/udp", "box"),
+        add_forward("7001/udp", "nas"),
+        add_pinhole("nas", "7002/udp"),
+    ]);
+    let nas = world.id("nas");
+    let mut first = wish(nas, Mechanism::Pcp, 7000);
+    first.external = Some(7000);
+    assert_ne!(world.ask(&first).unwrap().external, 7000);
+    // What leads to the device already is told as it is, for ever.
+    let grant = world.ask(&wish(nas, Mechanism::Pcp, 7001)).unwrap();
+    assert_eq!(
+        (grant.lease, grant.external, grant.lifetime),
+        (None, 7001, u32::MAX)
+    );
+    assert_eq!(world.end(nas, 7001, 1), Err(LeaseRefusal::NotOwner));
+    let mut hole = wish(nas, Mechanism::Pcp, 7002);
+    hole.family = Family::Ipv6;
+    assert_eq!(world.ask(&hole).unwrap().lease, None);
+    let mut leased = wish(nas, Mechanism::Pcp, 7100);
+    leased.external = Some(7100);
+    let id = world.ask(&leased).unwrap().lease.unwrap();
+    let refusal = world.refused(add_forward("7100/udp", "box"));
+    assert_eq!(refusal.code(), "port-leased");
+    assert!(refusal.hint().contains(&format!("lease remove {id}")));
+    world.change(add_forward("7100/tcp", "box")).unwrap();
+    // Outbound connections get their ports at the cost of leases.
+    let patch = SetSettings {
+        snat_ports: Some((10_000, 20_000)),
+        ..SetSettings::default()
+    };
+    let mut low = wish(nas, Mechanism::Pcp, 15_000);
+    low.external = Some(15_000);
+    world.ask(&low).unwrap();
+    world.change(Change::SetSettings(patch)).unwrap();
+    assert!(world.open().iter().all(|lease| lease.external != 15_000));
+    world.change(Change::RemoveLease(id.to_string())).unwrap();
+    assert!(world.open().iter().all(|lease| lease.id != id));
+}
+
+#[test]
+fn companions_of_nat_pmp_stay_with_their_owner() {
+    let mut world = home();
+    let (nas, other) = (world.id("nas"), world.id("box"));
+    let mut tcp = wish(nas, Mechanism::NatPmp, 8080);
+    (tcp.protocol, tcp.external) = (Protocol::Tcp, Some(8080));
+    assert_eq!(world.ask(&tcp).unwrap().external, 8080);
+    for mechanism in Mechanism::ALL {
+        let mut udp = wish(other, mechanism, 8080);
+        udp.external = Some(8080);
+        assert_ne!(world.ask(&udp).unwrap().external, 8080, "{mechanism}");
+    }
+    let mut own = wish(nas, Mechanism::NatPmp, 8080);
+    own.external = Some(8080);
+    assert_eq!(world.ask(&own).unwrap().external, 8080);
+}
+
+#[test]
+fn sets_of_ports_are_given_whole_and_within_the_quota() {
+    let mut world = home();
+    let nas = world.id("nas");
+    let mut set = wish(nas, Mechanism::Pcp, 20_001);
+    (set.count, set.parity, set.external) = (100, true, Some(20_000));
+    let grant = world.ask(&set).unwrap();
+    assert_eq!((grant.count, grant.external % 2), (100, 1));
+    let firewall = world.desired().firewall.unwrap();
+    assert_eq!(firewall.translations4.forwards.len(), 100);
+    let patch = SetDevice {
+        lease_quota: Patch::Set(104),
+        ..SetDevice::default()
+    };
+    world.change(set_device("nas", patch)).unwrap();
+    let mut more = wish(nas, Mechanism::Pcp, 30_000);
+    more.count = 50;
+    assert_eq!(world.ask(&more).unwrap().count, 4);
+    let refused = world.ask(&wish(nas, Mechanism::Pcp, 31_000));
+    assert_eq!(refused, Err(LeaseRefusal::Quota { limit: 104 }));
+    assert_eq!(world.ask(&set).unwrap().count, 100);
+    set.internal = 20_050;
+    (set.count, set.parity, set.external) = (1, false, None);
+    assert_eq!(world.ask(&set).unwrap().external, grant.external + 49);
+}
+
+#[test]
+fn filters_let_only_those_in() {
+    let mut world = home();
+    let nas = world.id("nas");
+    let filter = |network: &str, port| Filter {
+        network: parse(network),
+        port,
+    };
+    let mut request = wish(nas, Mechanism::Pcp, 5000);
+    request.filters = vec![filter("192.0.2.0/24", 0), filter("192.0.2.7/32", 80)];
+    world.ask(&request).unwrap();
+    request.filters = vec![filter("198.51.100.1/32", 443)];
+    world.ask(&request).unwrap();
+    let firewall = world.desired().firewall.unwrap();
+    let (_, peers) = firewall.filters.iter().next().unwrap();
+    assert_eq!(
+        *peers,
+        BTreeSet::from([filter("192.0.2.0/24", 0), filter("198.51.100.1/32", 443)])
+    );
+    request.clear_filters = true;
+    request.filters.clear();
+    world.ask(&request).unwrap();
+    assert!(world.desired().firewall.unwrap().filters.is_empty());
+    request.filters = (0..33)
+        .map(|host| filter(&format!("192.0.2.{host}/32"), 0))
+        .collect();
+    assert_eq!(
+        world.ask(&request),
+        Err(LeaseRefusal::Filters { limit: 32 })
+    );
+}
+
+#[test]
+fn renewals_within_what_is_stored_are_no_write() {
+    let mut world = home();
+    let nas = world.id("nas");
+    let request = wish(nas, Mechanism::Pcp, 5000);
+    world.ask(&request).unwrap();
+    let change = || Change::RequestLease(Box::new(request.clone()));
+    for _ in 0..9 {
+        world.now += 100;
+        assert_eq!(world.decide(change()), Ok(Vec::new()));
+    }
+    world.now += 100;
+    assert_ne!(world.decide(change()), Ok(Vec::new()));
+    // A shorter time is taken at its word.
+    let mut short = request.clone();
+    short.lifetime = 120;
+    world.ask(&short).unwrap();
+    assert_eq!(world.open().first().unwrap().expires, world.now + 150);
+}
+
+#[test]
+fn outbound_leases_keep_a_port_without_opening_it() {
+    let mut world = home();
+    let nas = world.id("nas");
+    let mut request = wish(nas, Mechanism::Pcp, 5000);
+    request.remote = Some(parse("198.51.100.9:53"));
+    request.external = Some(5000);
+    assert_eq!(world.ask(&request).unwrap().external, 5000);
+    let firewall = world.desired().firewall.unwrap();
+    assert!(firewall.translations4.forwards.is_empty());
+    assert_eq!(firewall.translations4.keeps.len(), 1);
+    assert_eq!(world.end(nas, 5000, 1), Err(LeaseRefusal::Outbound));
+    let mut taken = wish(world.id("box"), Mechanism::Pcp, 5000);
+    taken.external = Some(5000);
+    assert_ne!(world.ask(&taken).unwrap().external, 5000);
+}
+
+fn pinhole_of(world: &World) -> (usize, usize) {
+    let firewall = world.desired().firewall.unwrap();
+    (
+        firewall.pinholes.len(),
+        firewall.translations6.forwards.len(),
+    )
+}
+
+#[test]
+fn pinholes_are_of_the_own_address_and_may_be_translated() {
+    let mut world = home();
+    let nas = world.id("nas");
+    let mut request = wish(nas, Mechanism::Pcp, 5000);
+    request.family = Family::Ipv6;
+    let grant = world.ask(&request).unwrap();
+    let address: IpAddr = parse(&world.ipv6_of("nas").unwrap());
+    assert_eq!((grant.external, grant.address), (5000, address));
+    assert_eq!(pinhole_of(&world), (1, 0));
+    request.internal = 22;
+    request.external = Some(2222);
+    assert_eq!(world.ask(&request).unwrap().external, 2222);
+    assert_eq!(pinhole_of(&world), (1, 1));
+}
+
+#[test]
+fn nobody_asks_for_others_unless_allowed() {
+    let mut world = home();
+    let mut request = wish(world.id("nas"), Mechanism::Pcp, 5000);
+    request.parties.owner = world.id("phone");
+    assert_eq!(world.ask(&request), Err(LeaseRefusal::ThirdParty));
+    let patch = SetDevice {
+        third_party: Some(true),
+        ..SetDevice::default()
+    };
+    world.change(set_device("nas", patch)).unwrap();
+    assert!(world.ask(&request).is_ok());
+    assert_eq!(world.open().first().unwrap().device, world.id("phone"));
+}
+
+fn owners() -> impl Strategy<Value = DeviceId> {
+    // The subnet is the first object, and the devices come after it.
+    (1_u64..7).prop_map(DeviceId)
+}
+
+fn mechanisms() -> impl Strategy<Value = Mechanism> {
+    select(&Mechanism::ALL[..])
+}
+
+fn ports() -> impl Strategy<Value = u16> {
+    select(vec![
+        0, 22, 80, 1024, 5000, 5001, 5005, 5350, 5351, 8005, 41000, 51820, 60000, 65535,
+    ])
+}
+
+fn requests() -> impl Strategy<Value = Change> {
+    let parties = (owners(), owners(), any::<bool>()).prop_map(|(asking, owner, own)| Parties {
+        asking,
+        owner: if own { asking } else { owner },
+    });
+    let side = (
+        select(vec![Family::Ipv4, Family::Ipv4, Family::Ipv6]),
+        select(&Protocol::ALL[..]),
+        ports(),
+    );
+    let external = (proptest::option::of(ports()), any::<bool>(), any::<bool>());
+    let set = (select(vec![1_u16, 1, 1, 2, 7, 300, 65535]), any::<bool>());
+    let rest = (
+        select(vec![1_u32, 60, 600, 7200, 100_000, u32::MAX]),
+        select(vec![1_u8, 1, 2]),
+        proptest::option::weighted(0.2, select(vec!["198.51.100.9:53", "192.0.2.1:80"])),
+        proptest::option::weighted(0.2, select(vec!["192.0.2.0/24", "192.0.2.7/32"])),
+    );
+    (parties, mechanisms(), side, external, set, rest).prop_map(
+        |(parties, mechanism, (family, protocol, internal), external, set, rest)| {
+            let (external, exact, clear_filters) = external;
+            let (lifetime, nonce, remote, filter) = rest;
+            let is_pcp = mechanism == Mechanism::Pcp;
+            let filters = filter.filter(|_| is_pcp && family == Family::Ipv4);
+            Change::RequestLease(Box::new(RequestLease {
+                parties,
+                family,
+                protocol,
+                external: external.filter(|port| *port != 0),
+                exact,
+                count: set.0,
+                parity: set.1,
+                lifetime,
+                nonce: is_pcp.then_some(Nonce([nonce; 12])),
+                clear_filters,
+                filters: (filters.into_iter())
+                    .map(|network| Filter {
+                        network: parse(network),
+                        port: internal,
+                    })
+                    .collect(),
+                remote: remote
+                    .filter(|_| is_pcp && family == Family::Ipv4)
+                    .map(parse),
+                ..wish(parties.owner, mechanism, internal)
+            }))
+        },
+    )
+}
+
+/// Whatever devices ask, and time that passes.
+pub(crate) fn lease_changes() -> impl Strategy<Value = Change> {
+    let end = (
+        owners(),
+        mechanisms(),
+        select(&Protocol::ALL[..]),
+        ports(),
+        select(vec![1_u8, 1, 2]),
+        any::<bool>(),
+    )
+        .prop_map(|(device, mechanism, protocol, port, nonce, by_external)| {
+            Change::EndLease(EndLease {
+                parties: Parties::own(device),
+                mechanism,
+                family: Family::Ipv4,
+                protocol,
+                port: if by_external {
+                    LeasePort::External(port)
+                } else {
+                    LeasePort::Internal(port)
+                },
+                nonce: (mechanism == Mechanism::Pcp).then_some(Nonce([nonce; 12])),
+            })
+        });
+    let all = (owners(), mechanisms(), select(&Protocol::ALL[..])).prop_map(
+        |(device, mechanism, protocol)| {
+            Change::EndLeases(EndLeases {
+                device,
+                mechanism,
+                protocol,
+            })
+        },
+    );
+    let expire = (1_u64..40).prop_map(|id| {
+        Change::ExpireLeases(ExpireLeases {
+            over: vec![(LeaseId(id), crate::world::NOW + 150)],
+            since: crate::world::NOW - 100,
+        })
+    });
+    let remove = (1_u64..40).prop_map(|id| Change::RemoveLease(id.to_string()));
+    prop_oneof![12 => requests(), 3 => end, 1 => all, 1 => expire, 1 => remove]
+}
+
+/// What must always be true of leases.
+pub(crate) fn check_leases(world: &World) {
+    let state = &world.state;
+    let uplinks = uplink::list(state, &world.facts);
+    let mut taken: BTreeMap<(IpAddr, Protocol, u16), String> = BTreeMap::new();
+    for forward in state.forwards.values() {
+        let device = &state.devices[&forward.device];
+        let subnet = &state.subnets[&device.subnet];
+        let places = forward.local_addresses(subnet, device, &uplinks, &world.facts);
+        for (address, port) in places
+            .iter()
+            .flat_map(|address| (forward.port..=forward.port_end).map(move |port| (*address, port)))
+        {
+            for protocol in &forward.protocols {
+                let owner = format!("forward {}", forward.id);
+                taken.insert((address, *protocol, port), owner);
+            }
+        }
+    }
+    let snat = PortRange::new(state.settings.snat_first, state.settings.snat_last).unwrap();
+    let mut sums: BTreeMap<DeviceId, u32> = BTreeMap::new();
+    let mut outbound: BTreeMap<(DeviceId, Protocol, u16), u16> = BTreeMap::new();
+    for lease in state.leases.values().filter(|lease| lease.is_open()) {
+        let device = &state.devices[&lease.device];
+        *sums.entry(device.id).or_default() += u32::from(lease.count);
+        let external = lease.external_ports().unwrap();
+        assert!(lease.internal_ports().is_some());
+        let is_own = (device.auto_port_ranges().iter())
+            .any(|range| range.contains(external.first()) && range.contains(external.last()));
+        let shares = lease.opening == Opening::Outbound;
+        let (address, _) = match state.lease_place(lease, &uplinks, &world.facts) {
+            Some(place) => place,
+            None => continue,
+        };
+        if shares {
+            let side = (lease.device, lease.protocol, lease.internal);
+            let first = outbound.entry(side).or_insert(lease.external);
+            assert_eq!(*first, lease.external, "one port outwards");
+            continue;
+        }
+        assert!(is_own, "{lease:?} is none of the ports of its device");
+        if lease.opening == Opening::Forward {
+            assert!(!external.overlaps(snat), "{lease:?}");
+            assert!(lease.protocol != Protocol::Tcp || !external.contains(22));
+            if lease.protocol == Protocol::Udp {
+                for port in [5350, 5351, state.settings.listen_port] {
+                    assert!(!external.contains(port), "{lease:?}");
+                }
+            }
+        }
+        for port in external.first()..=external.last() {
+            let key = (address, lease.protocol, port);
+            let other = taken.insert(key, format!("lease {}", lease.id));
+            assert_eq!(other, None, "{address} {port} of {lease:?}");
+        }
+    }
+    for (device, sum) in sums {
+        assert_eq!(state.leased_ports(device), sum);
+    }
+}
+
+proptest! {
+    #[test]
+    fn devices_affect_nothing_but_their_own(
+        history in proptest::collection::vec((lease_changes(), 0_u64..400), 1..60),
+    ) {
+        let mut world = home().with([
+            add_forward("8005", "box"),
+            add_forward("5001/tcp", "nas"),
+        ]);
+        // Until when each lease may be in force at the most, as the reference has it.
+        let mut ends: BTreeMap<LeaseId, u64> = BTreeMap::new();
+        for (change, pause) in history {
+            world.now += pause;
+            let before = world.state.clone();
+            let text = format!("{change:?}");
+            let asked = match &change {
+                Change::RequestLease(wish) => Some((**wish).clone()),
+                _ => None,
+            };
+            let owner = match &change {
+                Change::RequestLease(wish) => Some(wish.parties),
+                Change::EndLease(wish) => Some(wish.parties),
+                Change::EndLeases(wish) => Some(Parties::own(wish.device)),
+                _ => None,
+            };
+            let result = world.change(change);
+            let Ok(edits) = result else {
+                prop_assert_eq!(&world.state.leases, &before.leases, "{}", text);
+                continue;
+            };
+            if let Some(parties) = owner {
+                prop_assert_eq!(parties.asking, parties.owner, "{}", text);
+                prop_assert!(world.state.devices[&parties.asking].has_auto_ports());
+                for (id, change) in before.leases.difference(&world.state.leases) {
+                    for lease in [change.before, change.after].into_iter().flatten() {
+                        prop_assert_eq!(lease.device, parties.owner, "{} touches {}", text, id);
+                    }
+                }
+            }
+            for edit in &edits {
+                let is_known = match edit {
+                    Edit::Set(Object::Lease(_) | Object::Sequence(_)) => true,
+                    Edit::Remove(Key::Lease(_)) => true,
+                    _ => false,
+                };
+                prop_assert!(is_known, "{} makes {:?}", text, edit);
+            }
+            if let Some(wish) = asked {
+                let grant = granted(&world.state, &world.facts, &wish, world.now);
+                let grant = grant.unwrap_or_else(|| panic!("{text}: nothing granted"));
+                let given = lifetime(&world.state.settings, wish.mechanism, wish.lifetime);
+                prop_assert!(wish.mechanism != Mechanism::NatPmp || given <= wish.lifetime);
+                if let Some(id) = grant.lease {
+                    let lease = &world.state.leases[&id];
+                    let end = world.now + u64::from(given) + Lease::lag(given);
+                    let end = ends.get(&id).copied().unwrap_or_default().max(end);
+                    ends.insert(id, end);
+                    prop_assert!(lease.expires <= end, "{}: {:?}", text, lease);
+                    prop_assert!(lease.expires >= world.now + u64::from(grant.lifetime));
+                    // Asked again, the same is told and nothing has to be written.
+                    let again = Change::RequestLease(Box::new(wish.clone()));
+                    prop_assert_eq!(world.decide(again), Ok(Vec::new()), "{}", text);
+                }
+            }
+            check_leases(&world);
+            let all = Change::ExpireLeases(ExpireLeases::default());
+            world.change(all).unwrap();
+            for lease in world.open() {
+                prop_assert!(lease.expires > world.now);
+                prop_assert!(ends.get(&lease.id).is_some_and(|end| *end > world.now));
+            }
+        }
+        world.now += 3_000_000;
+        let all = Change::ExpireLeases(ExpireLeases::default());
+        world.change(all).unwrap();
+        prop_assert!(world.state.leases.is_empty());
+        prop_assert_eq!(world.state.leased_ports(world.id("nas")), 0);
+    }
+}

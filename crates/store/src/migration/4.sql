@@ -1,0 +1,1 @@
+-- Leases come as a further kind of object. The ports that outbound connections get by default are others since then.
