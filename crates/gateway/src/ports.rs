@@ -28,7 +28,7 @@ use adit_proto::pcp;
 use adit_proto::port_control::notifier::{Announcement, Notifier};
 use adit_proto::port_control::{BUFFER_LENGTH, CLIENT_PORT, Policy, Received, receive};
 use tokio::net::UdpSocket;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use self::epoch::KeptEpoch;
 use self::limit::Limits;
@@ -72,13 +72,16 @@ impl PortControl {
     pub(crate) async fn run(self: Arc<Self>) {
         let mut listening = socket::Listening::default();
         let mut tasks = JoinSet::new();
+        let mut serving_at: BTreeMap<IpAddr, AbortHandle> = BTreeMap::new();
         tasks.spawn(clock::run(self.control.clone(), Arc::clone(&self.promises)));
         tasks.spawn(Arc::clone(&self).tell());
         tasks.spawn(igd::serve(Arc::clone(&self)));
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let Some(mut state) = self.control.upgrade().map(|control| control.state.clone()) else {
+            return;
+        };
         loop {
-            tick.tick().await;
             let Some(control) = self.control.upgrade() else {
                 return;
             };
@@ -86,9 +89,35 @@ impl PortControl {
             self.limits.forget_idle();
             while tasks.try_join_next().is_some() {}
             for (address, socket) in listening.follow(&control) {
-                tasks.spawn(Arc::clone(&self).serve(address, socket));
+                let serving = tasks.spawn(Arc::clone(&self).serve(address, socket));
+                if let Some(former) = serving_at.insert(address, serving) {
+                    former.abort();
+                }
             }
-            *lock(&self.sockets) = listening.sockets();
+            let sockets = listening.sockets();
+            serving_at.retain(|address, serving| {
+                let is_kept = sockets.contains_key(address);
+                if !is_kept {
+                    serving.abort();
+                }
+                is_kept
+            });
+            *lock(&self.sockets) = sockets;
+            drop(control);
+            let subnets = state.borrow_and_update().subnets.clone();
+            // A new subnet is listened to at once.
+            let is_other = async {
+                while state.changed().await.is_ok() {
+                    if state.borrow_and_update().subnets != subnets {
+                        return;
+                    }
+                }
+                std::future::pending().await
+            };
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = is_other => {}
+            }
         }
     }
 
@@ -107,12 +136,6 @@ impl PortControl {
             let Some(control) = self.control.upgrade() else {
                 return;
             };
-            let is_current = lock(&self.sockets)
-                .get(&address)
-                .is_none_or(|current| Arc::ptr_eq(current, &socket));
-            if !is_current {
-                return;
-            }
             if let Some(datagram) = buffer.get(..length) {
                 self.receive(control, datagram, from, &socket);
             }
@@ -341,13 +364,11 @@ fn policy(device: &Device) -> Policy {
 }
 
 fn failure(refusal: Refusal) -> Failure {
-    match refusal {
-        Refusal::LeaseRefused { reason } => Failure::Refused(reason),
-        other => {
-            tracing::warn!(%other, "a device's request for a port was refused");
-            Failure::Gateway
-        }
+    if let Refusal::LeaseRefused { reason } = refusal {
+        return Failure::Refused(reason);
     }
+    tracing::warn!(%refusal, "a device's request for a port was refused");
+    Failure::Gateway
 }
 
 /// A datagram that the socket does not take at once is lost: the client asks again.

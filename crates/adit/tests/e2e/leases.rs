@@ -84,7 +84,8 @@ fn by_nat_pmp(world: &World, server: &Device) -> Result<()> {
     );
     let told = natpmpc(server, "-a 6000 6000 udp 3600")?;
     ensure!(
-        told.contains("Mapped public port 6000 protocol UDP to local port 6000 lifetime 3600"),
+        told.contains("Mapped public port 6000 protocol UDP to local port 6000")
+            && told.contains("time 3600"),
         "{told}"
     );
     let datagrams = udp(&server.host, at(server.ipv4, 6000))?;
@@ -155,6 +156,9 @@ fn by_pcp(world: &World, server: &Device) -> Result<()> {
     });
     let told = granted(server, peer)?;
     ensure!(told["external"] == 8080, "{told}");
+    refused(server, json!({"internal": 8090, "protocol": 33}), 9)?;
+    let outbound = world.id("lease", &json!({"opening": "outbound"}))?;
+    world.adit(&format!("lease remove {outbound}"))?;
     granted(server, json!({"opcode": "announce", "lifetime": 0}))?;
     granted(server, json!({"internal": 8080, "lifetime": 0}))?;
     ensure!(conversation.is_cut()?, "a connection outlives its lease");

@@ -13,7 +13,7 @@ use crate::support::{
 };
 
 const SHORT: Duration = Duration::from_millis(700);
-const SNAT_PORTS: std::ops::RangeInclusive<u16> = 40000..=65535;
+const SNAT_PORTS: std::ops::RangeInclusive<u16> = 32768..=49151;
 
 #[test]
 fn a_routed_prefix() -> Result<()> {

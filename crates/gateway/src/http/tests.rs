@@ -80,6 +80,8 @@ async fn the_document_holds_every_route_and_every_route_answers() {
         ("/forwards/{id}", "GET PATCH DELETE"),
         ("/pinholes", "GET POST"),
         ("/pinholes/{id}", "GET PATCH DELETE"),
+        ("/leases", "GET"),
+        ("/leases/{id}", "GET DELETE"),
         ("/tokens", "GET POST"),
         ("/tokens/{reference}", "GET DELETE"),
     ] {

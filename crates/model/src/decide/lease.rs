@@ -324,13 +324,12 @@ fn choose(
     let start = place_of(site.device.id, wish.internal);
     let mut count = count;
     loop {
-        let wished = candidates.iter().filter_map(|first| {
+        let mut wished = candidates.iter().filter_map(|first| {
             let last = first.checked_add(count - 1)?;
             PortRange::new(*first, last)
         });
         let found = wished
-            .filter(|range| site.obstacle(draft, *range).is_none())
-            .next()
+            .find(|range| site.obstacle(draft, *range).is_none())
             .or_else(|| site.search(draft, count, start, remainder));
         if let Some(range) = found {
             return Ok(Choice::Free(range));
@@ -374,10 +373,8 @@ fn shared(draft: &Draft<'_>, site: &Site<'_>, wish: &RequestLease) -> Option<u16
 fn kept<'a>(draft: &Draft<'a>, site: &Site<'_>, wish: &RequestLease) -> Option<&'a Lease> {
     let port = PortRange::new(wish.internal, wish.internal)?;
     let side = (site.device.id, wish.family, wish.protocol);
-    let leases = draft.state.leases_at(side, port).into_iter();
-    leases
-        .filter(|lease| !lease.is_open() && lease.opening == site.opening)
-        .next_back()
+    let mut leases = draft.state.leases_at(side, port).into_iter();
+    leases.rfind(|lease| !lease.is_open() && lease.opening == site.opening)
 }
 
 /// What was kept for the device is taken by it.

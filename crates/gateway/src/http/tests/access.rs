@@ -6,10 +6,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use adit_model::change::{
-    AddDevice, AddForward, AddPinhole, AddSubnet, AddToken, Change, Ipv6Wish,
+    AddDevice, AddForward, AddPinhole, AddSubnet, AddToken, Change, Ipv6Wish, Parties, RequestLease,
 };
 use adit_model::facts::{AddressFact, LinkFact, RouteFact};
-use adit_model::state::{Delivery, DeviceKind, Scope};
+use adit_model::protocol::Protocol;
+use adit_model::state::{Delivery, DeviceId, DeviceKind, Family, Mechanism, Scope};
 use adit_store::Store;
 use tokio::runtime::Runtime;
 
@@ -33,8 +34,31 @@ struct World {
     runtime: Runtime,
     forwards: [u64; 2],
     pinholes: [u64; 2],
+    leases: [u64; 2],
     _directory: tempfile::TempDir,
     _stop: watch::Sender<bool>,
+}
+
+fn lease_wish(device: DeviceId) -> RequestLease {
+    RequestLease {
+        parties: Parties::own(device),
+        mechanism: Mechanism::NatPmp,
+        family: Family::Ipv4,
+        protocol: Protocol::Tcp,
+        internal: 9090,
+        external: None,
+        address: None,
+        exact: false,
+        count: 1,
+        parity: false,
+        lifetime: 3600,
+        nonce: None,
+        clear_filters: false,
+        filters: Vec::new(),
+        remote: None,
+        hostnames: Default::default(),
+        description: String::new(),
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +129,7 @@ impl World {
             runtime: Runtime::new().unwrap(),
             forwards: [0; 2],
             pinholes: [0; 2],
+            leases: [0; 2],
             _directory: directory,
             _stop: stop,
         };
@@ -112,7 +137,7 @@ impl World {
         world
     }
 
-    /// Two devices with a forward and a pinhole each.
+    /// Two devices with a forward, a pinhole and a lease each.
     fn fill(&mut self) {
         self.change(Change::AddSubnet(AddSubnet {
             name: "lan".into(),
@@ -158,6 +183,9 @@ impl World {
                 label: String::new(),
             }));
             self.pinholes[index] = self.state().sequence;
+            let device = self.state().device(name).unwrap().id;
+            self.change(Change::RequestLease(Box::new(lease_wish(device))));
+            self.leases[index] = self.state().sequence;
         }
     }
 
@@ -248,6 +276,7 @@ impl World {
             "devices" => ["mine", "rival"][index].to_owned(),
             "forwards" => forward.to_string(),
             "pinholes" => pinhole.to_string(),
+            "leases" => self.leases[index].to_string(),
             "uplinks" => "eth0".to_owned(),
             "tokens" => "read".to_owned(),
             _ => "1".to_owned(),
@@ -430,7 +459,7 @@ fn no_credentials_but_the_right_ones_do_anything() {
             }
         }
         let is_list = operation.id.starts_with("list_")
-            && ["devices", "forwards", "pinholes"]
+            && ["devices", "forwards", "pinholes", "leases"]
                 .iter()
                 .any(|kind| path.ends_with(kind));
         if !is_list && operation.id != "show_document" {
@@ -473,15 +502,19 @@ fn a_token_for_one_device_sees_and_changes_the_things_of_that_device() {
     world.token("own", &Scope::ALL, Some("mine"), None);
     world.token("own-read", &[Scope::Read], Some("mine"), None);
     let (forwards, pinholes) = (world.forwards, world.pinholes);
-    for kind in ["devices", "forwards", "pinholes"] {
+    for kind in ["devices", "forwards", "pinholes", "leases"] {
         let answer = world.ask("GET", &format!("/api/v1/{kind}"), "own-read", "");
         assert_eq!(answer.status, 200);
         let list: Value = serde_json::from_str(&answer.body).unwrap();
-        assert_eq!(list[kind].as_array().unwrap().len(), 1, "{list}");
+        // A lease is a forward as well.
+        let count = if kind == "forwards" { 2 } else { 1 };
+        assert_eq!(list[kind].as_array().unwrap().len(), count, "{list}");
         assert!(!answer.body.contains("rival"), "{}", answer.body);
     }
     let taken = r#"{"port":8081,"device":"mine"}"#;
     for (method, path, body, status) in [
+        ("DELETE", format!("/leases/{}", world.leases[1]), "", 403),
+        ("DELETE", format!("/leases/{}", world.leases[0]), "", 200),
         ("GET", "/devices/mine".to_owned(), "", 200),
         ("HEAD", "/devices/mine".to_owned(), "", 200),
         ("GET", "/devices/rival".to_owned(), "", 403),
