@@ -396,3 +396,56 @@ fn watched_port_stays_while_the_gateway_restarts() -> Result<()> {
     ensure!(left.is_empty(), "{left:?}");
     Ok(())
 }
+
+#[test]
+fn dissectors_of_others_find_nothing_malformed() -> Result<()> {
+    let world = World::with_subnet("routed", "portmap-dissect")?;
+    let server = world.join("box", "--kind server")?;
+    let asker = Asker::new(&world, &server)?;
+    let file = path(&server.host.folder()?.join("portmap.pcap"))?;
+    let mut capture = server.host.spawn([
+        "tcpdump",
+        "-U",
+        "--immediate-mode",
+        "-i",
+        server.interface.as_str(),
+        "-w",
+        file.as_str(),
+        "udp port 5351",
+    ])?;
+    capture.wait_for_output("listening on", SOON)?;
+    asker.portmap("add 8080/tcp")?;
+    asker.portmap("add 5000-5009/udp --from 198.51.100.0/24 --from 2001:db8:ffff::/64")?;
+    asker.portmap("add 9000/tcp --external 9000 --exact --ipv4")?;
+    asker.portmap("remove --all")?;
+    server.host.exec([
+        "natpmpc",
+        "-g",
+        "10.59.0.1",
+        "-a",
+        "6000",
+        "6000",
+        "udp",
+        "60",
+    ])?;
+    capture.stop()?;
+
+    let dissect = |filter: &str| -> Result<Vec<String>> {
+        let shown = server
+            .host
+            .exec(["tshark", "-n", "-r", file.as_str(), "-Y", filter])?;
+        Ok(shown.stdout.lines().map(str::to_owned).collect())
+    };
+    // Requests and answers of both protocols were seen, by the names that the dissectors have for them.
+    for filter in [
+        "portcontrol.r == 0",
+        "portcontrol.r == 1",
+        "nat-pmp.opcode < 128",
+        "nat-pmp.opcode >= 128",
+    ] {
+        ensure!(!dissect(filter)?.is_empty(), "nothing is {filter}");
+    }
+    let malformed = dissect("_ws.malformed || _ws.expert.severity >= 0x00400000")?;
+    ensure!(malformed.is_empty(), "{malformed:#?}");
+    Ok(())
+}
