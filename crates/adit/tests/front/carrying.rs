@@ -294,8 +294,13 @@ fn one_port_of_a_client_leads_to_a_device_by_two_listeners_at_once() -> Result<(
 fn a_device_that_is_slow_to_answer_gets_its_time_however_late_the_hello_was() -> Result<()> {
     let way = Way::new("front-late")?;
     let network = &way.network;
-    let rules =
-        "table ip block { chain input { type filter hook input priority 0; tcp flags syn drop; } }";
+    let rules = "table ip block {
+        chain input {
+            type filter hook input priority 0
+            tcp flags syn drop
+        }
+    }
+    ";
     network.nas.exec_with_input(["nft", "-f", "-"], rules)?;
     let mut client = connect(&network.client, Place::Front.at(Family::V4, 443))?;
     let (first, second) = way.hello.split_at(100);
