@@ -271,7 +271,17 @@ fn beside_others(world: &World, server: &Device, other: &Device) -> Result<()> {
         "{:?}",
         leases(world, "box")?
     );
-    // What the device itself obtained otherwise is not to be seen or ended in this way.
+    // What leads there already is as good; what leads elsewhere is not.
+    let said = upnpc(other, "-a @ 9500 9500 tcp 600")?;
+    says(
+        &said,
+        &format!(":9500 TCP is redirected to internal {}:9500", other.ipv4),
+    )?;
+    says(
+        &upnpc(other, "-a @ 9501 9500 tcp 600")?,
+        "failed with code 718",
+    )?;
+    // What the device itself obtained otherwise is not listed or ended in this way.
     says(&upnpc(other, "-d 9500 tcp")?, "714")?;
     let said = upnpc(other, "-l")?;
     ensure!(!said.contains("9500"), "{said}");
