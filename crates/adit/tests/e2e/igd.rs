@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
+use adit_lab::wait_until;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
@@ -68,6 +69,10 @@ fn upnpc_opens_lists_and_closes_ports() -> Result<()> {
     findings.check("beside others", beside_others(&world, &server, &other));
     findings.check("pinholes", pinholes(&world, &server, &other));
     findings.check("after a crash", after_a_crash(&mut world, &server));
+    findings.check(
+        "after its interface was lost",
+        after_its_interface_was_lost(&world, &server),
+    );
     findings.check("withdrawn", withdrawn(&world, &server));
     findings.conclude()
 }
@@ -342,6 +347,20 @@ fn after_a_crash(world: &mut World, server: &Device) -> Result<()> {
     let web = listen(&server.host, at(server.ipv4, 8081))?;
     converse(&world.host("internet")?, None, at(PUBLIC4, 9080), &web)?;
     Ok(())
+}
+
+/// Sockets are those of an interface; when it is another one of the same name, they are others, too.
+fn after_its_interface_was_lost(world: &World, server: &Device) -> Result<()> {
+    let interface = world.gateway.interface();
+    world.host("vps")?.exec(["ip", "link", "del", interface])?;
+    wait_until("UPnP on the new interface", Duration::from_secs(60), || {
+        says(&search(server)?, "Found valid IGD")?;
+        Ok(true)
+    })?;
+    says(
+        &upnpc(server, "-l")?,
+        &format!("TCP  9080->{}:8081", server.ipv4),
+    )
 }
 
 /// What an administrator takes away is gone for the device, too; who may not ask hears nothing.
