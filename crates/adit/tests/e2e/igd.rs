@@ -1,5 +1,6 @@
 //! UPnP IGD through the tunnel: real clients open and close ports, and nobody else hears anything.
 
+mod dissection;
 mod hostile;
 mod programs;
 
@@ -19,6 +20,9 @@ const SHORT: Duration = Duration::from_millis(700);
 
 /// The gateway inside the tunnel.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 59, 0, 1);
+
+/// Where the documents and services are.
+const PORT: u16 = 5351;
 
 /// What devices are told: to miniupnpc a gateway with an address of documentation, as in the lab, is not connected.
 const TOLD: Ipv4Addr = Ipv4Addr::new(11, 22, 33, 44);
