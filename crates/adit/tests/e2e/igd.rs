@@ -1,5 +1,6 @@
 //! UPnP IGD through the tunnel: real clients open and close ports, and nobody else hears anything.
 
+mod dissection;
 mod hostile;
 mod programs;
 
@@ -7,6 +8,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
+use adit_lab::wait_until;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
@@ -18,6 +20,9 @@ const SHORT: Duration = Duration::from_millis(700);
 
 /// The gateway inside the tunnel.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 59, 0, 1);
+
+/// Where the documents and services are.
+const PORT: u16 = 5351;
 
 /// What devices are told: to miniupnpc a gateway with an address of documentation, as in the lab, is not connected.
 const TOLD: Ipv4Addr = Ipv4Addr::new(11, 22, 33, 44);
@@ -68,6 +73,10 @@ fn upnpc_opens_lists_and_closes_ports() -> Result<()> {
     findings.check("beside others", beside_others(&world, &server, &other));
     findings.check("pinholes", pinholes(&world, &server, &other));
     findings.check("after a crash", after_a_crash(&mut world, &server));
+    findings.check(
+        "after its interface was lost",
+        after_its_interface_was_lost(&world, &server),
+    );
     findings.check("withdrawn", withdrawn(&world, &server));
     findings.conclude()
 }
@@ -271,7 +280,17 @@ fn beside_others(world: &World, server: &Device, other: &Device) -> Result<()> {
         "{:?}",
         leases(world, "box")?
     );
-    // What the device itself obtained otherwise is not to be seen or ended in this way.
+    // What leads there already is as good; what leads elsewhere is not.
+    let said = upnpc(other, "-a @ 9500 9500 tcp 600")?;
+    says(
+        &said,
+        &format!(":9500 TCP is redirected to internal {}:9500", other.ipv4),
+    )?;
+    says(
+        &upnpc(other, "-a @ 9501 9500 tcp 600")?,
+        "failed with code 718",
+    )?;
+    // What the device itself obtained otherwise is not listed or ended in this way.
     says(&upnpc(other, "-d 9500 tcp")?, "714")?;
     let said = upnpc(other, "-l")?;
     ensure!(!said.contains("9500"), "{said}");
@@ -332,6 +351,20 @@ fn after_a_crash(world: &mut World, server: &Device) -> Result<()> {
     let web = listen(&server.host, at(server.ipv4, 8081))?;
     converse(&world.host("internet")?, None, at(PUBLIC4, 9080), &web)?;
     Ok(())
+}
+
+/// Sockets are those of an interface; when it is another one of the same name, they are others, too.
+fn after_its_interface_was_lost(world: &World, server: &Device) -> Result<()> {
+    let interface = world.gateway.interface();
+    world.host("vps")?.exec(["ip", "link", "del", interface])?;
+    wait_until("UPnP on the new interface", Duration::from_secs(60), || {
+        says(&search(server)?, "Found valid IGD")?;
+        Ok(true)
+    })?;
+    says(
+        &upnpc(server, "-l")?,
+        &format!("TCP  9080->{}:8081", server.ipv4),
+    )
 }
 
 /// What an administrator takes away is gone for the device, too; who may not ask hears nothing.

@@ -153,7 +153,8 @@ struct Stand {
     wanted: Wanted,
     /// By address; they end with their task.
     places: BTreeMap<IpAddr, JoinSet<()>>,
-    groups: JoinSet<()>,
+    /// By group; as the places.
+    groups: BTreeMap<IpAddr, JoinSet<()>>,
     /// Answers leave by the socket of the address that they tell.
     senders: BTreeMap<IpAddr, Arc<UdpSocket>>,
     is_complete: bool,
@@ -170,7 +171,9 @@ impl Stand {
         if self.wanted.index != wanted.index || self.wanted.interface != wanted.interface {
             self.places.clear();
             self.senders.clear();
+            self.groups.clear();
         }
+        let before: Vec<IpAddr> = self.senders.keys().copied().collect();
         self.places
             .retain(|address, _| wanted.addresses.contains(address));
         self.senders
@@ -183,6 +186,10 @@ impl Stand {
             if let Err(error) = self.settle(*address, &wanted, desk) {
                 self.fail(&format!("at {address}: {error}"));
             }
+        }
+        // Groups answer by the senders that there were when they were joined.
+        if !self.senders.keys().eq(&before) {
+            self.groups.clear();
         }
         self.join(&wanted, desk);
         if self.is_complete {
@@ -219,21 +226,19 @@ impl Stand {
         Ok(())
     }
 
-    /// Listens to the groups anew: they answer by the sockets that there are now.
     fn join(&mut self, wanted: &Wanted, desk: &Desk) {
-        self.groups = JoinSet::new();
         let ipv4 = [IpAddr::V4(SSDP_GROUP_IPV4)];
         let groups = ipv4.into_iter().chain(SSDP_GROUPS_IPV6.map(IpAddr::V6));
         for group in groups {
             let mut senders = self.senders.clone();
             senders.retain(|address, _| address.is_ipv4() == group.is_ipv4());
-            if senders.is_empty() {
+            if senders.is_empty() || self.groups.contains_key(&group) {
                 continue;
             }
             match member(group, wanted) {
                 Ok(socket) => {
                     let answering = answer_searches(Arc::new(socket), true, senders, desk.clone());
-                    self.groups.spawn(answering);
+                    self.groups.entry(group).or_default().spawn(answering);
                 }
                 Err(error) => self.fail(&format!("in the group {group}: {error}")),
             }

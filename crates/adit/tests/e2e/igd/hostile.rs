@@ -8,10 +8,9 @@ use anyhow::{Context as _, Result, ensure};
 use nix::net::if_::if_nametoindex;
 use socket2::SockRef;
 
-use super::{GATEWAY, SHORT};
+use super::{GATEWAY, PORT, SHORT};
 use crate::support::{Capture, Device, Findings, Injector, PUBLIC4, World, at, connect, udp, udp4};
 
-const PORT: u16 = 5351;
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 255, 255, 250);
 const SEARCH: &str = "M-SEARCH * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\nMAN: \"ssdp:discover\"\r\nMX: 1\r\n\
     ST: urn:schemas-upnp-org:device:InternetGatewayDevice:1\r\n\r\n";

@@ -169,6 +169,14 @@ impl Call<'_> {
             Family::Ipv4,
             Fault::RemoteHostOnlyWildcard,
         )?;
+        // Programs ask by all protocols that they know at once, and for the same port.
+        if let Some(external) = external.filter(|_| filters.is_empty())
+            && let Some(other) = view.otherwise(external, mapping.protocol)
+            && other.internal_port == mapping.internal_port
+        {
+            let applied = self.control.applied(view.state().revision).await;
+            return applied.map(|()| external).map_err(|_| Fault::ActionFailed);
+        }
         let wish = RequestLease {
             family: Family::Ipv4,
             protocol: transport(mapping.protocol),
@@ -213,8 +221,12 @@ impl Call<'_> {
 
     fn specific(&self, key: &MappingKey) -> Result<Answer, Fault> {
         let view = self.snapshot()?;
-        let lease = view.mapping(key).ok_or(Fault::NoSuchEntry)?;
-        Ok(Answer::Specific(view.mapping_of(lease)))
+        let own = view.mapping(key).map(|lease| view.mapping_of(lease));
+        let mapping = own.or_else(|| {
+            let other = view.otherwise(key.external_port, key.protocol)?;
+            (key.outside == Outside::Anyone).then_some(other)
+        });
+        mapping.map(Answer::Specific).ok_or(Fault::NoSuchEntry)
     }
 
     fn list(&self, range: MappingRange, most: u16) -> Result<Answer, Fault> {
@@ -429,6 +441,38 @@ impl View {
                 Outside::Name(_) => false,
             };
             lease.external == key.external_port && lease.protocol == protocol && is_meant
+        })
+    }
+
+    /// What leads to the device from a public port because it asked by another protocol; open to all.
+    fn otherwise(&self, external: u16, protocol: PortProtocol) -> Option<Mapping> {
+        let now = seconds_since_1970();
+        let transport = transport(protocol);
+        self.state().leases_of(self.device.id).find_map(|lease| {
+            let ports = lease.external_ports()?;
+            let is_meant = lease.mechanism != Mechanism::Upnp
+                && lease.opening == Opening::Forward
+                && lease.family == Family::Ipv4
+                && lease.protocol == transport
+                && lease.filters.is_empty()
+                && lease.hostnames.is_empty()
+                && lease.is_valid(now)
+                && ports.contains(external);
+            let snapshot = &self.snapshot;
+            let place = self
+                .state()
+                .lease_place(lease, &snapshot.uplinks, &snapshot.facts);
+            let is_suspended = place.is_none_or(|(_, service)| service.is_some());
+            if !is_meant || is_suspended {
+                return None;
+            }
+            let offset = external.checked_sub(lease.external)?;
+            Some(Mapping {
+                external_port: external,
+                internal_port: lease.internal.checked_add(offset)?,
+                description: lease.mechanism.name().to_owned(),
+                ..self.mapping_of(lease)
+            })
         })
     }
 
