@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use adit_lab::{Host, Process, wait_until};
 use anyhow::{Context as _, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{
     Device, Findings, INTERNET4, INTERNET6, PUBLIC4, PUBLIC6, STRANGER4, World, at, udp,
@@ -647,4 +647,50 @@ fn a_port_of_another_program_is_told_of() -> Result<()> {
         "told of nothing"
     );
     Ok(())
+}
+
+/// Rules of the VPS's own that let in what was needed before there were names.
+const GUARD: &str = "table inet guard {
+  chain input {
+    type filter hook input priority filter; policy drop;
+    ct state established,related accept
+    iifname { \"lo\", \"adit0\" } accept
+    meta l4proto { icmp, ipv6-icmp } accept
+    udp dport 51820 accept
+  }
+}
+";
+
+#[test]
+fn a_firewall_of_the_host_is_named_with_what_lets_names_in() -> Result<()> {
+    let world = World::start("routed", "e2e-names-guard")?;
+    world.adit("subnet add lan --ipv4 10.59.0.0/24")?;
+    let server = world.join("box", "--kind server")?;
+    let identity = Identity::make(&world)?;
+    let _web = identity.serve(&server.host, "box", 443, "tls")?;
+    let vps = world.host("vps")?;
+    let guard = GUARD.replace("adit0", world.gateway.interface());
+    vps.exec_with_input(["nft", "-f", "-"], &guard)?;
+    let problems = || -> Result<Vec<Value>> {
+        let status = world.adit("status")?;
+        Ok(status["problems"].as_array().context("problems")?.clone())
+    };
+    let told = problems()?;
+    ensure!(told.is_empty(), "before there is a name: {told:?}");
+    world.adit("forward add 443/tcp box --name blog.example.org")?;
+    let internet = world.host("internet")?;
+    let url = "https://blog.example.org/";
+    let public = IpAddr::V4(PUBLIC4);
+    ensure!(ask(&internet, url, public).is_err(), "it is let in already");
+    wait_until("the problem", LIMIT, || Ok(!problems()?.is_empty()))?;
+    let told = problems()?;
+    let fix = told[0]["fix"].as_str().unwrap_or_default();
+    let command = fix.split('`').nth(1).unwrap_or_default();
+    ensure!(
+        told.len() == 1 && told[0]["code"] == "foreign-firewall" && command.contains("443"),
+        "{told:?}"
+    );
+    vps.exec(["sh", "-c", command])?;
+    expect(&internet, url, public, "box", IpAddr::V4(INTERNET4))?;
+    wait_until("no problem", LIMIT, || Ok(problems()?.is_empty()))
 }
