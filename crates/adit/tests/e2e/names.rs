@@ -1,7 +1,9 @@
 //! Devices that share a port of the gateway by TLS names, seen with clients and servers that know nothing of it.
 
+use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::Duration;
@@ -11,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Device, Findings, INTERNET4, INTERNET6, PUBLIC4, PUBLIC6, STRANGER4, World, at, udp,
+    Device, Findings, INTERNET4, INTERNET6, PUBLIC4, PUBLIC6, STRANGER4, World, at, binary, udp,
 };
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -588,6 +590,53 @@ fn a_gateway_that_dies_breaks_no_connection_and_a_front_that_dies_comes_back() -
     town.world.gateway.teardown()?;
     wait_until("the end of the front", LIMIT, || {
         Ok(self::front(&vps).is_err())
+    })
+}
+
+/// This program, as one of another version: with the text of its version changed.
+fn of_another_version(world: &World) -> Result<PathBuf> {
+    let (here, other) = (env!("CARGO_PKG_VERSION").as_bytes(), b"0.0.9");
+    ensure!(here.len() == other.len(), "versions of another length");
+    let mut program = fs::read(binary())?;
+    let mut place = 0;
+    while let Some(found) = program[place..].windows(5).position(|it| it == here) {
+        place += found;
+        program[place..place + 5].copy_from_slice(other);
+    }
+    let path = world.lab.folder().join("adit");
+    fs::write(&path, program)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    Ok(path)
+}
+
+#[test]
+fn a_front_of_another_version_hands_over_and_breaks_no_connection() -> Result<()> {
+    let mut town = town("e2e-names-upgrade")?;
+    let internet = town.world.host("internet")?;
+    let vps = town.world.host("vps")?;
+    let public = IpAddr::V4(PUBLIC4);
+    let seen = IpAddr::V4(INTERNET4);
+    town.world.gateway.terminate()?;
+    let other = of_another_version(&town.world)?;
+    town.world.gateway.use_binary(&other)?;
+    town.world.gateway.start()?;
+    town.world
+        .adit("forward add 443/tcp box --name blog.example.org")?;
+    let before = front(&vps)?;
+    let mut held = Held::open(&internet, "blog.example.org")?;
+
+    town.world.gateway.terminate()?;
+    town.world.gateway.use_binary(binary())?;
+    town.world.gateway.start()?;
+    let url = "https://blog.example.org/";
+    wait_until("a front of this version", LIMIT, || {
+        expect(&internet, url, public, "box", seen)?;
+        Ok(front(&vps)? != before)
+    })?;
+    held.talk().context("over the front of the other version")?;
+    drop(held);
+    wait_until("the end of the one before", LIMIT, || {
+        Ok(!Path::new("/proc").join(&before).exists())
     })
 }
 
