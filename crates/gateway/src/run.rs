@@ -30,6 +30,7 @@ use crate::claim::Claim;
 use crate::confirmation;
 use crate::control::{Control, Progress};
 use crate::events::{Events, watch_network};
+use crate::fleeting::Fleeting;
 use crate::http;
 use crate::keeper::Keeper;
 use crate::key;
@@ -180,6 +181,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<Ending> {
         front: front_handle,
         holding: holding.clone(),
         names: None,
+        fleeting: Fleeting::default(),
     };
     let front_keeper = tokio::spawn(front_keeper);
     let bridge = tokio::spawn(bridge.run());
