@@ -51,6 +51,28 @@ pub(crate) fn open(address: SocketAddr, service: Service) -> io::Result<OwnedFd>
 
 /// A connection to a device that may not be there yet, from whatever address the target's mode says.
 pub(crate) fn dial(target: &Target, service: Service, client: SocketAddr) -> io::Result<OwnedFd> {
+    let client = SocketAddr::new(client.ip().to_canonical(), client.port());
+    let is_transparent = target.mode == Mode::Transparent
+        && client.is_ipv4() == target.address.is_ipv4()
+        && !target.is_near(client.ip());
+    if !is_transparent {
+        return Ok(dial_from(target, service, None)?);
+    }
+    match dial_from(target, service, Some(client)) {
+        // It has another connection to this device from that port, or had one a moment ago: by another listener, say.
+        Err(Errno::ADDRINUSE | Errno::ADDRNOTAVAIL) => {
+            let other_port = SocketAddr::new(client.ip(), 0);
+            Ok(dial_from(target, service, Some(other_port))?)
+        }
+        dialled => Ok(dialled?),
+    }
+}
+
+fn dial_from(
+    target: &Target,
+    service: Service,
+    source: Option<SocketAddr>,
+) -> rustix::io::Result<OwnedFd> {
     let kind = if service.is_tcp() {
         SocketType::STREAM
     } else {
@@ -64,52 +86,45 @@ pub(crate) fn dial(target: &Target, service: Service, client: SocketAddr) -> io:
     } else {
         widen(&socket);
     }
-    let client = SocketAddr::new(client.ip().to_canonical(), client.port());
-    let is_transparent = target.mode == Mode::Transparent
-        && client.is_ipv4() == address.is_ipv4()
-        && !target.is_near(client.ip());
-    if is_transparent {
-        bind_as(&socket, client)?;
+    if let Some(source) = source {
+        bind_as(&socket, source)?;
     }
     match connect(&socket, &address) {
         Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     }
 }
 
-/// Takes the client's address, and its port if nobody has it here.
-fn bind_as(socket: &OwnedFd, client: SocketAddr) -> io::Result<()> {
+/// Takes an address that this host need not have.
+fn bind_as(socket: &OwnedFd, source: SocketAddr) -> rustix::io::Result<()> {
     let options = SockRef::from(socket);
-    if client.is_ipv4() {
-        options.set_ip_transparent_v4(true)?;
+    let set = if source.is_ipv4() {
+        options.set_ip_transparent_v4(true)
     } else {
-        options.set_ip_transparent_v6(true)?;
-    }
+        options.set_ip_transparent_v6(true)
+    };
+    set.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::INVAL))?;
     // The same client may talk to two devices from one port.
     sockopt::set_socket_reuseaddr(socket, true)?;
-    match bind(socket, &client) {
-        Err(Errno::ADDRINUSE) => Ok(bind(socket, &SocketAddr::new(client.ip(), 0))?),
-        bound => Ok(bound?),
-    }
+    bind(socket, &source)
 }
 
-fn new(address: SocketAddr, kind: SocketType) -> io::Result<OwnedFd> {
+fn new(address: SocketAddr, kind: SocketType) -> rustix::io::Result<OwnedFd> {
     let family = if address.is_ipv4() {
         AddressFamily::INET
     } else {
         AddressFamily::INET6
     };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    Ok(socket_with(family, kind, flags, None)?)
+    socket_with(family, kind, flags, None)
 }
 
-fn keep_alive(socket: impl AsFd) -> io::Result<()> {
+fn keep_alive(socket: impl AsFd) -> rustix::io::Result<()> {
     let socket = socket.as_fd();
     sockopt::set_socket_keepalive(socket, true)?;
     sockopt::set_tcp_keepidle(socket, IDLE)?;
     sockopt::set_tcp_keepintvl(socket, BETWEEN)?;
-    sockopt::set_tcp_keepcnt(socket, PROBES)?;
-    Ok(())
+    sockopt::set_tcp_keepcnt(socket, PROBES)
 }
 
 /// As far as the kernel allows.

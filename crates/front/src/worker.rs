@@ -130,7 +130,10 @@ pub(crate) fn start(shared: &Arc<Shared>, name: &str) -> io::Result<Handle> {
     };
     thread::Builder::new()
         .name(name.to_owned())
-        .spawn(move || worker.run())?;
+        .spawn(move || {
+            let _fatal = Fatal;
+            worker.run();
+        })?;
     Ok(Handle {
         epoll,
         waker,
@@ -254,8 +257,7 @@ impl Worker {
         };
         let id = self.next_id;
         self.next_id += 1;
-        let connection =
-            Connection::new(id, client, address, Arc::clone(gate), permit, &self.shared);
+        let connection = Connection::new(id, client, address, gate, permit, &self.shared, self.now);
         let entry = self.connections.vacant_entry();
         let key = entry.key();
         if watch(&self.epoll, connection.client(), Subject::Client(key)).is_err() {
@@ -295,7 +297,10 @@ impl Worker {
         match need {
             Need::Event | Need::Device(_) => {}
             Need::Turn => self.turns.push(key),
-            Need::Deadline(length) => self.deadlines.add(self.now, length, key, connection.id),
+            Need::Deadline(length) => {
+                connection.due = self.now + length;
+                self.deadlines.add(self.now, length, key, connection.id);
+            }
             Need::Nothing => self.ended.push(key),
         }
         while self.shared.admission.holds_too_much() && self.evict() {}
@@ -321,13 +326,22 @@ impl Worker {
     fn expire(&mut self) {
         while let Some(deadline) = self.deadlines.take_over(self.now) {
             let key = deadline.key;
-            if self
-                .connections
-                .get(key)
-                .is_some_and(|it| it.id == deadline.id)
-            {
+            let connection = self.connections.get(key);
+            // It may be in another state by now, which has another time.
+            if connection.is_some_and(|it| it.id == deadline.id && it.due <= self.now) {
                 self.step(key, |connection, loan| connection.expire(loan.shared));
             }
+        }
+    }
+}
+
+/// A connection on a thread that is no more would hang for ever; who watches over the process starts another.
+struct Fatal;
+
+impl Drop for Fatal {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            std::process::abort();
         }
     }
 }

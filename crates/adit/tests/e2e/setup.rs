@@ -22,6 +22,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// CAP_NET_BIND_SERVICE and CAP_NET_ADMIN, by their numbers in linux/capability.h.
 const GATEWAY_CAPABILITIES: u64 = 1 << 10 | 1 << 12;
 const DATAPLANE_CAPABILITIES: u64 = 1 << 12;
+const FRONT_CAPABILITIES: u64 = 1 << 10 | 1 << 13;
 
 /// What `--dry-run` says of a host on which there is no gateway.
 fn survey(host: &Host, options: &[&str]) -> Result<Value> {
@@ -268,6 +269,7 @@ fn a_gateway_is_set_up_for_real() -> Result<()> {
     await_well(&vps)?;
     let gateway = check_process(&vps, "adit-gateway", GATEWAY_CAPABILITIES)?;
     let dataplane = check_process(&vps, "adit-wireguard@adit0", DATAPLANE_CAPABILITIES)?;
+    let front = check_process(&vps, "adit-front", FRONT_CAPABILITIES)?;
     check_owner(&vps)?;
 
     // The real thing carries packets in both directions, for both families.
@@ -326,11 +328,26 @@ fn a_gateway_is_set_up_for_real() -> Result<()> {
     let same = check_process(&vps, "adit-gateway", GATEWAY_CAPABILITIES)?;
     ensure!(same == gateway, "the second run restarted the gateway");
 
+    // A new front takes over from the one before, which has nothing left to do.
+    vps.run(["systemctl", "reload", "adit-front"])?;
+    wait_until("the next front to be the main process", LIMIT, || {
+        let next = check_process(&vps, "adit-front", FRONT_CAPABILITIES)?;
+        Ok(next != front)
+    })?;
+    wait_until("the front before to end", LIMIT, || {
+        let old = vps.try_run(["cat", &format!("/proc/{front}/status")])?;
+        Ok(old.code != Some(0))
+    })?;
+    vps.run(["systemctl", "is-active", "adit-front"])?;
+    let front = check_process(&vps, "adit-front", FRONT_CAPABILITIES)?;
+
     // A restart leaves the dataplane alone; what is killed comes back, and is taken over.
     vps.run(["systemctl", "restart", "adit-gateway"])?;
     await_well(&vps)?;
     let same = check_process(&vps, "adit-wireguard@adit0", DATAPLANE_CAPABILITIES)?;
     ensure!(same == dataplane, "the restart ended the dataplane");
+    let same = check_process(&vps, "adit-front", FRONT_CAPABILITIES)?;
+    ensure!(same == front, "the restart ended the front");
     arrive()?;
     vps.run(["systemctl", "kill", "--signal=KILL", "adit-wireguard@adit0"])?;
     // The box learns of it when what it sends stays without an answer for 15 s.

@@ -261,3 +261,58 @@ fn a_port_that_somebody_has_is_told_and_taken_when_it_is_free() -> Result<()> {
     connect(&network.client, address)?;
     Ok(())
 }
+
+#[test]
+fn one_port_of_a_client_leads_to_a_device_by_two_listeners_at_once() -> Result<()> {
+    let way = Way::new("front-same-port")?;
+    let both = [443, 444]
+        .map(|port| listeners(Service::Tls, port, &NAMES, None))
+        .concat();
+    way.front.set(both)?;
+    let (client, device) = way.open()?;
+    let source = client.local_addr()?;
+    let second = way.network.client.enter(|| -> Result<TcpStream> {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        // The first has its port alone until somebody asks for the same kindly.
+        SockRef::from(&client).set_reuse_address(true)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&source.into())?;
+        socket.connect(&Place::Front.at(Family::V4, 444).into())?;
+        Ok(socket.into())
+    })??;
+    (&second).write_all(&way.hello)?;
+    let (mut other, seen) = way.device.accept()?;
+    ensure!(seen.ip() == source.ip(), "the device sees {seen}");
+    ensure!(seen.port() != source.port(), "two connections are one");
+    other.read_exact(&mut vec![0; way.hello.len()])?;
+    exchange(&second, &other)?;
+    exchange(&client, &device)?;
+    Ok(())
+}
+
+#[test]
+fn a_device_that_is_slow_to_answer_gets_its_time_however_late_the_hello_was() -> Result<()> {
+    let way = Way::new("front-late")?;
+    let network = &way.network;
+    let rules = "table ip block {
+        chain input {
+            type filter hook input priority 0
+            tcp flags syn drop
+        }
+    }
+    ";
+    network.nas.exec_with_input(["nft", "-f", "-"], rules)?;
+    let mut client = connect(&network.client, Place::Front.at(Family::V4, 443))?;
+    let (first, second) = way.hello.split_at(100);
+    client.write_all(first)?;
+    thread::sleep(Duration::from_secs(4));
+    client.write_all(second)?;
+    // Later than the time for the hello, and sooner than that for the device.
+    thread::sleep(Duration::from_secs(2));
+    network
+        .nas
+        .exec(["nft", "delete", "table", "ip", "block"])?;
+    let (device, _) = way.device.accept()?;
+    (&device).read_exact(&mut vec![0; way.hello.len()])?;
+    exchange(&client, &device)
+}

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use adit_proto::http::{self, HeadReader};
 use adit_proto::proxy_protocol;
@@ -28,6 +28,8 @@ const CHALLENGES: &str = "/.well-known/acme-challenge/";
 pub(super) struct Connection {
     /// Keys are used again, this is not.
     pub(super) id: u64,
+    /// When its time is over, if its state has one.
+    pub(super) due: Instant,
     client: OwnedFd,
     client_ready: Ready,
     address: SocketAddr,
@@ -106,9 +108,10 @@ impl Connection {
         id: u64,
         client: OwnedFd,
         address: SocketAddr,
-        gate: Arc<Gate>,
+        gate: &Arc<Gate>,
         permit: Permit,
         shared: &Arc<Shared>,
+        now: Instant,
     ) -> Self {
         let reader = match gate.service {
             Service::Tls | Service::Quic => Reader::Tls(ClientHelloReader::default()),
@@ -121,6 +124,7 @@ impl Connection {
         };
         Self {
             id,
+            due: now + ASKING,
             client,
             client_ready: Ready {
                 readable: true,
@@ -128,7 +132,7 @@ impl Connection {
                 hung_up: false,
             },
             address,
-            gate,
+            gate: Arc::clone(gate),
             state: State::Asking(Box::new(asking)),
             permit: Some(permit),
         }
