@@ -96,6 +96,7 @@ impl Front {
             names: Names::default(),
             table: Table::default(),
             is_told: false,
+            is_current: false,
             problems: sender,
         };
         (Handle { orders, problems }, keeper.run(receiver))
@@ -203,6 +204,8 @@ struct Keeper {
     table: Table,
     /// Whether there may be a front that has to hear of what is gone.
     is_told: bool,
+    /// Whether the front that was found was looked at for its version.
+    is_current: bool,
     problems: watch::Sender<Vec<Problem>>,
 }
 
@@ -244,13 +247,39 @@ impl Keeper {
             self.withdraw().await;
             return;
         }
-        let outcome = self.front.set(&self.table).await;
+        let mut outcome = self.front.set(&self.table).await;
+        if self.succeed(&outcome).await {
+            outcome = self.front.set(&self.table).await;
+        }
         self.is_told = true;
         let problems = match outcome {
             Ok(status) => self.of_status(&status),
             Err(trouble) => vec![self.of_trouble(&trouble)],
         };
         self.tell(problems);
+    }
+
+    /// Lets a front of this version take over from another that an earlier daemon has left, which ends with its last
+    /// connection. Once: the program on the disk may be of a newer version still.
+    async fn succeed(&mut self, outcome: &Result<Status, Trouble>) -> bool {
+        let is_other = match outcome {
+            Ok(status) => status.version != env!("CARGO_PKG_VERSION"),
+            Err(Trouble::Client(ClientError::Unexpected { .. })) => true,
+            Err(_) => return false,
+        };
+        let (true, false, Starter::Own(program)) = (is_other, self.is_current, &self.front.starter)
+        else {
+            self.is_current = true;
+            return false;
+        };
+        self.is_current = true;
+        match self.front.start(program).await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(%error, "the front stays of another version");
+                false
+            }
+        }
     }
 
     /// Without names there is nothing to carry. Who has no names never had a front, unless an earlier run of the daemon left

@@ -1,17 +1,19 @@
 //! Devices that share a port of the gateway by TLS names, seen with clients and servers that know nothing of it.
 
+use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::Duration;
 
 use adit_lab::{Host, Process, wait_until};
 use anyhow::{Context as _, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{
-    Device, Findings, INTERNET4, INTERNET6, PUBLIC4, PUBLIC6, STRANGER4, World, at, udp,
+    Device, Findings, INTERNET4, INTERNET6, PUBLIC4, PUBLIC6, STRANGER4, World, at, binary, udp,
 };
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -591,6 +593,53 @@ fn a_gateway_that_dies_breaks_no_connection_and_a_front_that_dies_comes_back() -
     })
 }
 
+/// This program, as one of another version: with the text of its version changed.
+fn of_another_version(world: &World) -> Result<PathBuf> {
+    let (here, other) = (env!("CARGO_PKG_VERSION").as_bytes(), b"0.0.9");
+    ensure!(here.len() == other.len(), "versions of another length");
+    let mut program = fs::read(binary())?;
+    let mut place = 0;
+    while let Some(found) = program[place..].windows(5).position(|it| it == here) {
+        place += found;
+        program[place..place + 5].copy_from_slice(other);
+    }
+    let path = world.lab.folder().join("adit");
+    fs::write(&path, program)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    Ok(path)
+}
+
+#[test]
+fn a_front_of_another_version_hands_over_and_breaks_no_connection() -> Result<()> {
+    let mut town = town("e2e-names-upgrade")?;
+    let internet = town.world.host("internet")?;
+    let vps = town.world.host("vps")?;
+    let public = IpAddr::V4(PUBLIC4);
+    let seen = IpAddr::V4(INTERNET4);
+    town.world.gateway.terminate()?;
+    let other = of_another_version(&town.world)?;
+    town.world.gateway.use_binary(&other)?;
+    town.world.gateway.start()?;
+    town.world
+        .adit("forward add 443/tcp box --name blog.example.org")?;
+    let before = front(&vps)?;
+    let mut held = Held::open(&internet, "blog.example.org")?;
+
+    town.world.gateway.terminate()?;
+    town.world.gateway.use_binary(binary())?;
+    town.world.gateway.start()?;
+    let url = "https://blog.example.org/";
+    wait_until("a front of this version", LIMIT, || {
+        expect(&internet, url, public, "box", seen)?;
+        Ok(front(&vps)? != before)
+    })?;
+    held.talk().context("over the front of the other version")?;
+    drop(held);
+    wait_until("the end of the one before", LIMIT, || {
+        Ok(!Path::new("/proc").join(&before).exists())
+    })
+}
+
 /// The process that listens on port 443 of the VPS.
 fn front(vps: &Host) -> Result<String> {
     let sockets = vps.exec(["ss", "-Hltnp", "sport", "=", ":443"])?.stdout;
@@ -647,4 +696,50 @@ fn a_port_of_another_program_is_told_of() -> Result<()> {
         "told of nothing"
     );
     Ok(())
+}
+
+/// Rules of the VPS's own that let in what was needed before there were names.
+const GUARD: &str = "table inet guard {
+  chain input {
+    type filter hook input priority filter; policy drop;
+    ct state established,related accept
+    iifname { \"lo\", \"adit0\" } accept
+    meta l4proto { icmp, ipv6-icmp } accept
+    udp dport 51820 accept
+  }
+}
+";
+
+#[test]
+fn a_firewall_of_the_host_is_named_with_what_lets_names_in() -> Result<()> {
+    let world = World::start("routed", "e2e-names-guard")?;
+    world.adit("subnet add lan --ipv4 10.59.0.0/24")?;
+    let server = world.join("box", "--kind server")?;
+    let identity = Identity::make(&world)?;
+    let _web = identity.serve(&server.host, "box", 443, "tls")?;
+    let vps = world.host("vps")?;
+    let guard = GUARD.replace("adit0", world.gateway.interface());
+    vps.exec_with_input(["nft", "-f", "-"], &guard)?;
+    let problems = || -> Result<Vec<Value>> {
+        let status = world.adit("status")?;
+        Ok(status["problems"].as_array().context("problems")?.clone())
+    };
+    let told = problems()?;
+    ensure!(told.is_empty(), "before there is a name: {told:?}");
+    world.adit("forward add 443/tcp box --name blog.example.org")?;
+    let internet = world.host("internet")?;
+    let url = "https://blog.example.org/";
+    let public = IpAddr::V4(PUBLIC4);
+    ensure!(ask(&internet, url, public).is_err(), "it is let in already");
+    wait_until("the problem", LIMIT, || Ok(!problems()?.is_empty()))?;
+    let told = problems()?;
+    let fix = told[0]["fix"].as_str().unwrap_or_default();
+    let command = fix.split('`').nth(1).unwrap_or_default();
+    ensure!(
+        told.len() == 1 && told[0]["code"] == "foreign-firewall" && command.contains("443"),
+        "{told:?}"
+    );
+    vps.exec(["sh", "-c", command])?;
+    expect(&internet, url, public, "box", IpAddr::V4(INTERNET4))?;
+    wait_until("no problem", LIMIT, || Ok(problems()?.is_empty()))
 }
