@@ -14,8 +14,9 @@ use adit_model::state::State;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::control::{AskPeers, Await, PeerStatus, Progress};
+use crate::fleeting::Fleeting;
 use crate::metrics::Metrics;
-use crate::writer::seconds_since_1970;
+use crate::writer::{seconds_since_1970, with_listeners};
 
 /// The wall clock can be set: an expiry is looked for at least this often.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
@@ -40,6 +41,7 @@ pub(crate) struct Bridge {
     pub(crate) outcomes: VecDeque<(u64, Vec<Problem>)>,
     /// What was derived last.
     pub(crate) derivation: Option<Derivation>,
+    pub(crate) fleeting: Fleeting,
 }
 
 impl Bridge {
@@ -51,6 +53,7 @@ impl Bridge {
         self.apply().await;
         loop {
             let sleep = self.until_next_expiry();
+            let settling = self.until_settled();
             tokio::select! {
                 changed = self.state.changed() => {
                     if changed.is_err() {
@@ -85,6 +88,11 @@ impl Bridge {
                     self.tell_outlook(answer);
                 }
                 () = tokio::time::sleep(sleep) => {
+                    self.apply().await;
+                }
+                () = tokio::time::sleep(settling) => {
+                    let facts = host_facts.borrow_and_update().clone();
+                    self.take_facts(&with_listeners(&facts));
                     self.apply().await;
                 }
             }
@@ -152,8 +160,9 @@ impl Bridge {
         let _ = request.answer.send(problems);
     }
 
-    fn take_facts(&self, facts: &Facts) {
+    fn take_facts(&mut self, facts: &Facts) {
         let facts = Facts {
+            listeners: self.fleeting.sift(&facts.listeners, Instant::now()),
             gateway_key: Some(self.private_key.borrow().public_key()),
             ..facts.clone()
         };
@@ -208,6 +217,14 @@ impl Bridge {
                 let _ = answer.send(outlook);
             }
         });
+    }
+
+    /// Until sockets that came lately have been there for long enough to count.
+    fn until_settled(&self) -> Duration {
+        let now = Instant::now();
+        let due = self.fleeting.due(now);
+        due.map_or(LONGEST_SLEEP, |due| due - now)
+            .min(LONGEST_SLEEP)
     }
 
     fn until_next_expiry(&self) -> Duration {

@@ -14,6 +14,7 @@ mod confirmation;
 mod control;
 mod doctor;
 mod events;
+mod fleeting;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;

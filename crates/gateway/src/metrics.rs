@@ -29,6 +29,7 @@ struct Counted {
     applies: Histogram,
     changes: BTreeMap<(&'static str, &'static str), u64>,
     refusals: BTreeMap<&'static str, u64>,
+    ports: BTreeMap<&'static str, u64>,
     requests: BTreeMap<(String, String, u16), u64>,
 }
 
@@ -82,6 +83,11 @@ impl Metrics {
         *self.lock().refusals.entry(code).or_default() += 1;
     }
 
+    /// A device asked for a port, and this came of it.
+    pub(crate) fn port_asked(&self, outcome: &'static str) {
+        *self.lock().ports.entry(outcome).or_default() += 1;
+    }
+
     /// A request was answered; `route` is the path's pattern.
     pub(crate) fn requested(&self, method: &str, route: &str, status: u16) {
         let key = (method.to_owned(), route.to_owned(), status);
@@ -125,6 +131,14 @@ impl Metrics {
         );
         for (code, count) in &counted.refusals {
             text.sample(&[("code", code)], *count);
+        }
+        text.family(
+            "adit_port_requests_total",
+            Kind::Counter,
+            "Requests of devices for ports, by what came of them.",
+        );
+        for (outcome, count) in &counted.ports {
+            text.sample(&[("outcome", outcome)], *count);
         }
         text.family(
             "adit_http_requests_total",
@@ -261,7 +275,12 @@ fn tell_gateway(text: &mut Exposition, snapshot: &Snapshot, present: Present) {
         ("delegation", state.delegations.len()),
         ("forward", state.forwards.len()),
         ("pinhole", state.pinholes.len()),
-        ("lease", state.leases.len()),
+        (
+            "lease",
+            (state.leases.values())
+                .filter(|lease| lease.is_open())
+                .count(),
+        ),
         ("token", state.tokens.len()),
     ] {
         text.sample(&[("kind", kind)], count as u64);

@@ -156,7 +156,11 @@ impl PortControl {
             return;
         };
         let now = seconds_since_1970();
-        if !device.is_active(now) || !self.limits.pass(device) {
+        if !device.is_active(now) {
+            return;
+        }
+        if !self.limits.pass(device) {
+            control.metrics.port_asked("limited");
             return;
         }
         let epoch = lock(&self.epoch).value();
@@ -164,25 +168,32 @@ impl PortControl {
         lock(&self.notifier).heard(source);
         let request = match received {
             Received::Silence => return,
-            Received::Answer(answer) => return send(socket, &answer, from),
+            Received::Answer(answer) => {
+                control.metrics.port_asked("plain");
+                return send(socket, &answer, from);
+            }
             Received::Request(request) => request,
         };
         let wish = match translation::wish(&state, &request, device.id) {
             Ok(wish) => wish,
             Err(outcome) => {
+                control.metrics.port_asked(outcome.name());
                 return send(socket, &outcome::answer(&request, &outcome, epoch), from);
             }
         };
         if let Some(outcome) = self.at_once(&control, &state, &wish, now) {
+            control.metrics.port_asked(outcome.name());
             return send(socket, &outcome::answer(&request, &outcome, epoch), from);
         }
         let Some(turn) = self.limits.enter(device.id) else {
+            control.metrics.port_asked("limited");
             return;
         };
         let (ports, socket) = (Arc::clone(self), Arc::clone(socket));
         tokio::spawn(async move {
             let _turn = turn;
             let outcome = ports.in_turn(&control, &wish).await;
+            control.metrics.port_asked(outcome.name());
             let epoch = lock(&ports.epoch).value();
             send(&socket, &outcome::answer(&request, &outcome, epoch), from);
         });

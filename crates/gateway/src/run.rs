@@ -30,6 +30,7 @@ use crate::claim::Claim;
 use crate::confirmation;
 use crate::control::{Control, Progress};
 use crate::events::{Events, watch_network};
+use crate::fleeting::Fleeting;
 use crate::http;
 use crate::keeper::Keeper;
 use crate::key;
@@ -171,6 +172,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<Ending> {
         metrics: Arc::clone(&metrics),
         outcomes: VecDeque::new(),
         derivation: None,
+        fleeting: Fleeting::default(),
     };
     let bridge = tokio::spawn(bridge.run());
     let restart = Arc::new(Notify::new());

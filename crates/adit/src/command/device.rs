@@ -168,10 +168,11 @@ async fn remove(session: &Session, arguments: RemoveArguments) -> Result<(), Fai
     if !output.is_json() {
         let detail = client.device(&arguments.name).await?;
         output.note(&format!(
-            "Device `{}` goes with {}, {} and {}.",
+            "Device `{}` goes with {}, {}, {} and {}.",
             detail.device.name,
             count(detail.forwards.len(), "forward"),
             count(detail.pinholes.len(), "pinhole"),
+            count(detail.leases.len(), "lease"),
             count(detail.device.delegations.len(), "delegation"),
         ));
         if !arguments.yes {

@@ -249,11 +249,12 @@ async fn remove(session: &Session, arguments: RemoveArguments) -> Result<(), Fai
     }
     let removed = removed.removed;
     output.result(&format!(
-        "Removed subnet `{}` with {}, {}, {} and {}.",
+        "Removed subnet `{}` with {}, {}, {}, {} and {}.",
         arguments.name,
         count(removed.devices, "device"),
         count(removed.forwards, "forward"),
         count(removed.pinholes, "pinhole"),
+        count(removed.leases, "lease"),
         count(removed.delegations, "delegation"),
     ));
     Ok(())

@@ -183,7 +183,7 @@ fn refusals(world: &World) -> Result<()> {
         ("subnet add lan --ipv4 10.70.0.0/24", "name-taken", "lan"),
         ("forward add 80 box", "port-taken", "80"),
         ("forward add 51820/udp box", "port-reserved", "51820"),
-        ("forward add 50000 box", "port-in-snat-range", "50000"),
+        ("forward add 40000 box", "port-in-snat-range", "40000"),
         ("forward add 90-95 box:1000", "range-shifted", "90-95"),
         (
             "forward add 192.0.2.1:80 box",

@@ -1,6 +1,7 @@
 //! UPnP IGD through the tunnel: real clients open and close ports, and nobody else hears anything.
 
 mod hostile;
+mod programs;
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -60,6 +61,7 @@ fn upnpc_opens_lists_and_closes_ports() -> Result<()> {
     let mut findings = Findings::default();
     findings.check("status", status(&server));
     findings.check("a mapping", mapping(&world, &server));
+    findings.check("one remote host", remote_host(&world, &server));
     findings.check("of one's own only", own_only(&world, &server, &other));
     findings.check("another port", another_port(&world, &server, &other));
     findings.check("a range", range(&world, &other));
@@ -143,6 +145,24 @@ fn mapping(world: &World, server: &Device) -> Result<()> {
         "{:?}",
         leases(world, "box")?
     );
+    Ok(())
+}
+
+/// A mapping for one remote host lets that one in.
+fn remote_host(world: &World, server: &Device) -> Result<()> {
+    let web = listen(&server.host, at(server.ipv4, 8085))?;
+    upnpc(server, &format!("-a @ 8085 9085 tcp 600 {INTERNET4}"))?;
+    converse(&world.host("internet")?, None, at(PUBLIC4, 9085), &web)?;
+    let stranger = connect(&world.host("stranger")?, None, at(PUBLIC4, 9085), SHORT);
+    ensure!(stranger.is_err(), "a stranger comes in");
+    says(&upnpc(server, "-l")?, &format!("'{INTERNET4}'"))?;
+    says(&upnpc(server, "-d 9085 tcp 198.51.100.99")?, "714")?;
+    says(
+        &upnpc(server, &format!("-d 9085 tcp {INTERNET4}"))?,
+        "returned : 0",
+    )?;
+    let refused = connect(&world.host("internet")?, None, at(PUBLIC4, 9085), SHORT);
+    ensure!(refused.is_err(), "a mapping that is gone still leads there");
     Ok(())
 }
 
@@ -251,7 +271,17 @@ fn beside_others(world: &World, server: &Device, other: &Device) -> Result<()> {
         "{:?}",
         leases(world, "box")?
     );
-    // What the device itself obtained otherwise is not to be seen or ended in this way.
+    // What leads there already is as good; what leads elsewhere is not.
+    let said = upnpc(other, "-a @ 9500 9500 tcp 600")?;
+    says(
+        &said,
+        &format!(":9500 TCP is redirected to internal {}:9500", other.ipv4),
+    )?;
+    says(
+        &upnpc(other, "-a @ 9501 9500 tcp 600")?,
+        "failed with code 718",
+    )?;
+    // What the device itself obtained otherwise is not listed or ended in this way.
     says(&upnpc(other, "-d 9500 tcp")?, "714")?;
     let said = upnpc(other, "-l")?;
     ensure!(!said.contains("9500"), "{said}");
@@ -290,6 +320,10 @@ fn pinholes(world: &World, server: &Device, other: &Device) -> Result<()> {
         "606",
     )?;
     says(&upnpc(other, &format!("-D {id}"))?, "704")?;
+    let said = upnpc(server, &format!("-A {INTERNET4} 0 {own} 8444 tcp 600"))?;
+    says(&said, "402").context("an IPv4 peer of an IPv6 pinhole")?;
+    let said = upnpc(server, &format!("-a @ 8080 9081 tcp 600 {INTERNET6}"))?;
+    says(&said, "failed with code 402").context("an IPv6 peer of an IPv4 mapping")?;
     converse(&internet, None, at(own, 8443), &web)?;
     says(
         &upnpc(server, &format!("-D {id}"))?,

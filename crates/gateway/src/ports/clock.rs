@@ -20,7 +20,8 @@ const FORGETTING: u64 = 60;
 
 /// Works until the daemon ends.
 pub(super) async fn run(control: Weak<Control>, promises: Arc<Promises>) {
-    let mut since = seconds_since_1970();
+    // Devices may have expired while nobody looked.
+    let mut since = 0;
     let mut ticks = 0_u64;
     loop {
         tokio::time::sleep(TICK).await;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
 use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -122,7 +123,10 @@ impl KeptEpoch {
         };
         let store = || -> std::io::Result<()> {
             let new = self.file.with_extension("new");
-            let mut file = fs::File::create(&new)?;
+            let mut options = fs::OpenOptions::new();
+            let mut file = (options.write(true).create(true).truncate(true))
+                .mode(0o600)
+                .open(&new)?;
             file.write_all(&serde_json::to_vec(&record)?)?;
             file.sync_all()?;
             fs::rename(&new, &self.file)

@@ -18,7 +18,7 @@ use adit_model::state::{DeviceId, State};
 use adit_proto::igd::{Identity, SSDP_GROUP_IPV4, SSDP_GROUPS_IPV6, SSDP_PORT, receive_search};
 use nix::net::if_::if_nametoindex;
 use sha2::{Digest, Sha256};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
 
@@ -184,9 +184,7 @@ impl Stand {
                 self.fail(&format!("at {address}: {error}"));
             }
         }
-        if let Err(error) = self.join(&wanted, desk) {
-            self.fail(&format!("in the groups of searches: {error}"));
-        }
+        self.join(&wanted, desk);
         if self.is_complete {
             self.told.clear();
         }
@@ -222,35 +220,41 @@ impl Stand {
     }
 
     /// Listens to the groups anew: they answer by the sockets that there are now.
-    fn join(&mut self, wanted: &Wanted, desk: &Desk) -> io::Result<()> {
+    fn join(&mut self, wanted: &Wanted, desk: &Desk) {
         self.groups = JoinSet::new();
-        if self.senders.is_empty() {
-            return Ok(());
-        }
-        let group = SocketAddr::from((SSDP_GROUP_IPV4, SSDP_PORT));
-        let ipv4 = socket(Type::DGRAM, group, &wanted.interface)?;
-        let index = socket2::InterfaceIndexOrAddress::Index(wanted.index);
-        ipv4.join_multicast_v4_n(&SSDP_GROUP_IPV4, &index)?;
-        let mut sockets = vec![ipv4];
-        if self.senders.keys().any(IpAddr::is_ipv6) {
-            for group in SSDP_GROUPS_IPV6 {
-                let place = SocketAddrV6::new(group, SSDP_PORT, 0, wanted.index);
-                let ipv6 = socket(Type::DGRAM, place.into(), &wanted.interface)?;
-                ipv6.join_multicast_v6(&group, wanted.index)?;
-                sockets.push(ipv6);
+        let ipv4 = [IpAddr::V4(SSDP_GROUP_IPV4)];
+        let groups = ipv4.into_iter().chain(SSDP_GROUPS_IPV6.map(IpAddr::V6));
+        for group in groups {
+            let mut senders = self.senders.clone();
+            senders.retain(|address, _| address.is_ipv4() == group.is_ipv4());
+            if senders.is_empty() {
+                continue;
+            }
+            match member(group, wanted) {
+                Ok(socket) => {
+                    let answering = answer_searches(Arc::new(socket), true, senders, desk.clone());
+                    self.groups.spawn(answering);
+                }
+                Err(error) => self.fail(&format!("in the group {group}: {error}")),
             }
         }
-        for socket in sockets {
-            let socket = Arc::new(UdpSocket::from_std(socket.into())?);
-            self.groups.spawn(answer_searches(
-                socket,
-                true,
-                self.senders.clone(),
-                desk.clone(),
-            ));
-        }
-        Ok(())
     }
+}
+
+/// A socket that hears a group on the tunnel.
+fn member(group: IpAddr, wanted: &Wanted) -> io::Result<UdpSocket> {
+    let place = match group {
+        IpAddr::V4(_) => SocketAddr::new(group, SSDP_PORT),
+        IpAddr::V6(group) => SocketAddrV6::new(group, SSDP_PORT, 0, wanted.index).into(),
+    };
+    let socket = socket(Type::DGRAM, place, &wanted.interface)?;
+    match group {
+        IpAddr::V4(group) => {
+            socket.join_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(wanted.index))?;
+        }
+        IpAddr::V6(group) => socket.join_multicast_v6(&group, wanted.index)?,
+    }
+    UdpSocket::from_std(socket.into())
 }
 
 /// A socket that hears an address on an interface only. The address may come later (`IP_FREEBIND`).

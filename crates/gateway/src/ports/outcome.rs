@@ -33,6 +33,19 @@ pub(super) enum Failure {
     Gateway,
 }
 
+impl Outcome {
+    /// The word by which it is counted.
+    pub(super) const fn name(&self) -> &'static str {
+        match self {
+            Self::Granted(_) => "granted",
+            Self::Ended => "ended",
+            Self::Address(_) => "address",
+            Self::Failed(Failure::Refused(_)) => "refused",
+            Self::Failed(Failure::Gateway) => "failed",
+        }
+    }
+}
+
 impl Failure {
     pub(super) const fn no_address() -> Self {
         Self::Refused(LeaseRefusal::NoAddress)

@@ -10,13 +10,14 @@ mod table;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use adit_model::desired::firewall::{
     Clamp, Connections, Endpoint, Firewall, Keep, Port, SourceAddress, Sources, SubnetPolicy,
     Translations,
 };
 use adit_model::protocol::{PortRange, Protocol};
+use adit_model::state::Filter;
 use ipnet::Ipv6Net;
 
 const PUBLIC: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -104,5 +105,37 @@ fn firewall() -> Firewall {
             .map(pinhole)
             .into_iter()
             .collect(),
+        filters: filters().into(),
     }
+}
+
+/// Ports that are open to some peers only, of every form that they can have.
+fn filters() -> Vec<(Endpoint<IpAddr>, BTreeSet<Filter>)> {
+    let ports = |address: &str, ports| Endpoint {
+        address: address.parse().unwrap(),
+        protocol: Protocol::Tcp,
+        ports,
+    };
+    let filter = |network: &str, port| Filter {
+        network: network.parse().unwrap(),
+        port,
+    };
+    let peers4 = [
+        filter("198.51.100.0/24", 0),
+        filter("203.0.113.7/32", 0),
+        filter("198.51.0.0/16", 443),
+        filter("203.0.113.9/32", 53),
+    ];
+    let peers6 = [
+        filter("2001:db8:7::/48", 0),
+        filter("2001:db8:8::7/128", 443),
+    ];
+    vec![
+        (ports("192.0.2.1", range(9000, 9000)), peers4.into()),
+        (
+            ports("192.0.2.1", range(9100, 9200)),
+            [filter("0.0.0.0/0", 80)].into(),
+        ),
+        (ports("2001:db8:0:1::2", range(9000, 9000)), peers6.into()),
+    ]
 }

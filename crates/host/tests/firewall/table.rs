@@ -57,7 +57,7 @@ fn kernel_lists_what_was_loaded_and_every_delta() {
 }
 
 /// Changes of elements alone, of every kind of set, some of them in intervals that stay partly the same.
-fn changes() -> [fn(&mut Firewall); 7] {
+fn changes() -> [fn(&mut Firewall); 8] {
     [
         |next| {
             let target = next
@@ -107,6 +107,12 @@ fn changes() -> [fn(&mut Firewall); 7] {
             next.uplinks.insert("wan-2.7".to_owned());
             next.services.clear();
             next.pinholes.remove_min();
+        },
+        |next| {
+            let (ports, mut peers) = next.filters.get_min().unwrap().clone();
+            peers.pop_first();
+            next.filters.clear();
+            next.filters.insert(ports, peers);
         },
         |next| *next = firewall(),
     ]

@@ -147,6 +147,7 @@ fn firewall(interface: &str) -> Firewall {
             ports: PortRange::new(22, 22).unwrap(),
         }]
         .into(),
+        filters: vec![].into(),
     }
 }
 

@@ -187,6 +187,7 @@ fn changes_of_devices() -> impl Strategy<Value = Change> {
     )
         .prop_map(|(name, subnet, ipv4, routing, delegate, expires, egress)| {
             Change::AddDevice(AddDevice {
+                kind: DeviceKind::Server,
                 subnet: Some(subnet),
                 ipv4,
                 routing,
@@ -331,8 +332,19 @@ pub(crate) fn starts() -> impl Strategy<Value = World> {
             add_device_in("one", "b"),
             add_device_in("two", "c"),
             add_device_in("two", "d"),
+            serve("a"),
+            serve("c"),
         ])
     })
+}
+
+/// Makes a device one that opens ports by itself.
+fn serve(name: &str) -> Change {
+    let patch = SetDevice {
+        kind: Some(DeviceKind::Server),
+        ..SetDevice::default()
+    };
+    Change::SetDevice(name.to_owned(), patch)
 }
 
 pub(crate) fn changes() -> impl Strategy<Value = Change> {
@@ -340,7 +352,7 @@ pub(crate) fn changes() -> impl Strategy<Value = Change> {
         2 => changes_of_subnets(),
         6 => changes_of_devices(),
         5 => changes_of_ports(),
-        2 => crate::leases::lease_changes(),
+        3 => crate::leases::lease_changes(),
         1 => changes_of_gateway(),
     ]
 }
@@ -691,7 +703,7 @@ fn the_generated_changes_are_not_all_refused() {
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
     let mut made: BTreeMap<&'static str, u32> = BTreeMap::new();
-    for _ in 0..80 {
+    for _ in 0..90 {
         let history = (starts(), proptest::collection::vec(changes(), 50));
         let (mut world, sequence) = history.new_tree(&mut runner).unwrap().current();
         for change in sequence {
@@ -709,7 +721,7 @@ fn the_generated_changes_are_not_all_refused() {
         ("delegation", 50),
         ("forward", 100),
         ("pinhole", 40),
-        ("lease", 5),
+        ("lease", 60),
         ("uplink", 20),
         ("settings", 20),
     ] {

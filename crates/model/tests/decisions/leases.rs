@@ -427,8 +427,8 @@ fn nobody_asks_for_others_unless_allowed() {
 }
 
 fn owners() -> impl Strategy<Value = DeviceId> {
-    // The subnet is the first object, and the devices come after it.
-    (1_u64..7).prop_map(DeviceId)
+    // Subnets are the first objects, and devices come after them.
+    (2_u64..7).prop_map(DeviceId)
 }
 
 fn mechanisms() -> impl Strategy<Value = Mechanism> {

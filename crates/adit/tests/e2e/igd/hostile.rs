@@ -1,6 +1,6 @@
 //! What nobody should send to a UPnP gateway, and who should not reach one.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::time::Duration;
 
@@ -31,6 +31,7 @@ fn hostile_requests_and_outsiders() -> Result<()> {
     );
     findings.check("a search in IPv6", search_in_ipv6(&server));
     findings.check("devices that may not ask", silent(&client));
+    findings.check("many connections", many(&world, &server, &client));
     findings.check("from the uplink", outside(&world));
     findings.check("in a device's name", spoofed(&world, &server));
     findings.check("it still answers", answers(&server));
@@ -166,6 +167,31 @@ fn silent(client: &Device) -> Result<()> {
     ensure!(answer.is_empty(), "a client is answered: {answer:?}");
     search(client, at(GATEWAY, 1900), false)?;
     search(client, at(GROUP, 1900), false)
+}
+
+/// A device that holds connections open is held to a few, and keeps nobody else out.
+fn many(world: &World, server: &Device, other: &Device) -> Result<()> {
+    world.adit("device set laptop --auto-ports on")?;
+    let mut held = Vec::new();
+    for _ in 0..20 {
+        let mut stream = connect(&other.host, None, at(GATEWAY, PORT), SHORT * 3)?;
+        // Who is not let in may be cut off already.
+        let _ = stream.write_all(b"POST /igd2/control/WANIPConnection HTTP/1.1\r\nHo");
+        held.push(stream);
+    }
+    answers(server)?;
+    let mut cut = 0;
+    for mut stream in held {
+        stream.set_read_timeout(Some(Duration::from_millis(300)))?;
+        let mut rest = [0; 16];
+        match stream.read(&mut rest) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Ok(0) | Err(_) => cut += 1,
+            Ok(length) => anyhow::bail!("answered: {:?}", &rest[..length]),
+        }
+    }
+    ensure!(cut >= 12, "{cut} of 20 connections of one device were cut");
+    Ok(())
 }
 
 fn search(device: &Device, to: SocketAddr, is_answered: bool) -> Result<()> {

@@ -17,7 +17,7 @@ use adit_proto::igd::{
     Action, Answer, Fault, LONGEST_LEASE, Mapping, MappingKey, MappingRange, Outside,
     PinholeRequest, PortProtocol, Request, Service,
 };
-use ipnet::{IpNet, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::fault::{self, Purpose};
 use crate::control::{Control, PeerStatus, Snapshot};
@@ -163,7 +163,20 @@ impl Call<'_> {
         if exact && external.is_none() {
             return Err(Fault::ExternalPortWildcardNotPermitted);
         }
-        let filters = filters(&mapping.outside, 0, Fault::RemoteHostOnlyWildcard)?;
+        let filters = filters(
+            &mapping.outside,
+            0,
+            Family::Ipv4,
+            Fault::RemoteHostOnlyWildcard,
+        )?;
+        // Programs ask by all protocols that they know at once, and for the same port.
+        if let Some(external) = external.filter(|_| filters.is_empty())
+            && let Some(other) = view.otherwise(external, mapping.protocol)
+            && other.internal_port == mapping.internal_port
+        {
+            let applied = self.control.applied(view.state().revision).await;
+            return applied.map(|()| external).map_err(|_| Fault::ActionFailed);
+        }
         let wish = RequestLease {
             family: Family::Ipv4,
             protocol: transport(mapping.protocol),
@@ -208,8 +221,12 @@ impl Call<'_> {
 
     fn specific(&self, key: &MappingKey) -> Result<Answer, Fault> {
         let view = self.snapshot()?;
-        let lease = view.mapping(key).ok_or(Fault::NoSuchEntry)?;
-        Ok(Answer::Specific(view.mapping_of(lease)))
+        let own = view.mapping(key).map(|lease| view.mapping_of(lease));
+        let mapping = own.or_else(|| {
+            let other = view.otherwise(key.external_port, key.protocol)?;
+            (key.outside == Outside::Anyone).then_some(other)
+        });
+        mapping.map(Answer::Specific).ok_or(Fault::NoSuchEntry)
     }
 
     fn list(&self, range: MappingRange, most: u16) -> Result<Answer, Fault> {
@@ -262,6 +279,7 @@ impl Call<'_> {
             filters: filters(
                 &request.outside,
                 request.remote_port,
+                Family::Ipv6,
                 Fault::InvalidArguments,
             )?,
             ..self.wish()
@@ -426,6 +444,38 @@ impl View {
         })
     }
 
+    /// What leads to the device from a public port because it asked by another protocol; open to all.
+    fn otherwise(&self, external: u16, protocol: PortProtocol) -> Option<Mapping> {
+        let now = seconds_since_1970();
+        let transport = transport(protocol);
+        self.state().leases_of(self.device.id).find_map(|lease| {
+            let ports = lease.external_ports()?;
+            let is_meant = lease.mechanism != Mechanism::Upnp
+                && lease.opening == Opening::Forward
+                && lease.family == Family::Ipv4
+                && lease.protocol == transport
+                && lease.filters.is_empty()
+                && lease.hostnames.is_empty()
+                && lease.is_valid(now)
+                && ports.contains(external);
+            let snapshot = &self.snapshot;
+            let place = self
+                .state()
+                .lease_place(lease, &snapshot.uplinks, &snapshot.facts);
+            let is_suspended = place.is_none_or(|(_, service)| service.is_some());
+            if !is_meant || is_suspended {
+                return None;
+            }
+            let offset = external.checked_sub(lease.external)?;
+            Some(Mapping {
+                external_port: external,
+                internal_port: lease.internal.checked_add(offset)?,
+                description: lease.mechanism.name().to_owned(),
+                ..self.mapping_of(lease)
+            })
+        })
+    }
+
     fn mappings_in(&self, range: MappingRange) -> Result<Vec<&Lease>, Fault> {
         if range.start > range.end {
             return Err(Fault::Inconsistent);
@@ -489,12 +539,22 @@ fn outside(lease: &Lease) -> Outside {
     })
 }
 
-fn filters(outside: &Outside, port: u16, unresolved: Fault) -> Result<Vec<Filter>, Fault> {
-    let network = match outside {
-        Outside::Anyone if port == 0 => return Ok(Vec::new()),
-        Outside::Anyone => IpNet::V6(Ipv6Net::default()),
-        Outside::Address(address) => IpNet::from(*address),
-        Outside::Name(_) => return Err(unresolved),
+/// The only ones that may come in; nobody of the other family can.
+fn filters(
+    outside: &Outside,
+    port: u16,
+    family: Family,
+    unresolved: Fault,
+) -> Result<Vec<Filter>, Fault> {
+    let network = match (outside, family) {
+        (Outside::Anyone, _) if port == 0 => return Ok(Vec::new()),
+        (Outside::Anyone, Family::Ipv4) => IpNet::V4(Ipv4Net::default()),
+        (Outside::Anyone, Family::Ipv6) => IpNet::V6(Ipv6Net::default()),
+        (Outside::Address(address), family) if Family::of(*address) == family => {
+            IpNet::from(*address)
+        }
+        (Outside::Address(_), _) => return Err(Fault::InvalidArguments),
+        (Outside::Name(_), _) => return Err(unresolved),
     };
     Ok(vec![Filter { network, port }])
 }
