@@ -22,32 +22,28 @@ const SOON: Duration = Duration::from_secs(10);
 
 struct Home {
     laptop: Host,
-    router: Host,
+    router: Router,
     /// The neighbour outside.
     provider: Host,
-    daemon: Option<Process>,
     lab: TemporaryLab,
     _machine: Machine,
 }
 
-impl Home {
-    fn new(purpose: &str) -> Result<Self> {
-        let machine = Machine::share();
-        let lab = Lab::temporary(&Topology::by_name("routed")?, purpose)?;
-        let home = Self {
-            laptop: lab.host("laptop")?,
-            router: lab.host("home")?,
-            provider: lab.host("cgnat")?,
-            daemon: None,
-            lab,
-            _machine: machine,
-        };
+/// The router of a home, with miniupnpd on it or without.
+struct Router {
+    host: Host,
+    daemon: Option<Process>,
+}
+
+impl Router {
+    /// Gives it the chains that miniupnpd fills, and an address outside.
+    fn prepare(lab: &Lab) -> Result<Self> {
+        let host = lab.host("home")?;
         let outside = format!("{OUTSIDE}/32");
-        home.router
-            .exec(["ip", "address", "add", &outside, "dev", "wan"])?;
-        home.provider
+        host.exec(["ip", "address", "add", &outside, "dev", "wan"])?;
+        lab.host("cgnat")?
             .exec(["ip", "route", "add", &outside, "via", "100.64.0.2"])?;
-        home.router.exec_with_input(
+        host.exec_with_input(
             ["nft", "-f", "-"],
             "table inet filter {
                chain miniupnpd { }
@@ -58,11 +54,11 @@ impl Home {
                chain postrouting { type nat hook postrouting priority 90; jump postrouting_miniupnpd; }
              }",
         )?;
-        Ok(home)
+        Ok(Self { host, daemon: None })
     }
 
-    fn start_router(&mut self) -> Result<()> {
-        let folder = self.router.folder()?;
+    fn start(&mut self) -> Result<()> {
+        let folder = self.host.folder()?;
         let configuration = folder.join("miniupnpd.conf");
         fs::write(
             &configuration,
@@ -77,7 +73,7 @@ impl Home {
             fs::remove_file(&process)?;
         }
         let (configuration, process) = (path(&configuration)?, path(&process)?);
-        let mut daemon = self.router.spawn([
+        let mut daemon = self.host.spawn([
             "miniupnpd",
             "-d",
             "-f",
@@ -87,17 +83,31 @@ impl Home {
         ])?;
         wait_until("the sockets of miniupnpd", SOON, || {
             ensure!(daemon.is_running()?, "miniupnpd: {}", daemon.stderr()?);
-            let sockets = self.router.exec(["ss", "-lun"])?.stdout;
+            let sockets = self.host.exec(["ss", "-lun"])?.stdout;
             Ok(sockets.contains(":5351"))
         })?;
         self.daemon = Some(daemon);
         Ok(())
     }
 
-    fn stop_router(&mut self) -> Result<()> {
+    fn stop(&mut self) -> Result<()> {
         let mut daemon = self.daemon.take().context("a router that runs")?;
         daemon.stop()?;
         Ok(())
+    }
+}
+
+impl Home {
+    fn new(purpose: &str) -> Result<Self> {
+        let machine = Machine::share();
+        let lab = Lab::temporary(&Topology::by_name("routed")?, purpose)?;
+        Ok(Self {
+            laptop: lab.host("laptop")?,
+            router: Router::prepare(&lab)?,
+            provider: lab.host("cgnat")?,
+            lab,
+            _machine: machine,
+        })
     }
 
     fn words(&self, command: &str) -> Result<Vec<String>> {
@@ -153,7 +163,7 @@ fn path(path: &std::path::Path) -> Result<String> {
 fn port_is_opened_listed_renewed_and_given_back() -> Result<()> {
     let mut home = Home::new("portmap-add")?;
     ensure!(home.refused("add 8080/tcp --ipv4")? == "no-gateway");
-    home.start_router()?;
+    home.router.start()?;
     ensure!(!home.is_open(18080)?, "nothing is open yet");
 
     let added = home.portmap("add 8080/tcp --external 18080")?;
@@ -186,9 +196,9 @@ fn port_is_opened_listed_renewed_and_given_back() -> Result<()> {
 #[test]
 fn router_that_is_silent_in_pcp_is_asked_in_nat_pmp() -> Result<()> {
     let mut home = Home::new("portmap-natpmp")?;
-    home.start_router()?;
+    home.router.start()?;
     // The first octet of the datagram is the version.
-    home.router.exec_with_input(
+    home.router.host.exec_with_input(
         ["nft", "-f", "-"],
         "table inet deaf {
            chain input {
@@ -209,8 +219,8 @@ fn router_that_is_silent_in_pcp_is_asked_in_nat_pmp() -> Result<()> {
 #[test]
 fn router_that_speaks_upnp_alone_is_asked_in_upnp() -> Result<()> {
     let mut home = Home::new("portmap-upnp")?;
-    home.start_router()?;
-    home.router.exec_with_input(
+    home.router.start()?;
+    home.router.host.exec_with_input(
         ["nft", "-f", "-"],
         "table inet deaf {
            chain input {
@@ -231,7 +241,7 @@ fn router_that_speaks_upnp_alone_is_asked_in_upnp() -> Result<()> {
 #[test]
 fn range_is_asked_port_by_port_where_the_router_has_no_sets() -> Result<()> {
     let mut home = Home::new("portmap-range")?;
-    home.start_router()?;
+    home.router.start()?;
     let added = home.portmap("add 8080-8082/tcp --external 18080")?;
     let mut external: Vec<_> = added.iter().map(|it| it["external"].clone()).collect();
     external.sort_by_key(Value::to_string);
@@ -246,7 +256,7 @@ fn range_is_asked_port_by_port_where_the_router_has_no_sets() -> Result<()> {
 #[test]
 fn watched_port_outlives_the_router_and_ends_with_the_command() -> Result<()> {
     let mut home = Home::new("portmap-watch")?;
-    home.start_router()?;
+    home.router.start()?;
     let mut watch = home
         .laptop
         .spawn(home.words("watch 8080/tcp --external 18080")?)?;
@@ -256,14 +266,16 @@ fn watched_port_outlives_the_router_and_ends_with_the_command() -> Result<()> {
 
     // The clock of a router that ran for a moment does not tell whether it is the same one.
     std::thread::sleep(Duration::from_secs(5));
-    home.stop_router()?;
+    home.router.stop()?;
     home.router
+        .host
         .exec(["nft", "flush chain inet filter prerouting_miniupnpd"])?;
     home.router
+        .host
         .exec(["nft", "flush chain inet filter miniupnpd"])?;
     ensure!(!home.is_open(18080)?, "the router lost its state");
     // It comes back with nothing and tells everybody; no renewal is due before half an hour.
-    home.start_router()?;
+    home.router.start()?;
     wait_until("the port is open again", Duration::from_secs(30), || {
         home.is_open(18080)
     })
@@ -353,6 +365,31 @@ fn devices_find_their_gateway_whatever_their_default_route() -> Result<()> {
     ensure!(range.len() == 1 && range[0]["ports"] == 10, "{range:?}");
     asker.portmap("remove 5000-5009")?;
     ensure!(world.list("lease")?.is_empty());
+    Ok(())
+}
+
+#[test]
+fn far_end_of_the_tunnel_is_asked_before_the_router_at_home() -> Result<()> {
+    let world = World::with_subnet("routed", "portmap-both")?;
+    let mut router = Router::prepare(&world.lab)?;
+    router.start()?;
+    let server = world.join("box", "--kind server")?;
+    let asker = Asker::new(&world, &server)?;
+    let added = asker.portmap("add 8080/tcp --ipv4")?;
+    let external = at(PUBLIC4, 8080).to_string();
+    ensure!(added[0]["external"] == external, "{added:?}");
+    let added = asker.portmap("add 8080/tcp --gateway 192.168.1.1")?;
+    let external = at(OUTSIDE, 8080).to_string();
+    ensure!(added[0]["external"] == external, "{added:?}");
+    // Each is given back where it was had.
+    ensure!(asker.portmap("list")?.len() == 2);
+    asker.portmap("remove 8080/tcp")?;
+    ensure!(world.list("lease")?.is_empty());
+    let left = router
+        .host
+        .exec(["nft", "list chain inet filter prerouting_miniupnpd"])?
+        .stdout;
+    ensure!(!left.contains("dnat"), "{left}");
     Ok(())
 }
 

@@ -154,7 +154,6 @@ fn firewall(interface: &str) -> Firewall {
             ports: PortRange::new(22, 22).unwrap(),
         }]
         .into(),
-        filters: Default::default(),
     }
 }
 

@@ -11,9 +11,9 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use adit_proto::pcp::client::Client as PcpClient;
-use adit_proto::pcp::wire::{ErrorCode, Hostname, Nonce, Suggestion};
+use adit_proto::pcp::wire::{ErrorCode, Filter, Hostname, Nonce, Suggestion};
 use adit_proto::port_control::client::{Event, Mechanism};
-use adit_proto::port_control::wish::{Failure, MappingId};
+use adit_proto::port_control::wish::{Failure, MappingId, Wish};
 
 use self::pair::{ID, Line, NONCE, Pair};
 use self::server::Speaks;
@@ -169,7 +169,7 @@ fn server_of_nat_pmp_alone_is_spoken_to_in_nat_pmp() {
         gaps.collect::<Vec<_>>()
     );
 
-    let filtered = adit_proto::port_control::wish::Wish {
+    let filtered = Wish {
         prefer_failure: true,
         ..Pair::wish()
     };
@@ -261,7 +261,7 @@ fn suggestion_that_cannot_be_had_fails_where_nothing_else_will_do() {
         address: None,
         port: NonZeroU16::new(80),
     };
-    let wish = adit_proto::port_control::wish::Wish {
+    let wish = Wish {
         suggestion: low,
         ..Pair::wish()
     };
@@ -270,7 +270,7 @@ fn suggestion_that_cannot_be_had_fails_where_nothing_else_will_do() {
     assert_eq!(pair.mapped().unwrap().port(), 40000);
     pair.client.remove(ID, pair.now);
     pair.run(SECOND);
-    pair.insert(adit_proto::port_control::wish::Wish {
+    pair.insert(Wish {
         prefer_failure: true,
         ..wish
     });
@@ -285,7 +285,7 @@ fn suggestion_that_cannot_be_had_fails_where_nothing_else_will_do() {
 fn port_sets_are_given_as_far_as_the_server_goes() {
     let mut pair = Pair::new();
     pair.server.most_ports = 10;
-    let wish = adit_proto::port_control::wish::Wish {
+    let wish = Wish {
         ports: 32,
         ..Pair::wish()
     };
@@ -307,7 +307,7 @@ fn port_sets_are_given_as_far_as_the_server_goes() {
 fn server_that_stumbles_over_port_sets_is_asked_for_one_port() {
     let mut pair = Pair::new();
     pair.server.stumbles_over_sets = true;
-    let wish = adit_proto::port_control::wish::Wish {
+    let wish = Wish {
         ports: 3,
         ..Pair::wish()
     };
@@ -318,12 +318,78 @@ fn server_that_stumbles_over_port_sets_is_asked_for_one_port() {
 }
 
 #[test]
+fn outbound_mapping_is_kept_and_then_left_to_run_out() {
+    let mut pair = Pair::new();
+    let wish = Wish {
+        remote: Some("203.0.113.9:443".parse().unwrap()),
+        ..Pair::wish()
+    };
+    pair.insert(wish);
+    pair.run(HOUR);
+    // The server gives 300 s, so it is renewed every 150 to 188 s.
+    let renewals = pair.count(|it| matches!(it, Event::Mapped(ID, _)));
+    assert!((19..=25).contains(&renewals), "{renewals} grants");
+    assert_eq!(pair.mapped().unwrap().to_string(), "198.51.100.7:8080");
+    let sent = pair.sent.len();
+    pair.client.remove(ID, pair.now);
+    pair.run(HOUR);
+    assert_eq!(pair.events.last().unwrap().1, Event::Removed(ID, false));
+    assert_eq!(pair.sent.len(), sent);
+}
+
+#[test]
+fn mapping_for_another_host_needs_a_server_that_allows_it() {
+    for allowed in [true, false] {
+        let mut pair = Pair::new();
+        pair.server.policy.pcp.third_party = allowed;
+        let other = "10.59.0.9".parse().unwrap();
+        let wish = Wish {
+            third_party: Some(other),
+            ..Pair::wish()
+        };
+        pair.insert(wish);
+        pair.run(HOUR);
+        let held = pair.server.held.keys().map(|(internal, _)| *internal);
+        if allowed {
+            assert_eq!(held.collect::<Vec<_>>(), [other]);
+            assert!(pair.mapped().is_some());
+            pair.client.remove(ID, pair.now);
+            pair.run(SECOND);
+            assert!(pair.server.held.is_empty());
+        } else {
+            assert_eq!(held.count(), 0);
+            let failure = Failure::Pcp(ErrorCode::UnsupportedOption);
+            let refused = |it: &Event| matches!(it, Event::Failed(ID, why, _) if *why == failure);
+            assert!(pair.count(refused) >= 1);
+        }
+    }
+}
+
+#[test]
+fn filters_take_the_place_of_those_of_before() {
+    let mut pair = Pair::new();
+    let filter = Filter {
+        prefix: "198.51.100.0/24".parse().unwrap(),
+        port: None,
+    };
+    let wish = Wish {
+        filters: vec![filter],
+        ..Pair::wish()
+    };
+    pair.insert(wish);
+    pair.run(HOUR * 3);
+    let held = pair.held().unwrap();
+    assert!(pair.count(|it| matches!(it, Event::Mapped(ID, _))) > 2);
+    assert_eq!(held.filters, [filter]);
+}
+
+#[test]
 fn names_are_asked_for_only_where_they_are_known() {
     for offered in [true, false] {
         let mut pair = Pair::new();
         pair.server.policy.pcp.hostnames = offered;
         let name = Hostname::new("blog.example.org").unwrap();
-        let wish = adit_proto::port_control::wish::Wish {
+        let wish = Wish {
             hostnames: vec![name.clone()],
             ..Pair::wish()
         };

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use adit_model::protocol::Protocol;
 use adit_proto::pcp::server::{Granted, Mapping, Refused, Target, Wildcards};
-use adit_proto::pcp::wire::{ErrorCode, Hostname, Nonce};
+use adit_proto::pcp::wire::{ErrorCode, Filter, FilterChange, Hostname, Nonce};
 use adit_proto::port_control::notifier::{Announcement, Notifier};
 use adit_proto::port_control::{Epoch, Policy, Received, Request, SavedEpoch, Transmit, receive};
 use adit_proto::{nat_pmp, pcp};
@@ -27,6 +27,7 @@ pub(crate) struct Held {
     pub(crate) ports: u16,
     pub(crate) expires: Instant,
     pub(crate) hostnames: Vec<Hostname>,
+    pub(crate) filters: Vec<Filter>,
     nonce: Option<Nonce>,
     client: SocketAddr,
 }
@@ -186,6 +187,7 @@ impl Server {
                     ports,
                     expires: now + seconds(map.lifetime.clamp(120, self.longest)),
                     hostnames: map.hostnames.clone(),
+                    filters: self.filters(&key, &map.filters),
                     nonce: Some(map.nonce),
                     client: source,
                 };
@@ -235,6 +237,7 @@ impl Server {
                     ports: 1,
                     expires: now + seconds(lifetime),
                     hostnames: Vec::new(),
+                    filters: Vec::new(),
                     nonce: None,
                     client: source,
                 };
@@ -255,6 +258,19 @@ impl Server {
                 delete.deleted(epoch)
             }
         }
+    }
+
+    /// Those of before with what a request changes (RFC 6887 section 13.3).
+    fn filters(&self, key: &(IpAddr, Target), changes: &[FilterChange]) -> Vec<Filter> {
+        let before = self.held.get(key).map(|held| held.filters.clone());
+        let mut filters = before.unwrap_or_default();
+        for change in changes {
+            match change {
+                FilterChange::Clear => filters.clear(),
+                FilterChange::Add(filter) => filters.push(*filter),
+            }
+        }
+        filters
     }
 
     fn stranger(&self, key: &(IpAddr, Target), nonce: Nonce, now: Instant) -> Option<Refused> {
