@@ -635,11 +635,10 @@ proptest! {
                 }
             }
             for edit in &edits {
-                let is_known = match edit {
-                    Edit::Set(Object::Lease(_) | Object::Sequence(_)) => true,
-                    Edit::Remove(Key::Lease(_)) => true,
-                    _ => false,
-                };
+                let is_known = matches!(
+                    edit,
+                    Edit::Set(Object::Lease(_) | Object::Sequence(_)) | Edit::Remove(Key::Lease(_))
+                );
                 prop_assert!(is_known, "{} makes {:?}", text, edit);
             }
             if let Some(wish) = asked {

@@ -1,0 +1,127 @@
+//! The maps and sets that every table has.
+
+/// The maps and sets that every table has: kind, name, type, and whether keys are prefixes or ranges.
+/// Ranges are kept apart because a concatenated interval map loads twenty times slower than a hash.
+pub(super) const SETS: &[(&str, &str, &str, bool)] = &[
+    ("set", "uplinks", "ifname", false),
+    ("set", "services", "inet_proto . inet_service", false),
+    ("set", "networks4", "ipv4_addr", true),
+    ("set", "networks6", "ipv6_addr", true),
+    ("set", "own_prefixes6", "ipv6_addr", true),
+    ("set", "host_networks4", "ipv4_addr", true),
+    ("set", "host_networks6", "ipv6_addr", true),
+    ("map", "peers4", "ipv4_addr : verdict", true),
+    ("map", "peers6", "ipv6_addr : verdict", true),
+    ("map", "snat4", "ipv4_addr : verdict", true),
+    ("map", "snat6", "ipv6_addr : verdict", true),
+    ("map", "delegations4", "ipv4_addr : verdict", true),
+    ("map", "delegations6", "ipv6_addr : verdict", true),
+    (
+        "map",
+        "forwards4",
+        "ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service",
+        false,
+    ),
+    (
+        "map",
+        "forwards6",
+        "ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service",
+        false,
+    ),
+    (
+        "map",
+        "forward_ranges4",
+        "ipv4_addr . inet_proto . inet_service : ipv4_addr",
+        true,
+    ),
+    (
+        "map",
+        "forward_ranges6",
+        "ipv6_addr . inet_proto . inet_service : ipv6_addr",
+        true,
+    ),
+    (
+        "map",
+        "keeps4",
+        "ifname . ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service",
+        false,
+    ),
+    (
+        "map",
+        "keeps6",
+        "ifname . ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service",
+        false,
+    ),
+    (
+        "map",
+        "keep_ranges4",
+        "ifname . ipv4_addr . inet_proto . inet_service : ipv4_addr",
+        true,
+    ),
+    (
+        "map",
+        "keep_ranges6",
+        "ifname . ipv6_addr . inet_proto . inet_service : ipv6_addr",
+        true,
+    ),
+    (
+        "map",
+        "hairpins4",
+        "ipv4_addr . ipv4_addr : ipv4_addr",
+        false,
+    ),
+    (
+        "map",
+        "hairpins6",
+        "ipv6_addr . ipv6_addr : ipv6_addr",
+        false,
+    ),
+    (
+        "set",
+        "pinholes",
+        "ipv6_addr . inet_proto . inet_service",
+        false,
+    ),
+    (
+        "set",
+        "pinhole_ranges",
+        "ipv6_addr . inet_proto . inet_service",
+        true,
+    ),
+    (
+        "set",
+        "filtered4",
+        "ipv4_addr . inet_proto . inet_service",
+        true,
+    ),
+    (
+        "set",
+        "filtered6",
+        "ipv6_addr . inet_proto . inet_service",
+        true,
+    ),
+    (
+        "set",
+        "peers_of_ports4",
+        "ipv4_addr . inet_proto . inet_service . ipv4_addr",
+        true,
+    ),
+    (
+        "set",
+        "peers_of_ports6",
+        "ipv6_addr . inet_proto . inet_service . ipv6_addr",
+        true,
+    ),
+    (
+        "set",
+        "peer_ports_of_ports4",
+        "ipv4_addr . inet_proto . inet_service . ipv4_addr . inet_service",
+        true,
+    ),
+    (
+        "set",
+        "peer_ports_of_ports6",
+        "ipv6_addr . inet_proto . inet_service . ipv6_addr . inet_service",
+        true,
+    ),
+];
