@@ -307,7 +307,7 @@ pub(super) fn hairpins(context: &Context<'_>, device: &Device, part: &mut Part) 
         if *is_there || lease.opening != Opening::Forward || lease.is_named() {
             continue;
         }
-        let Some(way) = lease::way_of(context, lease) else {
+        let Some(way) = way_of(context, lease) else {
             continue;
         };
         *is_there = true;
