@@ -7,7 +7,6 @@ use super::{
     Context, Part, Place, Target, Way, advertised, forward_public, holder, keep, target4, target6,
 };
 use crate::address;
-use crate::desired::derive::names;
 use crate::desired::firewall::Endpoint;
 use crate::protocol::{PortRange, Protocol};
 use crate::state::{Forward, Lease, Opening};
