@@ -116,8 +116,10 @@ fn renew(
         let rest = lease.expires.saturating_sub(draft.now);
         u32::try_from(rest).unwrap_or(u32::MAX)
     };
-    let is_own = lease.mechanism == wish.mechanism;
-    if is_own && lease.nonce != wish.nonce {
+    // What is over and not ended yet is nobody's: who asks for the same port has it from now on.
+    let is_over = lease.expires <= draft.now;
+    let is_own = is_over || lease.mechanism == wish.mechanism;
+    if is_own && !is_over && lease.nonce != wish.nonce {
         let remaining = remaining();
         return refuse(LeaseRefusal::WrongNonce { remaining });
     }
@@ -140,6 +142,12 @@ fn renew(
         .ok_or(LeaseRefusal::NoAddress)?;
     check_address(draft, wish, place.0)?;
     let mut after = lease.clone();
+    if is_over {
+        after.mechanism = wish.mechanism;
+        after.nonce = wish.nonce;
+        after.filters.clear();
+        after.description = shortened(&wish.description);
+    }
     let lifetime = lifetime(&draft.state.settings, wish.mechanism, wish.lifetime);
     let needed = draft.now + u64::from(lifetime);
     let slack = Lease::lag(lifetime);
