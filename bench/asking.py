@@ -28,7 +28,7 @@ def mapping(own, port):
     return (struct.pack("!BBHI", 2, 1, 0, LIFETIME) + wrapped(own) + nonce + struct.pack("!BxxxHH", UDP, port, port) + wrapped("0.0.0.0"))
 
 
-def mapped(answer):
+def mapped(answer, _):
     """The internal port of a mapping that was granted."""
     if len(answer) < 60 or answer[1] != 0x81:
         return None
@@ -63,7 +63,7 @@ def ask(server, flights, questions, match):
         except TimeoutError:
             answer = b""
         now = time.perf_counter()
-        name = match(answer) if answer else None
+        name = match(answer, open_) if answer else None
         if name in open_:
             times.append(now - open_.pop(name)[0])
         elif not answer:
@@ -97,11 +97,11 @@ def main():
         match = mapped
     elif way == "announce":
         text = struct.pack("!BBHI", 2, 0, 0, 0) + wrapped(own)
-        questions = until(SECONDS, lambda number: (0, text))
-        match = lambda answer: 0 if answer[1] == 0x80 and answer[3] == 0 else None
+        questions = until(SECONDS, lambda number: (number, text))
+        match = lambda answer, waiting: next(iter(waiting)) if answer[1] == 0x80 and answer[3] == 0 else None
     elif way == "address":
-        questions = until(SECONDS, lambda number: (0, b"\0\0"))
-        match = lambda answer: 0 if answer[:4] == b"\0\x80\0\0" else None
+        questions = until(SECONDS, lambda number: (number, b"\0\0"))
+        match = lambda answer, waiting: next(iter(waiting)) if answer[:4] == b"\0\x80\0\0" else None
     else:
         sys.exit(__doc__)
     times, took, repeated = ask(server, flights, questions, match)
