@@ -91,6 +91,7 @@ fn a_refusal_is_the_same_on_the_command_line_and_over_http() -> Result<()> {
         "subnet add narrow --ipv4 10.62.0.0/24 --ipv6 2001:db8:100:2::100/126",
         "device add narrow --subnet narrow --ipv4 10.62.0.2",
         "forward add 80/tcp box",
+        "forward add 8443/tcp box --hostname www.example.org",
     ] {
         world.adit(command)?;
     }
@@ -351,6 +352,11 @@ fn ports(both: &mut Both<'_>) {
             "hostname-invalid",
             "443/tcp box --hostname *.*.example.net".to_owned(),
             json!({"port": 443, "protocols": ["tcp"], "device": "box", "hostname": "*.*.example.net"}),
+        ),
+        (
+            "hostname-taken",
+            "8443/tcp box --hostname www.example.org".to_owned(),
+            json!({"port": 8443, "protocols": ["tcp"], "device": "box", "hostname": "www.example.org"}),
         ),
         (
             "hostname-on-range",
