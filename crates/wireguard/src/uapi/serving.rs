@@ -5,6 +5,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -54,14 +55,21 @@ impl Server {
         let path = folder.join(format!("{interface}.sock"));
         match UnixStream::connect(&path) {
             Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                fs::remove_file(&path)?;
-            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => remove(&path)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        let listener = UnixListener::bind(&path)?;
-        let inode = fs::symlink_metadata(&path)?.ino();
+        // `wg` removes sockets that nobody listens on, so this one gets its name when somebody does.
+        let hidden = folder.join(format!(".{interface}.{}", process::id()));
+        remove(&hidden)?;
+        let listener = UnixListener::bind(&hidden)?;
+        let inode = fs::symlink_metadata(&hidden)?.ino();
+        let named = fs::hard_link(&hidden, &path);
+        remove(&hidden)?;
+        named.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => io::ErrorKind::AddrInUse.into(),
+            _ => error,
+        })?;
         Ok(Self {
             listener,
             path,
@@ -108,6 +116,14 @@ impl Server {
         if is_ours {
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+/// Somebody else may have removed it.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
