@@ -400,7 +400,7 @@ fn small_table_reads_well() {
             meta nfproto ipv4 icmp type redirect drop
             meta nfproto ipv4 icmp type echo-request goto admit
             meta nfproto ipv6 icmpv6 type echo-request goto admit
-            meta l4proto { tcp, udp } meta l4proto . th dport @services goto admit comment "the gateway's own services"
+            fib daddr . iif type { local, multicast } meta l4proto { tcp, udp } meta l4proto . th dport @services goto admit comment "the gateway's own services, at its own addresses"
             meta nfproto ipv4 ip saddr @host_networks4 goto admit comment "subnets with host access"
             meta nfproto ipv6 ip6 saddr @host_networks6 goto admit
             drop
