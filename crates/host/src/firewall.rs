@@ -1,6 +1,6 @@
 //! Loads, observes and watches the firewall's table.
 //!
-//! Text goes to the `nft` program, which turns it into one transaction. What the kernel then lists is the fingerprint
+//! Text goes to the `nft` program, which turns it into one transaction; a few plain elements go to the kernel without it. What the kernel then lists is the fingerprint
 //! of the skeleton: a rule that reads differently later was changed by someone else. Elements are compared one by one.
 
 use std::collections::BTreeSet;
@@ -9,7 +9,9 @@ use std::io::{self, Seek, Write};
 use std::process::{Output, Stdio};
 use std::sync::Arc;
 
-use adit_model::desired::firewall::{Elements, Firewall, TABLE, Translations, render_removal};
+use adit_model::desired::firewall::{
+    Delta, Elements, Firewall, TABLE, Translations, render_removal,
+};
 use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use thiserror::Error;
@@ -18,6 +20,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::netfilter::{Request, Requests, SUBSYSTEM_NFTABLES, attribute, push_attribute, u32_be};
 
+mod batch;
 pub mod evidence;
 pub mod foreign;
 pub(crate) mod listing;
@@ -115,13 +118,10 @@ impl Table {
 
     /// Leads from one table to another: by elements if that suffices and the kernel agrees, else by replacing all of it.
     pub async fn update(&mut self, from: &Firewall, to: &Firewall) -> Result<(), FirewallError> {
-        let delta = self
-            .loaded
-            .as_ref()
-            .and_then(|_| Firewall::render_delta(from, to));
+        let delta = self.loaded.as_ref().and_then(|_| Firewall::delta(from, to));
         match delta {
             Some(delta) if delta.is_empty() => Ok(()),
-            Some(delta) => match self.apply("update", &delta).await {
+            Some(delta) => match self.exchange(&delta).await {
                 Ok(()) => Ok(()),
                 Err(error) => {
                     tracing::warn!(%error, "the firewall is not as it was left; loading all of it");
@@ -153,6 +153,32 @@ impl Table {
         self.apply("delete", &render_removal()).await
     }
 
+    async fn exchange(&self, delta: &Delta) -> Result<(), FirewallError> {
+        let Some(requests) = batch::requests(delta) else {
+            return self.apply(UPDATE, &delta.render()).await;
+        };
+        let failed = |cause| FirewallError::Netlink {
+            operation: "change elements",
+            cause,
+        };
+        let mut own = self.journal.0.lock().await;
+        adit_fault::point(format_args!("nft/{UPDATE}")).map_err(failed)?;
+        for _ in 0..LOAD_ATTEMPTS {
+            let before = current_generation()?;
+            let outcome = Requests::open().and_then(|mut it| it.transact(before, &requests));
+            match outcome {
+                Ok(()) => {
+                    remember(&mut own, before.wrapping_add(1));
+                    adit_fault::passing(format_args!("nft/{UPDATE}/done"));
+                    return Ok(());
+                }
+                Err(error) if error.raw_os_error() == Some(Errno::ERESTART as i32) => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Err(FirewallError::Contended)
+    }
+
     async fn apply(&self, operation: &'static str, text: &str) -> Result<(), FirewallError> {
         let mut own = self.journal.0.lock().await;
         commit(&mut own, operation, text).await?;
@@ -165,6 +191,9 @@ const MANY_ELEMENTS: usize = 1000;
 
 /// How often a table is loaded again because another program committed a transaction meanwhile.
 const LOAD_ATTEMPTS: usize = 5;
+
+/// What an exchange of elements is called.
+const UPDATE: &str = "update";
 
 /// How many of our transactions are remembered, to tell their events from those of others.
 const JOURNAL_LENGTH: usize = 64;
@@ -187,11 +216,15 @@ async fn commit(
     if after != before.wrapping_add(1) {
         return Ok(None);
     }
-    own.insert(after);
+    remember(own, after);
+    Ok(Some(after))
+}
+
+fn remember(own: &mut BTreeSet<u32>, generation: u32) {
+    own.insert(generation);
     if own.len() > JOURNAL_LENGTH {
         own.pop_first();
     }
-    Ok(Some(after))
 }
 
 /// Whether the gateway's table is there, whatever is in it.

@@ -1,4 +1,4 @@
-//! Sockets of this host that take connections or datagrams, from `/proc`.
+//! Sockets of this host that take connections or datagrams: as the kernel tells them, or from `/proc` where it cannot.
 
 #![warn(clippy::indexing_slicing)]
 
@@ -10,25 +10,19 @@ use std::net::{IpAddr, Ipv6Addr};
 use adit_model::facts::Listener;
 use adit_model::protocol::Protocol;
 
+pub(crate) mod diagnosis;
+
 /// Listening TCP sockets and unconnected UDP sockets in the network namespace of the calling thread, those on
 /// loopback left out. A socket on `::` usually takes IPv4, too; whether it does cannot be seen here.
 ///
 /// Process names are found by looking through the descriptors of all processes, as far as we may see them. That takes
 /// long where there are many: it is not done when all sockets are among those that are `known`.
 pub fn observe(known: &BTreeSet<Listener>) -> io::Result<BTreeSet<Listener>> {
-    let mut sockets = Vec::new();
-    for (table, protocol, state) in TABLES {
-        match fs::read_to_string(format!("/proc/thread-self/net/{table}")) {
-            Ok(text) => sockets.extend(
-                text.lines()
-                    .skip(1)
-                    .filter_map(|line| socket_of(line, protocol, state)),
-            ),
-            // A kernel without IPv6 has half of the tables.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
+    let sockets = match diagnosis::sockets() {
+        Ok(sockets) => sockets,
+        // Its modules may be missing.
+        Err(_) => listed()?,
+    };
     let known: BTreeMap<_, _> = known
         .iter()
         .map(|listener| {
@@ -62,6 +56,24 @@ pub fn observe(known: &BTreeSet<Listener>) -> io::Result<BTreeSet<Listener>> {
         .collect())
 }
 
+/// The sockets that `/proc` lists.
+fn listed() -> io::Result<Vec<Socket>> {
+    let mut sockets = Vec::new();
+    for (table, protocol, state) in TABLES {
+        match fs::read_to_string(format!("/proc/thread-self/net/{table}")) {
+            Ok(text) => sockets.extend(
+                text.lines()
+                    .skip(1)
+                    .filter_map(|line| socket_of(line, protocol, state)),
+            ),
+            // A kernel without IPv6 has half of the tables.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sockets)
+}
+
 /// States of net/tcp_states.h: TCP_LISTEN, and TCP_CLOSE, which is what an unconnected UDP socket shows.
 const LISTENING: &str = "0A";
 const UNCONNECTED: &str = "07";
@@ -73,12 +85,18 @@ const TABLES: [(&str, Protocol, &str); 4] = [
     ("udp6", Protocol::Udp, UNCONNECTED),
 ];
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Socket {
     protocol: Protocol,
     address: IpAddr,
     port: u16,
     /// Zero for sockets of the kernel.
     inode: u64,
+}
+
+/// Whether others reach it.
+fn is_open(socket: &Socket) -> bool {
+    !socket.address.is_loopback() && socket.port != 0
 }
 
 /// A line of a table: number, local address, remote address, state, queues, timer, retransmissions, user, timeout,
@@ -90,13 +108,13 @@ pub(crate) fn socket_of(line: &str, protocol: Protocol, wanted: &str) -> Option<
     let inode = fields.nth(5)?.parse().ok()?;
     let address = address_of(address)?.to_canonical();
     let port = u16::from_str_radix(port, 16).ok()?;
-    let listens = state == wanted && !address.is_loopback() && port != 0;
-    listens.then_some(Socket {
+    let socket = Socket {
         protocol,
         address,
         port,
         inode,
-    })
+    };
+    (state == wanted && is_open(&socket)).then_some(socket)
 }
 
 /// The kernel prints addresses as words of the host's byte order.
@@ -174,6 +192,46 @@ mod tests {
     fn read(line: &str, protocol: Protocol, state: &str) -> Option<(String, u16, u64)> {
         let socket = socket_of(line, protocol, state)?;
         Some((socket.address.to_string(), socket.port, socket.inode))
+    }
+
+    #[test]
+    fn the_kernel_and_proc_tell_of_the_same_sockets() {
+        use std::net::{TcpListener, TcpStream, UdpSocket};
+        let tcp = TcpListener::bind("0.0.0.0:0").unwrap();
+        let tcp6 = TcpListener::bind("[::]:0").unwrap();
+        let udp = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let udp6 = UdpSocket::bind("[::]:0").unwrap();
+        let local = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let connected = UdpSocket::bind("0.0.0.0:0").unwrap();
+        connected.connect(local.local_addr().unwrap()).unwrap();
+        let client = TcpStream::connect(("127.0.0.1", tcp.local_addr().unwrap().port())).unwrap();
+        let ports = [
+            tcp.local_addr(),
+            tcp6.local_addr(),
+            udp.local_addr(),
+            udp6.local_addr(),
+            local.local_addr(),
+            connected.local_addr(),
+            client.local_addr(),
+        ]
+        .map(|address| address.unwrap().port());
+        // Others open sockets meanwhile.
+        let ours = |sockets: Vec<Socket>| -> BTreeSet<Socket> {
+            let ours = |socket: &Socket| ports.contains(&socket.port);
+            sockets.into_iter().filter(ours).collect()
+        };
+        let told = ours(diagnosis::sockets().unwrap());
+        assert_eq!(told, ours(listed().unwrap()));
+        let (listening, rest) = ports.split_at(4);
+        for port in listening {
+            assert!(told.iter().any(|socket| socket.port == *port), "{told:?}");
+        }
+        let of = |socket: &&Socket| rest.contains(&socket.port);
+        let strangers = told
+            .iter()
+            .filter(of)
+            .filter(|it| !listening.contains(&it.port));
+        assert_eq!(strangers.count(), 0, "{told:?}");
     }
 
     #[cfg(target_endian = "little")]

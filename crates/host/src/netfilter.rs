@@ -16,8 +16,13 @@ pub(crate) const SUBSYSTEM_NFTABLES: u8 = 10;
 /// Larger than any datagram that the kernel composes for a dump or an event.
 pub(crate) const DATAGRAM: usize = 64 * 1024;
 
+/// What begins and ends a transaction; they are no subsystem's.
+const BEGIN: u8 = 0x10;
+const END: u8 = 0x11;
+
 const REQUEST: u16 = 0x1;
 const ACKNOWLEDGE: u16 = 0x4;
+const CREATE: u16 = 0x400;
 const DUMP: u16 = 0x300;
 const DUMP_INTERRUPTED: u16 = 0x10;
 const KIND_ERROR: u16 = 2;
@@ -134,6 +139,46 @@ impl Requests {
         Ok(outcomes)
     }
 
+    /// Has nftables make all changes or none, if its rules are of this generation still: else the error is `ERESTART`.
+    pub(crate) fn transact(&mut self, generation: u32, changes: &[Request]) -> io::Result<()> {
+        const GENERATION: u16 = 1;
+        let frame = |kind| Request {
+            subsystem: 0,
+            kind,
+            family: 0,
+            attributes: Vec::new(),
+        };
+        let mut begin = frame(BEGIN);
+        push_attribute(&mut begin.attributes, GENERATION, &generation.to_be_bytes());
+        let end = frame(END);
+        let mut datagram = Vec::new();
+        let first = self.push(&mut datagram, &begin, REQUEST, SUBSYSTEM_NFTABLES);
+        let mut last = first;
+        for (place, change) in changes.iter().enumerate() {
+            let acknowledge = if place + 1 == changes.len() {
+                ACKNOWLEDGE
+            } else {
+                0
+            };
+            last = self.push(&mut datagram, change, REQUEST | CREATE | acknowledge, 0);
+        }
+        self.push(&mut datagram, &end, REQUEST, SUBSYSTEM_NFTABLES);
+        self.socket.send(&datagram, 0)?;
+        // Of a change that fails an error is told, of the last one how it ended, and of the first message what prevents all.
+        loop {
+            let datagram = self.receive()?;
+            for part in Parts(&datagram).filter(|part| part.kind == KIND_ERROR) {
+                let place = part.sequence.wrapping_sub(first);
+                if place <= last.wrapping_sub(first) {
+                    part.outcome()?;
+                    if part.sequence == last {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
     fn dump_until<T>(
         &mut self,
         most: usize,
@@ -188,21 +233,26 @@ impl Requests {
         let first = self.sequence.wrapping_add(1);
         let mut datagram = Vec::new();
         for request in requests {
-            self.sequence = self.sequence.wrapping_add(1);
-            let length = HEADER + NETFILTER_HEADER + request.attributes.len();
-            datagram.extend((length as u32).to_ne_bytes());
-            datagram.extend(
-                (u16::from(request.subsystem) << 8 | u16::from(request.kind)).to_ne_bytes(),
-            );
-            datagram.extend(flags.to_ne_bytes());
-            datagram.extend(self.sequence.to_ne_bytes());
-            datagram.extend(0u32.to_ne_bytes());
-            datagram.extend([request.family, 0, 0, 0]);
-            datagram.extend(&request.attributes);
-            datagram.resize(datagram.len().next_multiple_of(4), 0);
+            self.push(&mut datagram, request, flags, 0);
         }
         self.socket.send(&datagram, 0)?;
         Ok(first)
+    }
+
+    /// Appends a request about a resource, and returns its sequence number.
+    fn push(&mut self, datagram: &mut Vec<u8>, request: &Request, flags: u16, resource: u8) -> u32 {
+        self.sequence = self.sequence.wrapping_add(1);
+        let length = HEADER + NETFILTER_HEADER + request.attributes.len();
+        datagram.extend((length as u32).to_ne_bytes());
+        datagram
+            .extend((u16::from(request.subsystem) << 8 | u16::from(request.kind)).to_ne_bytes());
+        datagram.extend(flags.to_ne_bytes());
+        datagram.extend(self.sequence.to_ne_bytes());
+        datagram.extend(0u32.to_ne_bytes());
+        datagram.extend([request.family, 0, 0, resource]);
+        datagram.extend(&request.attributes);
+        datagram.resize(datagram.len().next_multiple_of(4), 0);
+        self.sequence
     }
 
     fn receive(&self) -> io::Result<Vec<u8>> {
@@ -250,13 +300,14 @@ pub(crate) fn u32_be(value: &[u8]) -> Option<u32> {
 }
 
 /// The netlink messages of a datagram; a truncated one ends it.
-struct Parts<'a>(&'a [u8]);
+pub(crate) struct Parts<'a>(pub(crate) &'a [u8]);
 
-struct Part<'a> {
-    kind: u16,
+/// One of them.
+pub(crate) struct Part<'a> {
+    pub(crate) kind: u16,
     flags: u16,
     sequence: u32,
-    payload: &'a [u8],
+    pub(crate) payload: &'a [u8],
 }
 
 impl<'a> Iterator for Parts<'a> {
@@ -287,7 +338,7 @@ impl<'a> Part<'a> {
     }
 
     /// What an error message says; zero is success.
-    fn outcome(&self) -> io::Result<()> {
+    pub(crate) fn outcome(&self) -> io::Result<()> {
         match u32_at(self.payload, 0).map(|code| code as i32) {
             Some(0) => Ok(()),
             Some(code) => Err(io::Error::from_raw_os_error(code.wrapping_neg())),

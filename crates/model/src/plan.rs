@@ -462,6 +462,11 @@ fn sweep(view: &View<'_>, desired: &Desired, lost: &[PeerDifference<'_>]) -> Swe
         }
         (Table::Absent | Table::Unknown, None) | (Table::Unsure, _) => BTreeSet::new(),
     };
+    let opened = match (&view.firewall, &desired.firewall) {
+        (Table::Holds(before), Some(after)) => Firewall::opened_endpoints(before, after),
+        (Table::Absent | Table::Unknown | Table::Unsure | Table::Holds(_), _) => BTreeSet::new(),
+    };
+    let endpoints = endpoints.difference(&opened).copied().collect();
     let mut prefixes = BTreeSet::new();
     for peer in lost {
         match (peer.present, peer.wanted) {
@@ -490,6 +495,7 @@ fn sweep(view: &View<'_>, desired: &Desired, lost: &[PeerDifference<'_>]) -> Swe
     };
     Sweep {
         endpoints,
+        opened,
         prefixes,
         unguarded,
     }

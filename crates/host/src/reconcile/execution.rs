@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use adit_model::desired::Desired;
 use adit_model::desired::firewall::Firewall;
@@ -74,6 +74,7 @@ impl Reconciler {
         }
         if is_to_sweep
             && !missing.firewall
+            && !self.sweeps.postpone()
             && let Err(problem) = self.sweep().await
         {
             problems.push(problem);
@@ -82,18 +83,21 @@ impl Reconciler {
     }
 
     /// Ends what has to end. While the old rules are live it would only begin again: it waits for the new ones.
-    async fn sweep(&mut self) -> Result<(), Problem> {
+    pub(super) async fn sweep(&mut self) -> Result<(), Problem> {
         let sweep = self.sweeps.pending().clone();
         if sweep.is_empty() {
             return Ok(());
         }
         adit_fault::passing("step/end-conntrack");
         let changed = Changed {
-            endpoints: sweep.endpoints.clone(),
+            endpoints: sweep.endpoints.union(&sweep.opened).copied().collect(),
             networks: sweep.prefixes.clone(),
             unguarded: sweep.unguarded.clone(),
         };
-        match conntrack::sweep(changed).await {
+        let began = Instant::now();
+        let swept = conntrack::sweep(changed).await;
+        self.sweeps.note(began);
+        match swept {
             Ok(_) => {
                 self.sweeps.clear();
                 adit_fault::passing("step/end-conntrack/done");

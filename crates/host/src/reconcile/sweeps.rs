@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use adit_model::desired::firewall::Endpoint;
 use adit_model::plan::Sweep;
@@ -19,7 +20,16 @@ use ipnet::IpNet;
 pub(super) struct Sweeps {
     file: PathBuf,
     pending: Sweep,
+    /// When the last one ended, and how long it took: the kernel walks through all that it tracks.
+    last: Option<(Instant, Duration)>,
+    is_postponed: bool,
 }
+
+/// What was opened waits for this long after a sweep, so that many share the next ...
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// ... and where sweeping takes long, for this many times as long as it took.
+const SHARE: u32 = 10;
 
 impl Sweeps {
     /// With what a predecessor left undone.
@@ -33,7 +43,35 @@ impl Sweeps {
                 Sweep::default()
             }
         };
-        Self { file, pending }
+        Self {
+            file,
+            pending,
+            last: None,
+            is_postponed: false,
+        }
+    }
+
+    /// Whether what is pending may wait for its turn, which it then does.
+    pub(super) fn postpone(&mut self) -> bool {
+        let is_early = self.turn().is_some_and(|turn| turn > Instant::now());
+        self.is_postponed = is_early && !self.pending.is_urgent();
+        self.is_postponed
+    }
+
+    /// When what was postponed is due.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.turn().filter(|_| self.is_postponed)
+    }
+
+    /// A sweep that began then has ended, well or not.
+    pub(super) fn note(&mut self, began: Instant) {
+        self.last = Some((Instant::now(), began.elapsed()));
+        self.is_postponed = false;
+    }
+
+    fn turn(&self) -> Option<Instant> {
+        self.last
+            .map(|(ended, took)| ended + PAUSE.max(took * SHARE))
     }
 
     pub(super) fn pending(&self) -> &Sweep {
@@ -41,11 +79,17 @@ impl Sweeps {
     }
 
     pub(super) fn add(&mut self, sweep: Sweep) {
-        let before = self.pending.clone();
-        self.pending.endpoints.extend(sweep.endpoints);
-        self.pending.prefixes.extend(sweep.prefixes);
-        self.pending.unguarded.extend(sweep.unguarded);
-        if self.pending == before {
+        let Sweep {
+            endpoints,
+            opened,
+            prefixes,
+            unguarded,
+        } = &mut self.pending;
+        let mut is_news = add(endpoints, sweep.endpoints);
+        is_news |= add(opened, sweep.opened);
+        is_news |= add(prefixes, sweep.prefixes);
+        is_news |= add(unguarded, sweep.unguarded);
+        if !is_news {
             return;
         }
         // Without a file they end all the same, unless the daemon is killed just now.
@@ -65,6 +109,13 @@ impl Sweeps {
     }
 }
 
+/// Whether something came that was not there.
+fn add<T: Ord>(pending: &mut BTreeSet<T>, more: BTreeSet<T>) -> bool {
+    let before = pending.len();
+    pending.extend(more);
+    pending.len() != before
+}
+
 fn store(file: &Path, text: &str) -> io::Result<()> {
     adit_fault::point("sweep/record")?;
     let new = file.with_extension("new");
@@ -75,10 +126,12 @@ fn store(file: &Path, text: &str) -> io::Result<()> {
 fn encode(sweep: &Sweep) -> String {
     let Sweep {
         endpoints,
+        opened,
         prefixes,
         unguarded,
     } = sweep;
-    let endpoints = endpoints.iter().map(|endpoint| {
+    // A successor has no reason to wait.
+    let endpoints = endpoints.iter().chain(opened).map(|endpoint| {
         let Endpoint {
             address,
             protocol,
@@ -159,6 +212,7 @@ mod tests {
         ];
         let sweep = Sweep {
             endpoints: endpoints_in(keys.into_iter()),
+            opened: BTreeSet::new(),
             prefixes: ["10.59.0.2/32".parse().unwrap()].into(),
             unguarded: ["2001:db8::/64".parse().unwrap()].into(),
         };

@@ -252,6 +252,7 @@ impl Task {
         loop {
             let due = self.touched.due();
             let retry = self.retry;
+            let sweep = self.reconciler.sweeps.due().map(Instant::from_std);
             tokio::select! {
                 request = self.requests.recv() => match request {
                     Some(request) => self.take(request).await,
@@ -287,6 +288,9 @@ impl Task {
                 }
                 Some(answer) = self.asking.join_next() => {
                     self.hear(answer.unwrap_or(true));
+                }
+                () = sleep_until(sweep.unwrap_or_else(Instant::now)), if sweep.is_some() => {
+                    self.sweep().await;
                 }
                 _ = look.tick() => {
                     self.look_at_everything().await;
@@ -350,6 +354,14 @@ impl Task {
     async fn heal(&mut self, parts: &BTreeSet<Part>) {
         if !parts.is_empty() {
             self.reconciler.heal(parts).await;
+            self.tell();
+        }
+    }
+
+    /// Ends the connections that could wait.
+    async fn sweep(&mut self) {
+        if let Err(problem) = self.reconciler.sweep().await {
+            self.reconciler.problems.insert(problem);
             self.tell();
         }
     }

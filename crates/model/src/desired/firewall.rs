@@ -17,7 +17,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 mod elements;
 mod skeleton;
 
-pub use elements::Elements;
+pub use elements::{Delta, Elements};
 pub use skeleton::{ASKED, COUNTED, HEARD, SPOKE, SPOKE_HOURS};
 
 /// The nftables family and name of the only table that is ours.
@@ -178,9 +178,14 @@ impl Firewall {
         Elements::of(self)
     }
 
-    /// A script that turns the table of `from` into that of `to` by elements alone; `None` when the skeletons differ.
-    /// It is empty when nothing differs.
-    pub fn render_delta(from: &Self, to: &Self) -> Option<String> {
+    /// The types of the keys, and of a map's values, in the notation of nftables: of those maps and sets that every table
+    /// has and whose keys are neither prefixes nor ranges.
+    pub fn types_of(set: &str) -> Option<&'static str> {
+        skeleton::types_of(set)
+    }
+
+    /// What turns the table of `from` into that of `to` by elements alone; `None` when the skeletons differ.
+    pub fn delta(from: &Self, to: &Self) -> Option<Delta> {
         // The text is compared only where it might differ.
         let is_same = from.without_elements() == to.without_elements()
             && from.names.is_empty() == to.names.is_empty()
@@ -188,8 +193,7 @@ impl Firewall {
         if !is_same && from.render_skeleton() != to.render_skeleton() {
             return None;
         }
-        let (obsolete, missing) = elements::differences(from, to);
-        Some(Elements::render_exchange(&obsolete, &missing))
+        Some(elements::delta(from, to))
     }
 
     /// The public endpoints whose meaning changes from `from` to `to` and the pinholes that close: connections that
@@ -212,6 +216,14 @@ impl Firewall {
                 .map(|item| *changed_key(item)),
         );
         changed
+    }
+
+    /// Those of [`Self::changed_endpoints`] that led nowhere before: what was tracked there went to this host itself.
+    pub fn opened_endpoints(from: &Self, to: &Self) -> BTreeSet<Endpoint<IpAddr>> {
+        let mut opened = BTreeSet::new();
+        Translations::collect_opened(&from.translations4, &to.translations4, &mut opened);
+        Translations::collect_opened(&from.translations6, &to.translations6, &mut opened);
+        opened
     }
 
     /// What the skeleton is made of, at the most, besides the lengths of delegated prefixes.
@@ -256,6 +268,20 @@ impl<A: Ord + Copy + Into<IpAddr>> Translations<A> {
         changed.extend(ports.filter_map(|port| port.any_family()));
         let ranges = (from.forward_ranges.diff(&to.forward_ranges)).map(|item| *changed_key(item));
         changed.extend(ranges.map(|range| range.any_family()));
+    }
+
+    fn collect_opened(from: &Self, to: &Self, opened: &mut BTreeSet<Endpoint<IpAddr>>) {
+        let ports = from.forwards.diff(&to.forwards).filter_map(added_key);
+        opened.extend(ports.filter_map(|port| port.any_family()));
+        let ranges = from.forward_ranges.diff(&to.forward_ranges);
+        opened.extend(ranges.filter_map(added_key).map(|range| range.any_family()));
+    }
+}
+
+fn added_key<'a, K, V>(item: ordmap::DiffItem<'a, 'a, K, V>) -> Option<&'a K> {
+    match item {
+        ordmap::DiffItem::Add(key, _) => Some(key),
+        ordmap::DiffItem::Update { .. } | ordmap::DiffItem::Remove(..) => None,
     }
 }
 

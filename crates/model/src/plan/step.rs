@@ -72,6 +72,9 @@ pub enum Step {
 pub struct Sweep {
     /// Destinations whose meaning has changed.
     pub endpoints: BTreeSet<Endpoint<IpAddr>>,
+    /// Destinations that led nowhere before: nobody but this host itself had their connections, so that these may end a
+    /// moment later.
+    pub opened: BTreeSet<Endpoint<IpAddr>>,
     /// Prefixes that were taken from a peer.
     pub prefixes: BTreeSet<IpNet>,
     /// Networks that the rules guard better than before: what began untranslated.
@@ -150,7 +153,12 @@ impl Step {
 impl Sweep {
     /// Whether there is nothing to sweep.
     pub fn is_empty(&self) -> bool {
-        self.endpoints.is_empty() && self.prefixes.is_empty() && self.unguarded.is_empty()
+        self.opened.is_empty() && !self.is_urgent()
+    }
+
+    /// Whether something of it has to end before it is said that the rules are in force.
+    pub fn is_urgent(&self) -> bool {
+        !(self.endpoints.is_empty() && self.prefixes.is_empty() && self.unguarded.is_empty())
     }
 }
 
@@ -179,7 +187,7 @@ impl fmt::Display for Step {
             Self::SweepConntrack(sweep) => write!(
                 formatter,
                 " of {} endpoints and {} prefixes",
-                sweep.endpoints.len(),
+                sweep.endpoints.len() + sweep.opened.len(),
                 sweep.prefixes.len() + sweep.unguarded.len()
             ),
             Self::RemoveNeighbor(_)

@@ -238,7 +238,7 @@ fn from_change_to_steps(count: u32, change: impl Fn(u32) -> Change) -> Duration 
             steps = plan_change(&before, derivation.update(inputs));
         });
         let (from, to) = (&before.firewall, &derivation.desired().firewall);
-        let delta = Firewall::render_delta(from.as_ref().unwrap(), to.as_ref().unwrap());
+        let delta = Firewall::delta(from.as_ref().unwrap(), to.as_ref().unwrap());
         best = best.min(start.elapsed());
         assert!(!steps.is_empty() && delta.is_some());
     }

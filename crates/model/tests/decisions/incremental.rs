@@ -102,7 +102,7 @@ fn steps(from: &Desired, to: &Desired) -> BTreeSet<String> {
 /// The elements that lead from one table to the other, if elements suffice.
 fn delta(from: &Desired, to: &Desired) -> Option<String> {
     let (from, to) = from.firewall.as_ref().zip(to.firewall.as_ref())?;
-    Firewall::render_delta(from, to)
+    Some(Firewall::delta(from, to)?.render())
 }
 
 proptest! {

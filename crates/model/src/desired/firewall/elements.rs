@@ -22,6 +22,33 @@ const CHUNK: usize = 200;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Elements(BTreeMap<String, BTreeMap<String, Option<String>>>);
 
+/// The elements that lead from one table to another of the same skeleton.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Delta {
+    /// What goes; it goes first, so that a key may change its value in one transaction.
+    pub obsolete: Elements,
+    /// What comes.
+    pub missing: Elements,
+}
+
+impl Delta {
+    /// Whether nothing differs.
+    pub fn is_empty(&self) -> bool {
+        self.obsolete.is_empty() && self.missing.is_empty()
+    }
+
+    /// The script for `nft -f`.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        for (set, elements) in &self.obsolete.0 {
+            let keys: Vec<String> = elements.keys().cloned().collect();
+            push_commands(&mut text, "delete", set, &keys);
+        }
+        self.missing.render_additions(&mut text);
+        text
+    }
+}
+
 impl Elements {
     pub(super) fn of(firewall: &Firewall) -> Self {
         let mut elements = Self::default();
@@ -64,20 +91,12 @@ impl Elements {
         difference
     }
 
-    /// The script that turns `self` into `other`. It is empty when they are equal.
-    pub fn render_delta(&self, other: &Self) -> String {
-        Self::render_exchange(&self.difference(other), &other.difference(self))
-    }
-
-    /// Deletions come first, so that a key may change its value in one transaction.
-    pub(super) fn render_exchange(obsolete: &Self, missing: &Self) -> String {
-        let mut text = String::new();
-        for (set, elements) in &obsolete.0 {
-            let keys: Vec<String> = elements.keys().cloned().collect();
-            push_commands(&mut text, "delete", set, &keys);
+    /// What turns `self` into `other`.
+    pub fn delta(&self, other: &Self) -> Delta {
+        Delta {
+            obsolete: self.difference(other),
+            missing: other.difference(self),
         }
-        missing.render_additions(&mut text);
-        text
     }
 
     pub(super) fn render_additions(&self, text: &mut String) {
@@ -289,14 +308,9 @@ impl Elements {
     }
 }
 
-/// What `from` has and `to` has not, and the reverse. Only what differs is written as text: there is a lot, and changes
-/// are small.
-pub(super) fn differences(from: &Firewall, to: &Firewall) -> (Elements, Elements) {
-    let (before, after) = (
-        Elements::of(&reduced(from, to)),
-        Elements::of(&reduced(to, from)),
-    );
-    (before.difference(&after), after.difference(&before))
+/// Only what differs is written as text: there is a lot, and changes are small.
+pub(super) fn delta(from: &Firewall, to: &Firewall) -> Delta {
+    Elements::of(&reduced(from, to)).delta(&Elements::of(&reduced(to, from)))
 }
 
 /// A firewall without most of the elements that another has as well.

@@ -25,6 +25,14 @@ const NAMES: &[(&str, &str, &str)] = &[
     ),
 ];
 
+/// The types of a set or map whose keys are neither prefixes nor ranges, but for those of subnets, sources and packets.
+pub(super) fn types_of(set: &str) -> Option<&'static str> {
+    let plain = sets::SETS.iter().filter(|(.., interval)| !interval);
+    let named = plain.map(|(_, name, types, _)| (*name, *types));
+    let mut all = named.chain(NAMES.iter().map(|(_, name, types)| (*name, *types)));
+    all.find_map(|(name, types)| (name == set).then_some(types))
+}
+
 pub(super) fn render(firewall: &Firewall) -> String {
     let mut text = format!(
         "table {TABLE} {{\n    comment \"Adit: packets from and to the tunnel {}\"\n\n",

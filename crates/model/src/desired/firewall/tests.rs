@@ -189,9 +189,9 @@ fn names_read_well() {
         names: [named(443), named(8443)].into(),
         ..names.clone()
     };
-    assert_eq!(Firewall::render_delta(&plain, &names), None);
+    assert_eq!(Firewall::delta(&plain, &names), None);
     insta::assert_snapshot!(
-        Firewall::render_delta(&names, &more).unwrap(),
+        Firewall::delta(&names, &more).unwrap().render(),
         @"add element inet adit names4 { 192.0.2.1 . tcp . 8443 }"
     );
 }
@@ -498,7 +498,7 @@ fn forward_that_moves_is_deleted_and_added() {
         .forwards
         .insert(port, ("10.59.0.3".parse().unwrap(), 80));
     to.pinholes.remove_max();
-    insta::assert_snapshot!(Firewall::render_delta(&from, &to).unwrap(), @r#"
+    insta::assert_snapshot!(Firewall::delta(&from, &to).unwrap().render(), @r#"
     delete element inet adit forwards4 { 192.0.2.1 . tcp . 80 }
     delete element inet adit pinhole_ranges { 2001:db8:0:1::2 . tcp . 6000-6200 }
     add element inet adit forwards4 { 192.0.2.1 . tcp . 80 : 10.59.0.3 . 80 }
@@ -524,8 +524,8 @@ fn forward_that_moves_is_deleted_and_added() {
 fn another_source_address_is_no_delta() {
     let mut to = small();
     to.subnets.get_mut(&1).unwrap().snat4 = None;
-    assert_eq!(Firewall::render_delta(&small(), &to), None);
-    assert_eq!(Firewall::render_delta(&to, &to), Some(String::new()));
+    assert_eq!(Firewall::delta(&small(), &to), None);
+    assert_eq!(Firewall::delta(&to, &to), Some(Delta::default()));
 }
 
 fn port() -> impl Strategy<Value = Port<Ipv4Addr>> {
@@ -610,11 +610,11 @@ proptest! {
     #[test]
     fn delta_leads_from_one_table_to_the_other(from in firewall(), to in firewall()) {
         let mut elements = flat(&from);
-        execute(&Firewall::render_delta(&from, &to).unwrap(), &mut elements);
+        execute(&Firewall::delta(&from, &to).unwrap().render(), &mut elements);
         prop_assert_eq!(&elements, &flat(&to));
 
         let mut elements = flat(&from);
-        execute(&from.elements().render_delta(&to.elements()), &mut elements);
+        execute(&from.elements().delta(&to.elements()).render(), &mut elements);
         prop_assert_eq!(&elements, &flat(&to));
     }
 }
