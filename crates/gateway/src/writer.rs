@@ -1,15 +1,17 @@
 //! The one writer: decides on changes, commits those that arrived together in one transaction, and only then publishes
 //! the new state.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use adit_host::listener;
 use adit_model::change::{Change, Expected};
 use adit_model::decide::{Random, decide, decide_awaiting};
 use adit_model::edit::{Edit, Key, Object, ObjectError};
-use adit_model::facts::Facts;
+use adit_model::facts::{Facts, Listener};
 use adit_model::key::PrivateKey;
 use adit_model::refusal::Refusal;
 use adit_model::state::State;
@@ -180,10 +182,10 @@ impl Writer {
         let facts = Arc::clone(&self.facts.borrow());
         // For all that devices ask together, it is looked once which services there are.
         let asked = |request: &Request| matches!(request.change, Change::RequestLease(_));
-        let listening = batch
-            .iter()
-            .any(asked)
-            .then(|| with_listeners(&facts, &self.holding));
+        let listening = batch.iter().any(asked).then(|| {
+            let present = listener::observe_quickly(&facts.listeners);
+            facts_with(&facts, present, &self.holding)
+        });
         let before = self.state.clone();
         let mut decided = Vec::new();
         let mut repeated = Vec::new();
@@ -410,7 +412,15 @@ impl Writer {
 
 /// Facts with the listeners of this moment.
 pub(crate) fn with_listeners(facts: &Facts, holding: &Holding) -> Facts {
-    match adit_host::listener::observe(&facts.listeners) {
+    facts_with(facts, listener::observe(&facts.listeners), holding)
+}
+
+fn facts_with(
+    facts: &Facts,
+    listeners: io::Result<BTreeSet<Listener>>,
+    holding: &Holding,
+) -> Facts {
+    match listeners {
         Ok(listeners) => {
             let mut fresh = Facts {
                 listeners,

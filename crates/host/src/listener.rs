@@ -18,11 +18,39 @@ pub(crate) mod diagnosis;
 /// Process names are found by looking through the descriptors of all processes, as far as we may see them. That takes
 /// long where there are many: it is not done when all sockets are among those that are `known`.
 pub fn observe(known: &BTreeSet<Listener>) -> io::Result<BTreeSet<Listener>> {
-    let sockets = match diagnosis::sockets() {
-        Ok(sockets) => sockets,
-        // Its modules may be missing.
-        Err(_) => listed()?,
-    };
+    let sockets = sockets()?;
+    let recognized: Option<BTreeSet<Listener>> = recognize(&sockets, known).collect();
+    if let Some(listeners) = recognized {
+        return Ok(listeners);
+    }
+    let inodes = sockets.iter().map(|socket| socket.inode).collect();
+    let processes = processes_of(inodes);
+    Ok(sockets
+        .iter()
+        .map(|socket| socket.of_process(processes.get(&socket.inode).cloned()))
+        .collect())
+}
+
+/// [`observe`] without looking for processes: those that are not among the `known` have no name.
+pub fn observe_quickly(known: &BTreeSet<Listener>) -> io::Result<BTreeSet<Listener>> {
+    let sockets = sockets()?;
+    let recognized = recognize(&sockets, known);
+    Ok(recognized
+        .zip(&sockets)
+        .map(|(listener, socket)| listener.unwrap_or_else(|| socket.of_process(None)))
+        .collect())
+}
+
+fn sockets() -> io::Result<Vec<Socket>> {
+    // Its modules may be missing.
+    diagnosis::sockets().or_else(|_| listed())
+}
+
+/// For each socket the listener that is known of it.
+fn recognize(
+    sockets: &[Socket],
+    known: &BTreeSet<Listener>,
+) -> impl Iterator<Item = Option<Listener>> {
     let known: BTreeMap<_, _> = known
         .iter()
         .map(|listener| {
@@ -35,25 +63,10 @@ pub fn observe(known: &BTreeSet<Listener>) -> io::Result<BTreeSet<Listener>> {
             ((protocol, address, port), listener)
         })
         .collect();
-    let recognized: Option<BTreeSet<Listener>> = sockets
-        .iter()
-        .map(|socket| known.get(&(socket.protocol, socket.address, socket.port)))
-        .map(|listener| listener.map(|listener| Listener::clone(listener)))
-        .collect();
-    if let Some(listeners) = recognized {
-        return Ok(listeners);
-    }
-    let inodes = sockets.iter().map(|socket| socket.inode).collect();
-    let processes = processes_of(inodes);
-    Ok(sockets
-        .into_iter()
-        .map(|socket| Listener {
-            protocol: socket.protocol,
-            address: socket.address,
-            port: socket.port,
-            process: processes.get(&socket.inode).cloned(),
-        })
-        .collect())
+    sockets.iter().map(move |socket| {
+        let listener = known.get(&(socket.protocol, socket.address, socket.port));
+        listener.map(|listener| Listener::clone(listener))
+    })
 }
 
 /// The sockets that `/proc` lists.
@@ -92,6 +105,17 @@ pub(crate) struct Socket {
     port: u16,
     /// Zero for sockets of the kernel.
     inode: u64,
+}
+
+impl Socket {
+    fn of_process(&self, process: Option<String>) -> Listener {
+        Listener {
+            protocol: self.protocol,
+            address: self.address,
+            port: self.port,
+            process,
+        }
+    }
 }
 
 /// Whether others reach it.

@@ -254,6 +254,14 @@ impl State {
         ids.filter_map(|id| self.leases.get(&id))
     }
 
+    /// The leases of a device in one family.
+    pub fn leases_by(&self, device: DeviceId, family: Family) -> impl Iterator<Item = &Lease> {
+        let ids = Protocol::ALL
+            .into_iter()
+            .flat_map(move |protocol| self.index.leases_by((device, family, protocol)));
+        ids.filter_map(|id| self.leases.get(&id))
+    }
+
     /// How many ports a device has opened by itself.
     pub fn leased_ports(&self, device: DeviceId) -> u32 {
         self.index.leased_ports(device)

@@ -2,10 +2,10 @@
 //! cannot be seen afterwards. A daemon that was killed in between, or a sweep that failed, leaves none of them behind.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use adit_model::desired::firewall::Endpoint;
@@ -18,7 +18,9 @@ use ipnet::IpNet;
 /// Tracked connections do not outlive the host, so nothing here waits for the disk.
 #[derive(Debug)]
 pub(super) struct Sweeps {
-    file: PathBuf,
+    path: PathBuf,
+    /// Open while something is on record.
+    record: Option<File>,
     pending: Sweep,
     /// When the last one ended, and how long it took: the kernel walks through all that it tracks.
     last: Option<(Instant, Duration)>,
@@ -26,25 +28,26 @@ pub(super) struct Sweeps {
 }
 
 /// What was opened waits for this long after a sweep, so that many share the next ...
-const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// ... and where sweeping takes long, for this many times as long as it took.
 const SHARE: u32 = 10;
 
 impl Sweeps {
     /// With what a predecessor left undone.
-    pub(super) fn open(file: PathBuf) -> Self {
-        let pending = match fs::read_to_string(&file) {
+    pub(super) fn open(path: PathBuf) -> Self {
+        let pending = match fs::read_to_string(&path) {
             Ok(text) => decode(&text),
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotFound {
-                    tracing::warn!(%error, file = %file.display(), "which connections have to end is not known");
+                    tracing::warn!(%error, file = %path.display(), "which connections have to end is not known");
                 }
                 Sweep::default()
             }
         };
         Self {
-            file,
+            path,
+            record: None,
             pending,
             last: None,
             is_postponed: false,
@@ -79,48 +82,50 @@ impl Sweeps {
     }
 
     pub(super) fn add(&mut self, sweep: Sweep) {
-        let Sweep {
-            endpoints,
-            opened,
-            prefixes,
-            unguarded,
-        } = &mut self.pending;
-        let mut is_news = add(endpoints, sweep.endpoints);
-        is_news |= add(opened, sweep.opened);
-        is_news |= add(prefixes, sweep.prefixes);
-        is_news |= add(unguarded, sweep.unguarded);
-        if !is_news {
+        let news = Sweep {
+            endpoints: add(&mut self.pending.endpoints, sweep.endpoints),
+            opened: add(&mut self.pending.opened, sweep.opened),
+            prefixes: add(&mut self.pending.prefixes, sweep.prefixes),
+            unguarded: add(&mut self.pending.unguarded, sweep.unguarded),
+        };
+        if news.is_empty() {
             return;
         }
         // Without a file they end all the same, unless the daemon is killed just now.
-        if let Err(error) = store(&self.file, &encode(&self.pending)) {
-            tracing::warn!(%error, file = %self.file.display(), "which connections have to end is not on record");
+        if let Err(error) = self.store(&encode(&news)) {
+            tracing::warn!(%error, file = %self.path.display(), "which connections have to end is not on record");
         }
     }
 
     pub(super) fn clear(&mut self) {
         self.pending = Sweep::default();
-        match fs::remove_file(&self.file) {
+        self.record = None;
+        match fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(%error, file = %self.file.display(), "these connections would be ended once more");
+                tracing::warn!(%error, file = %self.path.display(), "these connections would be ended once more");
             }
             Ok(()) | Err(_) => {}
         }
     }
+
+    fn store(&mut self, text: &str) -> io::Result<()> {
+        adit_fault::point("sweep/record")?;
+        let record = match &mut self.record {
+            Some(record) => record,
+            none @ None => {
+                let open = File::options().create(true).append(true).open(&self.path)?;
+                none.insert(open)
+            }
+        };
+        record.write_all(text.as_bytes())
+    }
 }
 
-/// Whether something came that was not there.
-fn add<T: Ord>(pending: &mut BTreeSet<T>, more: BTreeSet<T>) -> bool {
-    let before = pending.len();
-    pending.extend(more);
-    pending.len() != before
-}
-
-fn store(file: &Path, text: &str) -> io::Result<()> {
-    adit_fault::point("sweep/record")?;
-    let new = file.with_extension("new");
-    fs::write(&new, text)?;
-    fs::rename(&new, file)
+/// Adds what is not there yet, and returns it.
+fn add<T: Ord + Clone>(pending: &mut BTreeSet<T>, mut more: BTreeSet<T>) -> BTreeSet<T> {
+    more.retain(|it| !pending.contains(it));
+    pending.extend(more.iter().cloned());
+    more
 }
 
 fn encode(sweep: &Sweep) -> String {
@@ -219,6 +224,13 @@ mod tests {
         assert_eq!(sweep.endpoints.len(), 2);
         sweeps.add(sweep.clone());
         sweeps.add(Sweep::default());
+        let more = endpoints_in(["192.0.2.1 . udp . 80", "192.0.2.1 . tcp . 81"].into_iter());
+        sweeps.add(Sweep {
+            opened: more.clone(),
+            ..Sweep::default()
+        });
+        let mut sweep = sweep;
+        sweep.endpoints.extend(more);
         let mut again = Sweeps::open(file.clone());
         assert_eq!(again.pending(), &sweep);
         again.clear();

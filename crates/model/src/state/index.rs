@@ -200,6 +200,16 @@ impl Index {
             .near(side, ports, LeaseId(0), LeaseId(u64::MAX))
     }
 
+    /// The leases of a device in one family and protocol.
+    pub(super) fn leases_by(
+        &self,
+        side: (DeviceId, Family, Protocol),
+    ) -> impl Iterator<Item = LeaseId> {
+        let all = PortRange::new(1, u16::MAX);
+        all.into_iter()
+            .flat_map(move |all| self.leases_at(side, all))
+    }
+
     /// The leases that end from one time to another.
     pub(super) fn leases_ending(&self, from: u64, until: u64) -> impl Iterator<Item = LeaseId> {
         let pairs = (from <= until).then(|| {

@@ -295,22 +295,15 @@ pub(super) fn hairpins(context: &Context<'_>, device: &Device, part: &mut Part) 
         }
     }
     // One of each family is enough, and a device may have thousands.
-    let (mut is_there4, mut is_there6) = (false, false);
-    for lease in context.inputs.state.leases_of(device.id) {
-        if is_there4 && is_there6 {
-            return;
-        }
-        let is_there = match lease.family {
-            Family::Ipv4 => &mut is_there4,
-            Family::Ipv6 => &mut is_there6,
-        };
-        if *is_there || lease.opening != Opening::Forward || lease.is_named() {
-            continue;
-        }
-        let Some(way) = way_of(context, lease) else {
+    for family in [Family::Ipv4, Family::Ipv6] {
+        let mut leases = context.inputs.state.leases_by(device.id, family);
+        let way = leases.find_map(|lease| {
+            let is_whole = lease.opening == Opening::Forward && !lease.is_named();
+            is_whole.then(|| way_of(context, lease))?
+        });
+        let Some(way) = way else {
             continue;
         };
-        *is_there = true;
         match way.place {
             Place::V4 { target, .. } => {
                 let hairpins = &mut part.translations4.hairpins;
