@@ -92,8 +92,9 @@ pub fn uapi(answer: &str) {
     }
 }
 
-/// Messages about tracked connections and the firewall.
+/// Messages about tracked connections, the firewall and sockets.
 pub fn netfilter(datagram: &[u8]) {
+    let _ = listener::diagnosis::socket_of(datagram, Protocol::Udp);
     let all = ["0.0.0.0/0", "::/0"].map(str::parse);
     let everything = Changed {
         networks: all.into_iter().flatten().collect(),

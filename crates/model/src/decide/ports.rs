@@ -11,6 +11,12 @@ use crate::state::{Device, Family, Forward, Lease, Mechanism, Opening, State, Su
 /// The ports of PCP and NAT-PMP, which are never anyone else's (RFC 6887 section 11.3).
 const PORT_CONTROL: [u16; 2] = [5350, 5351];
 
+/// Places that are looked at before all ports are gone through: leases that lie side by side are many to pass by.
+const FAR: u64 = 16;
+
+/// How far they lie apart; odd, so that ports of both remainders are among them.
+const FAR_APART: u64 = 10_007;
+
 /// Where a lease is to be.
 pub(super) struct Site<'a> {
     pub(super) device: &'a Device,
@@ -45,8 +51,8 @@ impl Site<'_> {
             .or_else(|| self.leases(draft, range))
     }
 
-    /// Looks for so many free ports in a row, from a place on that stands for a port of those that the device may have, over
-    /// all of them. The first port has a remainder by two, if one is wanted.
+    /// Looks for so many free ports in a row: first in some places far apart, which a place stands for among the ports that the
+    /// device may have, then from that place on over all of them. The first port has a remainder by two, if one is wanted.
     pub(super) fn search(
         &self,
         draft: &Draft<'_>,
@@ -58,19 +64,29 @@ impl Site<'_> {
         let width = |range: &PortRange| u64::from(range.last() - range.first()) + 1;
         let total = ranges.iter().map(width).sum::<u64>().max(1);
         let start = start % total;
-        let mut passed = 0;
-        while passed < total {
+        let range_at = |passed: u64| {
             let first = nth(&ranges, (start + passed) % total)?;
             let is_even_enough = remainder.is_none_or(|remainder| first % 2 == remainder);
             let last = first.checked_add(count.saturating_sub(1));
             let range = last.and_then(|last| PortRange::new(first, last));
-            let Some(range) = range.filter(|_| is_even_enough) else {
+            range.filter(|_| is_even_enough)
+        };
+        let mut far = (0..FAR).filter_map(|number| range_at(number * FAR_APART));
+        if let Some(range) = far.find(|range| self.obstacle(draft, *range).is_none()) {
+            return Some(range);
+        }
+        let mut passed = 0;
+        while passed < total {
+            let Some(range) = range_at(passed) else {
                 passed += 1;
                 continue;
             };
             match self.obstacle(draft, range) {
                 None => return Some(range),
-                Some(blocked) => passed += u64::from(blocked.last.max(first) - first) + 1,
+                Some(blocked) => {
+                    let first = range.first();
+                    passed += u64::from(blocked.last.max(first) - first) + 1;
+                }
             }
         }
         None

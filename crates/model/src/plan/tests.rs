@@ -1,9 +1,11 @@
 //! Properties of plans, on an in-memory kernel.
 
+use std::net::IpAddr;
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::desired::firewall::{Clamp, Connections, Port};
+use crate::desired::firewall::{Clamp, Connections, Endpoint, Port};
 use crate::desired::names::Names;
 use crate::desired::route::{MAIN_TABLE, RouteTarget};
 use crate::key::PresharedKey;
@@ -295,6 +297,34 @@ fn a_sweep_names_moved_forwards_and_prefixes_that_left_a_peer() {
         .map(|endpoint| endpoint.ports.first())
         .collect();
     assert_eq!(ports, [80]);
+    assert!(sweep.is_urgent() && sweep.opened.is_empty());
+}
+
+#[test]
+fn what_is_opened_may_be_swept_later_and_what_moves_or_ends_may_not() {
+    let of = |ports: BTreeMap<u16, u8>| Desired {
+        firewall: Some(firewall(ports)),
+        ..Desired::default()
+    };
+    let sweep_of = |from: BTreeMap<u16, u8>, to: BTreeMap<u16, u8>| match plan_change(
+        &of(from),
+        &of(to),
+    )
+    .pop()
+    {
+        Some(Step::SweepConntrack(sweep)) => sweep,
+        other => panic!("no sweep at the end, but {other:?}"),
+    };
+    let ports = |endpoints: &BTreeSet<Endpoint<IpAddr>>| -> Vec<u16> {
+        endpoints.iter().map(|it| it.ports.first()).collect()
+    };
+    let opened = sweep_of([(80, 1)].into(), [(80, 1), (81, 1)].into());
+    assert!(!opened.is_urgent() && !opened.is_empty());
+    assert_eq!(ports(&opened.opened), [81]);
+    let moved = sweep_of([(80, 1), (82, 1)].into(), [(80, 2), (81, 1)].into());
+    assert!(moved.is_urgent());
+    assert_eq!(ports(&moved.endpoints), [80, 82]);
+    assert_eq!(ports(&moved.opened), [81]);
 }
 
 #[test]
