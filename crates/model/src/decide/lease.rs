@@ -2,6 +2,7 @@
 
 mod holder;
 mod names;
+mod relocation;
 mod withdrawal;
 
 use std::collections::BTreeSet;
@@ -57,7 +58,7 @@ pub(super) fn request(draft: &mut Draft<'_>, wish: &RequestLease) -> Result<(), 
     }
     let hostnames = names::settle(subnet, wish)?;
     match holder(draft.state, draft.facts, &draft.uplinks, wish) {
-        Some(Holder::Lease(lease)) => renew(draft, lease, wish, hostnames),
+        Some(Holder::Lease(lease)) => renew(draft, lease, (device, subnet), wish, hostnames),
         Some(Holder::Manual { address, external }) => {
             let is_wished = wish.wished().is_none_or(|wished| wished == external);
             if wish.exact && !is_wished {
@@ -109,6 +110,7 @@ fn may_answer(device: &Device, now: u64) -> bool {
 fn renew(
     draft: &mut Draft<'_>,
     lease: &Lease,
+    owner: (&Device, &Subnet),
     wish: &RequestLease,
     hostnames: BTreeSet<String>,
 ) -> Result<(), Refusal> {
@@ -141,7 +143,10 @@ fn renew(
         .lease_place(lease, &draft.uplinks, draft.facts)
         .ok_or(LeaseRefusal::NoAddress)?;
     check_address(draft, wish, place.0)?;
-    let mut after = lease.clone();
+    let mut after = match place.1 {
+        None => lease.clone(),
+        Some(_) => relocation::relocated(draft, lease, owner, wish, place.0)?,
+    };
     if is_over {
         after.mechanism = wish.mechanism;
         after.nonce = wish.nonce;
