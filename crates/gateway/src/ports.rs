@@ -402,7 +402,11 @@ fn policy(device: &Device) -> Policy {
             map: may,
             peer: may,
             third_party: device.port_policy.third_party,
-            wildcards: pcp::server::Wildcards::Unsupported,
+            wildcards: if device.port_policy.all_ports {
+                pcp::server::Wildcards::Allowed
+            } else {
+                pcp::server::Wildcards::Unsupported
+            },
             hostnames: true,
         },
         nat_pmp: true,

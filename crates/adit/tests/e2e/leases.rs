@@ -3,6 +3,7 @@
 
 mod crash;
 mod told;
+mod whole;
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -83,12 +83,12 @@ pub(super) fn answer(request: &Request, outcome: &Outcome, epoch: u32) -> Vec<u8
 }
 
 /// A grant in the words of PCP.
-pub(super) const fn granted_by_pcp(grant: &Grant) -> pcp::Granted {
+pub(super) fn granted_by_pcp(grant: &Grant) -> pcp::Granted {
     pcp::Granted {
         external: grant.address,
-        port: NonZeroU16::new(grant.external),
+        port: NonZeroU16::new(grant.external).filter(|_| !grant.is_whole),
         lifetime: grant.lifetime,
-        ports: grant.count,
+        ports: if grant.is_whole { 1 } else { grant.count },
     }
 }
 

@@ -42,6 +42,7 @@ struct Contact {
 enum Standing {
     Open {
         address: IpAddr,
+        /// 0: all of them.
         external: u16,
         count: u16,
     },
@@ -203,8 +204,8 @@ fn standing(lease: &Lease, basis: &Basis, uplinks: &[Uplink]) -> Standing {
     match basis.state.lease_place(lease, uplinks, &basis.facts) {
         Some((address, None)) => Standing::Open {
             address: advertised(address, uplinks),
-            external: lease.external,
-            count: lease.count,
+            external: if lease.is_whole() { 0 } else { lease.external },
+            count: lease.weight(),
         },
         Some((_, Some(_))) | None => Standing::Closed,
     }
@@ -226,11 +227,11 @@ fn gone(
         mechanism: lease.mechanism,
         family: lease.family,
         protocol: lease.protocol,
-        internal: lease.internal,
+        internal: if lease.is_whole() { 0 } else { lease.internal },
         external: Some(lease.external),
         address: None,
         exact: contact.is_some_and(|contact| contact.prefer_failure),
-        count: lease.count,
+        count: lease.weight(),
         parity: false,
         lifetime: 1,
         nonce: lease.nonce,
@@ -294,7 +295,10 @@ fn mapping(lease: &Lease, contact: Option<&Contact>, prefer_failure: bool) -> Op
     let names = lease.hostnames.iter();
     Some(Mapping {
         nonce: Nonce(lease.nonce?.0),
-        target: Target::Port(lease.protocol, NonZeroU16::new(lease.internal)?),
+        target: match NonZeroU16::new(lease.internal).filter(|_| !lease.is_whole()) {
+            Some(internal) => Target::Port(lease.protocol, internal),
+            None => Target::AllPorts(lease.protocol),
+        },
         remote: lease.remote,
         third_party: contact.and_then(|contact| contact.third_party),
         prefer_failure,

@@ -3,6 +3,7 @@
 mod holder;
 mod names;
 mod relocation;
+mod whole;
 mod withdrawal;
 
 use std::collections::BTreeSet;
@@ -53,7 +54,10 @@ pub fn lifetime(settings: &Settings, mechanism: Mechanism, asked: u32) -> u32 {
 
 pub(super) fn request(draft: &mut Draft<'_>, wish: &RequestLease) -> Result<(), Refusal> {
     let (device, subnet) = parties(draft, wish.parties)?;
-    if wish.internal == 0 || wish.count == 0 {
+    if wish.internal == 0 {
+        return whole::request(draft, device, subnet, wish);
+    }
+    if wish.count == 0 {
         return refuse(LeaseRefusal::AllPorts);
     }
     let hostnames = names::settle(subnet, wish)?;
@@ -206,27 +210,9 @@ fn grant(
     if left == 0 {
         return refuse(LeaseRefusal::Quota { limit });
     }
-    let lifetime = lifetime(&draft.state.settings, wish.mechanism, wish.lifetime);
     let opening = opening(subnet, wish);
-    let mut lease = Lease {
-        id: LeaseId(0),
-        gateway: GatewayId::default(),
-        device: device.id,
-        mechanism: wish.mechanism,
-        family: wish.family,
-        opening,
-        protocol: wish.protocol,
-        internal: wish.internal,
-        external: wish.internal,
-        count: 1,
-        nonce: wish.nonce,
-        filters: BTreeSet::new(),
-        remote: wish.remote,
-        hostnames,
-        description: shortened(&wish.description),
-        expires: draft.now + u64::from(lifetime) + Lease::lag(lifetime),
-        kept: None,
-    };
+    let mut lease = begun(draft, device, wish, opening);
+    lease.hostnames = hostnames;
     set_filters(&mut lease, wish)?;
     let address = lease
         .local_address(subnet, device, &draft.uplinks, draft.facts)
@@ -261,6 +247,30 @@ fn grant(
     lease.id = LeaseId(draft.next_id());
     draft.set(Object::Lease(lease));
     Ok(())
+}
+
+/// A lease without an id, whose port nobody has chosen yet.
+fn begun(draft: &Draft<'_>, device: &Device, wish: &RequestLease, opening: Opening) -> Lease {
+    let lifetime = lifetime(&draft.state.settings, wish.mechanism, wish.lifetime);
+    Lease {
+        id: LeaseId(0),
+        gateway: GatewayId::default(),
+        device: device.id,
+        mechanism: wish.mechanism,
+        family: wish.family,
+        opening,
+        protocol: wish.protocol,
+        internal: wish.internal,
+        external: wish.internal,
+        count: 1,
+        nonce: wish.nonce,
+        filters: BTreeSet::new(),
+        remote: wish.remote,
+        hostnames: BTreeSet::new(),
+        description: shortened(&wish.description),
+        expires: draft.now + u64::from(lifetime) + Lease::lag(lifetime),
+        kept: None,
+    }
 }
 
 fn opening(subnet: &Subnet, wish: &RequestLease) -> Opening {
@@ -400,7 +410,7 @@ fn kept<'a>(draft: &Draft<'a>, site: &Site<'_>, wish: &RequestLease) -> Option<&
     let port = PortRange::new(wish.internal, wish.internal)?;
     let side = (site.device.id, wish.family, wish.protocol);
     let mut leases = draft.state.leases_at(side, port).into_iter();
-    leases.rfind(|lease| !lease.is_open() && lease.opening == site.opening)
+    leases.rfind(|lease| !lease.is_open() && !lease.is_whole() && lease.opening == site.opening)
 }
 
 /// What was kept for the device is taken by it.
@@ -413,7 +423,7 @@ fn drop_kept(draft: &mut Draft<'_>, site: &Site<'_>, wish: &RequestLease, range:
     let taken: BTreeSet<LeaseId> = taken
         .filter(|lease| {
             let is_own = lease.device == site.device.id && lease.protocol == site.protocol;
-            is_own && lease.family == site.family && !lease.is_open()
+            is_own && lease.family == site.family && !lease.is_open() && !lease.is_whole()
         })
         .map(|lease| lease.id)
         .chain(kept(draft, site, wish).map(|lease| lease.id))
@@ -472,9 +482,15 @@ fn shortened(text: &str) -> String {
 /// Ends what is there; what is not there has ended.
 pub(super) fn end(draft: &mut Draft<'_>, wish: &EndLease) -> Result<(), Refusal> {
     let (device, _) = parties(draft, wish.parties)?;
+    if wish.port == LeasePort::Internal(0) {
+        return whole::end(draft, device.id, wish);
+    }
     let state = draft.state;
     let is_meant = |lease: &&Lease| {
-        lease.is_open() && lease.protocol == wish.protocol && lease.family == wish.family
+        lease.is_open()
+            && !lease.is_whole()
+            && lease.protocol == wish.protocol
+            && lease.family == wish.family
     };
     let found: Vec<&Lease> = match wish.port {
         LeasePort::Internal(port) => {

@@ -168,7 +168,7 @@ impl Site<'_> {
             .leases_on(place, range)
             .into_iter()
             .find(|lease| {
-                if lease.family != self.family {
+                if lease.family != self.family || lease.is_whole() {
                     return false;
                 }
                 let is_own = lease.device == self.device.id;
