@@ -47,8 +47,8 @@ pub fn lifetime(settings: &Settings, mechanism: Mechanism, asked: u32) -> u32 {
         Mechanism::Pcp => asked.max(least).min(most),
         // More than was asked is not to be given (RFC 6886 section 3.3).
         Mechanism::NatPmp => asked.min(most),
-        // Many clients ask for no end and never again.
-        Mechanism::Upnp => asked.max(least).min(most.max(UPNP_LIFETIME)),
+        // Many clients ask for no end and never again. What is granted is not told, so it is what was asked for.
+        Mechanism::Upnp => asked.min(most.max(UPNP_LIFETIME)),
     }
 }
 
