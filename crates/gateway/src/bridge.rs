@@ -14,7 +14,7 @@ use adit_model::problem::Problem;
 use adit_model::state::State;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::control::{AskPeers, Await, PeerStatus, Progress};
+use crate::control::{AskPeers, Await, Basis, PeerStatus, Progress};
 use crate::fleeting::Fleeting;
 use crate::metrics::Metrics;
 use crate::names;
@@ -150,8 +150,13 @@ impl Bridge {
             self.names = Some(desired.names.clone());
         }
         self.metrics.applied(started.elapsed());
-        self.progress
-            .send_modify(|progress| progress.revision = Some(state.revision));
+        self.progress.send_modify(|progress| {
+            progress.revision = Some(state.revision);
+            progress.basis = Some(Basis {
+                state: Arc::clone(&state),
+                facts,
+            });
+        });
         self.take_status();
         if self
             .outcomes

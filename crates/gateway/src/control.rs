@@ -151,9 +151,25 @@ pub(crate) struct Progress {
     pub(crate) dataplane: &'static str,
     /// The revision that the kernel has.
     pub(crate) revision: Option<u64>,
+    /// What the kernel was led to.
+    pub(crate) basis: Option<Basis>,
     /// What the kernel did not take.
     pub(crate) problems: Vec<Problem>,
     pub(crate) healed: BTreeMap<&'static str, u64>,
+}
+
+/// What is derived from.
+#[derive(Clone, Debug)]
+pub(crate) struct Basis {
+    pub(crate) state: Arc<State>,
+    pub(crate) facts: Arc<Facts>,
+}
+
+impl Basis {
+    /// Whether it is the very same, which two that are equal need not be.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.state, &other.state) && Arc::ptr_eq(&self.facts, &other.facts)
+    }
 }
 
 /// Wants to know when the kernel has a revision.

@@ -11,6 +11,7 @@ mod outcome;
 mod promise;
 mod socket;
 mod translation;
+mod updates;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -25,9 +26,11 @@ use adit_model::refusal::Refusal;
 use adit_model::state::{Device, DeviceId, State};
 use adit_proto::nat_pmp;
 use adit_proto::pcp;
+use adit_proto::pcp::server::Target;
 use adit_proto::port_control::notifier::{Announcement, Notifier};
-use adit_proto::port_control::{BUFFER_LENGTH, CLIENT_PORT, Policy, Received, receive};
+use adit_proto::port_control::{BUFFER_LENGTH, CLIENT_PORT, Policy, Received, Request, receive};
 use tokio::net::UdpSocket;
+use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 
 use self::epoch::KeptEpoch;
@@ -35,6 +38,7 @@ use self::limit::Limits;
 use self::outcome::{Failure, Outcome};
 pub(crate) use self::promise::Promises;
 use self::translation::Wish;
+use self::updates::Contacts;
 use crate::control::{ChangeError, Control};
 use crate::writer::seconds_since_1970;
 
@@ -50,6 +54,9 @@ pub(crate) struct PortControl {
     promises: Arc<Promises>,
     epoch: Mutex<KeptEpoch>,
     notifier: Mutex<Notifier>,
+    /// There is something to tell.
+    told: Notify,
+    contacts: Contacts,
     limits: Limits,
     /// By the gateway's address.
     sockets: Mutex<BTreeMap<IpAddr, Arc<UdpSocket>>>,
@@ -63,6 +70,8 @@ impl PortControl {
             promises: Arc::clone(&control.promises),
             epoch: Mutex::new(KeptEpoch::open(state_dir, revision)),
             notifier: Mutex::new(Notifier::new()),
+            told: Notify::new(),
+            contacts: Contacts::default(),
             limits: Limits::default(),
             sockets: Mutex::default(),
         })
@@ -75,6 +84,7 @@ impl PortControl {
         let mut serving_at: BTreeMap<IpAddr, AbortHandle> = BTreeMap::new();
         tasks.spawn(clock::run(self.control.clone(), Arc::clone(&self.promises)));
         tasks.spawn(Arc::clone(&self).tell());
+        tasks.spawn(updates::run(Arc::clone(&self)));
         tasks.spawn(igd::serve(Arc::clone(&self)));
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -183,8 +193,10 @@ impl PortControl {
         };
         if let Some(outcome) = self.at_once(&control, &state, &wish, now) {
             control.metrics.port_asked(outcome.name());
+            self.answering(&request, &outcome, device.id, from);
             return send(socket, &outcome::answer(&request, &outcome, epoch), from);
         }
+        let asking = device.id;
         let Some(turn) = self.limits.enter(device.id) else {
             control.metrics.port_asked("limited");
             return;
@@ -194,9 +206,29 @@ impl PortControl {
             let _turn = turn;
             let outcome = ports.in_turn(&control, &wish).await;
             control.metrics.port_asked(outcome.name());
+            ports.answering(&request, &outcome, asking, from);
             let epoch = lock(&ports.epoch).value();
             send(&socket, &outcome::answer(&request, &outcome, epoch), from);
         });
+    }
+
+    /// Who is answered needs no more telling of it, and is told of changes where the answer goes.
+    fn answering(&self, request: &Request, outcome: &Outcome, asking: DeviceId, to: SocketAddr) {
+        let Request::Pcp(request) = request else {
+            return;
+        };
+        let (target, remote) = match request {
+            pcp::server::Request::Map(map) => (map.target, None),
+            pcp::server::Request::Delete(delete) => (delete.target, None),
+            pcp::server::Request::Peer(peer) => (
+                Target::Port(peer.protocol, peer.internal_port),
+                Some(peer.remote),
+            ),
+        };
+        lock(&self.notifier).renewed(to.ip(), target, remote);
+        if let Outcome::Granted(grant) = outcome {
+            self.contacts.answered(request, grant, asking, to);
+        }
     }
 
     /// What a wish of a device leads to, at once or in its turn; none where too many of its wishes wait already.
@@ -332,7 +364,10 @@ impl PortControl {
             let next = lock(&self.notifier).poll_timeout();
             let now = Instant::now();
             let wait = next.map_or(TICK, |at| at.saturating_duration_since(now).min(TICK));
-            tokio::time::sleep(wait).await;
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.told.notified() => {}
+            }
             let Some(control) = self.control.upgrade() else {
                 return;
             };
@@ -367,7 +402,11 @@ fn policy(device: &Device) -> Policy {
             map: may,
             peer: may,
             third_party: device.port_policy.third_party,
-            wildcards: pcp::server::Wildcards::Unsupported,
+            wildcards: if device.port_policy.all_ports {
+                pcp::server::Wildcards::Allowed
+            } else {
+                pcp::server::Wildcards::Unsupported
+            },
             hostnames: true,
         },
         nat_pmp: true,

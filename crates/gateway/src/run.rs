@@ -124,6 +124,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<Ending> {
     let progress = Progress {
         dataplane: "none",
         revision: None,
+        basis: None,
         problems: Vec::new(),
         healed: BTreeMap::new(),
     };

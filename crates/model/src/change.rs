@@ -277,6 +277,8 @@ pub struct SetDevice {
     pub auto_port_ranges: Patch<Vec<(u16, u16)>>,
     /// Whether it may open ports for other devices.
     pub third_party: Option<bool>,
+    /// Whether it may open all ports of its own address at once.
+    pub all_ports: Option<bool>,
 }
 
 /// A forward to add.

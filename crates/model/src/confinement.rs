@@ -132,6 +132,7 @@ fn is_modest(patch: &SetDevice) -> bool {
         request_rate,
         auto_port_ranges,
         third_party,
+        all_ports,
     } = patch;
     name.is_none()
         && kind.is_none()
@@ -146,4 +147,5 @@ fn is_modest(patch: &SetDevice) -> bool {
         && request_rate.is_keep()
         && auto_port_ranges.is_keep()
         && third_party.is_none()
+        && all_ports.is_none()
 }

@@ -170,6 +170,9 @@ pub struct DeclaredDevice {
     /// Whether it may open ports for other devices; it may not unless said.
     #[serde(default, skip_serializing_if = "is_default")]
     pub third_party: bool,
+    /// Whether it may open all ports of its own IPv6 address at once; it may not unless said.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub all_ports: bool,
 }
 
 /// One forward.
@@ -284,6 +287,7 @@ impl Declaration {
                     })
                     .collect(),
                 third_party: device.port_policy.third_party,
+                all_ports: device.port_policy.all_ports,
             };
             (device.name.clone(), declared)
         });

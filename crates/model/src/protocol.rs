@@ -68,6 +68,12 @@ impl PortRange {
         last: 65535,
     };
 
+    /// All ports.
+    pub const ALL: Self = Self {
+        first: 1,
+        last: 65535,
+    };
+
     /// The first of all ranges in their order.
     pub(crate) const FIRST: Self = Self { first: 1, last: 1 };
 

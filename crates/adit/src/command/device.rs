@@ -144,6 +144,7 @@ async fn set(session: &Session, arguments: SetArguments) -> Result<(), Failure> 
             Patch::Set(ranges)
         },
         third_party: arguments.third_party.map(|is| is == Switch::On),
+        all_ports: arguments.all_ports.map(|is| is == Switch::On),
     };
     let needs_configuration = request.routing.is_some()
         || request.ipv4.is_some()

@@ -66,6 +66,9 @@ pub struct Device {
     /// Whether it may open ports for other devices.
     #[serde(default)]
     pub third_party: bool,
+    /// Whether it may open all ports of its own IPv6 address at once.
+    #[serde(default)]
+    pub all_ports: bool,
     /// Whether it shook hands within the last three minutes.
     pub connected: bool,
     /// The last handshake.
@@ -208,6 +211,9 @@ pub struct SetDevice {
     /// Whether it may open ports for other devices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub third_party: Option<bool>,
+    /// Whether it may open all ports of its own IPv6 address at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub all_ports: Option<bool>,
 }
 
 /// Another key for a device.
@@ -283,6 +289,7 @@ impl From<SetDevice> for change::SetDevice {
                 ),
             },
             third_party: request.third_party,
+            all_ports: request.all_ports,
         }
     }
 }

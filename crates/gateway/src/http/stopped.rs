@@ -19,6 +19,7 @@ pub(crate) fn stopped() -> Arc<Control> {
     let progress = Progress {
         dataplane: "kernel",
         revision: None,
+        basis: None,
         problems: Vec::new(),
         healed: BTreeMap::new(),
     };

@@ -51,6 +51,7 @@ fn device_with(snapshot: &Snapshot, device: &state::Device, delegations: Vec<IpN
             .map(|range| format!("{}-{}", range.first(), range.last()))
             .collect(),
         third_party: device.port_policy.third_party,
+        all_ports: device.port_policy.all_ports,
         connected: peer.is_some_and(|peer| peer.is_connected(snapshot.now)),
         last_handshake: last_handshake.map(Timestamp::from),
         endpoint: peer.and_then(|peer| peer.endpoint),

@@ -82,21 +82,26 @@ pub(super) fn answer(request: &Request, outcome: &Outcome, epoch: u32) -> Vec<u8
     }
 }
 
+/// A grant in the words of PCP.
+pub(super) fn granted_by_pcp(grant: &Grant) -> pcp::Granted {
+    pcp::Granted {
+        external: grant.address,
+        port: NonZeroU16::new(grant.external).filter(|_| !grant.is_whole),
+        lifetime: grant.lifetime,
+        ports: if grant.is_whole { 1 } else { grant.count },
+    }
+}
+
 fn pcp_grant(outcome: &Outcome) -> Result<pcp::Granted, pcp::Refused> {
     match outcome {
-        Outcome::Granted(grant) => Ok(pcp::Granted {
-            external: grant.address,
-            port: NonZeroU16::new(grant.external),
-            lifetime: grant.lifetime,
-            ports: grant.count,
-        }),
+        Outcome::Granted(grant) => Ok(granted_by_pcp(grant)),
         Outcome::Failed(failure) => Err(pcp_code(failure)),
         Outcome::Ended | Outcome::Address(_) => Err(ErrorCode::NetworkFailure.into()),
     }
 }
 
 /// RFC 6887 section 7.4.
-fn pcp_code(failure: &Failure) -> pcp::Refused {
+pub(super) fn pcp_code(failure: &Failure) -> pcp::Refused {
     let Failure::Refused(reason) = failure else {
         return ErrorCode::NetworkFailure.into();
     };

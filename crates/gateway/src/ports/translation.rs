@@ -43,8 +43,11 @@ pub(super) fn wish(state: &State, request: &Request, asking: DeviceId) -> Result
 }
 
 fn of_map(state: &State, map: &pcp::MapRequest, asking: DeviceId) -> Result<Wish, Outcome> {
-    let Target::Port(protocol, internal) = map.target else {
-        return Err(Failure::Refused(LeaseRefusal::AllPorts).into());
+    let (protocol, internal) = match map.target {
+        Target::Port(protocol, internal) => (protocol, internal.get()),
+        Target::AllPorts(protocol) => (protocol, 0),
+        // The firewall lets TCP and UDP in, and no more: this cannot be fulfilled in its entirety (RFC 6887 section 11.3).
+        Target::AllProtocols => return Err(Failure::Refused(LeaseRefusal::AllPorts).into()),
     };
     let cleared = map.filters.iter().rposition(|change| match change {
         FilterChange::Clear => true,
@@ -69,7 +72,7 @@ fn of_map(state: &State, map: &pcp::MapRequest, asking: DeviceId) -> Result<Wish
         mechanism: Mechanism::Pcp,
         family: Family::of(map.internal()),
         protocol,
-        internal: internal.get(),
+        internal,
         external: map.suggestion.port.map(NonZeroU16::get),
         address: map.suggestion.address,
         exact: map.prefer_failure,
@@ -90,16 +93,18 @@ fn of_delete(
     delete: &pcp::DeleteRequest,
     asking: DeviceId,
 ) -> Result<Wish, Outcome> {
-    // All ports are never given, so none of them can be taken away.
-    let Target::Port(protocol, internal) = delete.target else {
-        return Ok(Wish::Nothing);
+    let (protocol, internal) = match delete.target {
+        Target::Port(protocol, internal) => (protocol, internal.get()),
+        Target::AllPorts(protocol) => (protocol, 0),
+        // All protocols are never given, so they cannot be taken away.
+        Target::AllProtocols => return Ok(Wish::Nothing),
     };
     Ok(Wish::End(EndLease {
         parties: parties(state, delete.third_party, asking)?,
         mechanism: Mechanism::Pcp,
         family: Family::of(delete.internal()),
         protocol,
-        port: LeasePort::Internal(internal.get()),
+        port: LeasePort::Internal(internal),
         nonce: Some(Nonce(delete.nonce.0)),
     }))
 }

@@ -248,6 +248,7 @@ fn device(
         request_rate,
         auto_port_ranges,
         third_party,
+        all_ports,
     } = declared.clone();
     let subnet = match (subnet, subnets) {
         (Some(reference), subnets) => {
@@ -302,6 +303,7 @@ fn device(
                 .map(|span| (span.first, span.last))
                 .collect(),
             third_party,
+            all_ports,
         },
     };
     super::device::check_port_policy(&device.port_policy)?;

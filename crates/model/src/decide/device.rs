@@ -90,6 +90,7 @@ pub(super) fn set(draft: &mut Draft<'_>, reference: &str, patch: SetDevice) -> R
         request_rate,
         auto_port_ranges,
         third_party,
+        all_ports,
     } = patch;
     let subnet = subnet_of(draft, &device)?;
     if let Some(name) = name.filter(|name| *name != device.name) {
@@ -112,6 +113,7 @@ pub(super) fn set(draft: &mut Draft<'_>, reference: &str, patch: SetDevice) -> R
         Patch::Set(ranges) => policy.ranges = ranges,
     }
     policy.third_party = third_party.unwrap_or(policy.third_party);
+    policy.all_ports = all_ports.unwrap_or(policy.all_ports);
     check_port_policy(policy)?;
     if let Some(routing) = routing {
         let mut forwards = draft.state.forwards_of(device.id);

@@ -2,6 +2,8 @@
 
 mod holder;
 mod names;
+mod relocation;
+mod whole;
 mod withdrawal;
 
 use std::collections::BTreeSet;
@@ -45,19 +47,22 @@ pub fn lifetime(settings: &Settings, mechanism: Mechanism, asked: u32) -> u32 {
         Mechanism::Pcp => asked.max(least).min(most),
         // More than was asked is not to be given (RFC 6886 section 3.3).
         Mechanism::NatPmp => asked.min(most),
-        // Many clients ask for no end and never again.
-        Mechanism::Upnp => asked.max(least).min(most.max(UPNP_LIFETIME)),
+        // Many clients ask for no end and never again. What is granted is not told, so it is what was asked for.
+        Mechanism::Upnp => asked.min(most.max(UPNP_LIFETIME)),
     }
 }
 
 pub(super) fn request(draft: &mut Draft<'_>, wish: &RequestLease) -> Result<(), Refusal> {
     let (device, subnet) = parties(draft, wish.parties)?;
-    if wish.internal == 0 || wish.count == 0 {
+    if wish.internal == 0 {
+        return whole::request(draft, device, subnet, wish);
+    }
+    if wish.count == 0 {
         return refuse(LeaseRefusal::AllPorts);
     }
     let hostnames = names::settle(subnet, wish)?;
     match holder(draft.state, draft.facts, &draft.uplinks, wish) {
-        Some(Holder::Lease(lease)) => renew(draft, lease, wish, hostnames),
+        Some(Holder::Lease(lease)) => renew(draft, lease, (device, subnet), wish, hostnames),
         Some(Holder::Manual { address, external }) => {
             let is_wished = wish.wished().is_none_or(|wished| wished == external);
             if wish.exact && !is_wished {
@@ -109,6 +114,7 @@ fn may_answer(device: &Device, now: u64) -> bool {
 fn renew(
     draft: &mut Draft<'_>,
     lease: &Lease,
+    owner: (&Device, &Subnet),
     wish: &RequestLease,
     hostnames: BTreeSet<String>,
 ) -> Result<(), Refusal> {
@@ -141,7 +147,10 @@ fn renew(
         .lease_place(lease, &draft.uplinks, draft.facts)
         .ok_or(LeaseRefusal::NoAddress)?;
     check_address(draft, wish, place.0)?;
-    let mut after = lease.clone();
+    let mut after = match place.1 {
+        None => lease.clone(),
+        Some(_) => relocation::relocated(draft, lease, owner, wish, place.0)?,
+    };
     if is_over {
         after.mechanism = wish.mechanism;
         after.nonce = wish.nonce;
@@ -201,27 +210,9 @@ fn grant(
     if left == 0 {
         return refuse(LeaseRefusal::Quota { limit });
     }
-    let lifetime = lifetime(&draft.state.settings, wish.mechanism, wish.lifetime);
     let opening = opening(subnet, wish);
-    let mut lease = Lease {
-        id: LeaseId(0),
-        gateway: GatewayId::default(),
-        device: device.id,
-        mechanism: wish.mechanism,
-        family: wish.family,
-        opening,
-        protocol: wish.protocol,
-        internal: wish.internal,
-        external: wish.internal,
-        count: 1,
-        nonce: wish.nonce,
-        filters: BTreeSet::new(),
-        remote: wish.remote,
-        hostnames,
-        description: shortened(&wish.description),
-        expires: draft.now + u64::from(lifetime) + Lease::lag(lifetime),
-        kept: None,
-    };
+    let mut lease = begun(draft, device, wish, opening);
+    lease.hostnames = hostnames;
     set_filters(&mut lease, wish)?;
     let address = lease
         .local_address(subnet, device, &draft.uplinks, draft.facts)
@@ -256,6 +247,30 @@ fn grant(
     lease.id = LeaseId(draft.next_id());
     draft.set(Object::Lease(lease));
     Ok(())
+}
+
+/// A lease without an id, whose port nobody has chosen yet.
+fn begun(draft: &Draft<'_>, device: &Device, wish: &RequestLease, opening: Opening) -> Lease {
+    let lifetime = lifetime(&draft.state.settings, wish.mechanism, wish.lifetime);
+    Lease {
+        id: LeaseId(0),
+        gateway: GatewayId::default(),
+        device: device.id,
+        mechanism: wish.mechanism,
+        family: wish.family,
+        opening,
+        protocol: wish.protocol,
+        internal: wish.internal,
+        external: wish.internal,
+        count: 1,
+        nonce: wish.nonce,
+        filters: BTreeSet::new(),
+        remote: wish.remote,
+        hostnames: BTreeSet::new(),
+        description: shortened(&wish.description),
+        expires: draft.now + u64::from(lifetime) + Lease::lag(lifetime),
+        kept: None,
+    }
 }
 
 fn opening(subnet: &Subnet, wish: &RequestLease) -> Opening {
@@ -395,7 +410,7 @@ fn kept<'a>(draft: &Draft<'a>, site: &Site<'_>, wish: &RequestLease) -> Option<&
     let port = PortRange::new(wish.internal, wish.internal)?;
     let side = (site.device.id, wish.family, wish.protocol);
     let mut leases = draft.state.leases_at(side, port).into_iter();
-    leases.rfind(|lease| !lease.is_open() && lease.opening == site.opening)
+    leases.rfind(|lease| !lease.is_open() && !lease.is_whole() && lease.opening == site.opening)
 }
 
 /// What was kept for the device is taken by it.
@@ -408,7 +423,7 @@ fn drop_kept(draft: &mut Draft<'_>, site: &Site<'_>, wish: &RequestLease, range:
     let taken: BTreeSet<LeaseId> = taken
         .filter(|lease| {
             let is_own = lease.device == site.device.id && lease.protocol == site.protocol;
-            is_own && lease.family == site.family && !lease.is_open()
+            is_own && lease.family == site.family && !lease.is_open() && !lease.is_whole()
         })
         .map(|lease| lease.id)
         .chain(kept(draft, site, wish).map(|lease| lease.id))
@@ -467,9 +482,15 @@ fn shortened(text: &str) -> String {
 /// Ends what is there; what is not there has ended.
 pub(super) fn end(draft: &mut Draft<'_>, wish: &EndLease) -> Result<(), Refusal> {
     let (device, _) = parties(draft, wish.parties)?;
+    if wish.port == LeasePort::Internal(0) {
+        return whole::end(draft, device.id, wish);
+    }
     let state = draft.state;
     let is_meant = |lease: &&Lease| {
-        lease.is_open() && lease.protocol == wish.protocol && lease.family == wish.family
+        lease.is_open()
+            && !lease.is_whole()
+            && lease.protocol == wish.protocol
+            && lease.family == wish.family
     };
     let found: Vec<&Lease> = match wish.port {
         LeasePort::Internal(port) => {

@@ -8,8 +8,13 @@ use crate::protocol::{PortRange, Protocol};
 use crate::refusal::Obstacle;
 use crate::state::{Device, Family, Forward, Lease, Mechanism, Opening, State, Subnet};
 
-/// The ports of PCP and NAT-PMP, which are never anyone else's (RFC 6887 section 11.3).
-const PORT_CONTROL: [u16; 2] = [5350, 5351];
+/// The ports at which devices ask for ports, and are told of them, which are never anyone else's (RFC 6887 section 11.3).
+const fn port_control(protocol: Protocol) -> &'static [u16] {
+    match protocol {
+        Protocol::Tcp => &[5351],
+        Protocol::Udp => &[1900, 5350, 5351],
+    }
+}
 
 /// Places that are looked at before all ports are gone through: leases that lie side by side are many to pass by.
 const FAR: u64 = 16;
@@ -114,11 +119,13 @@ impl Site<'_> {
         if let Some(snat) = snat.filter(|snat| snat.overlaps(range)) {
             return of(Obstacle::Outbound(snat), snat.last());
         }
-        if self.protocol == Protocol::Udp {
-            let own = PORT_CONTROL.into_iter().chain([settings.listen_port]);
-            if let Some(port) = own.into_iter().find(|port| range.contains(*port)) {
-                return of(Obstacle::Service, port);
-            }
+        let tunnel = match self.protocol {
+            Protocol::Tcp => None,
+            Protocol::Udp => Some(settings.listen_port),
+        };
+        let own = port_control(self.protocol).iter().copied();
+        if let Some(port) = own.chain(tunnel).find(|port| range.contains(*port)) {
+            return of(Obstacle::Service, port);
         }
         if let Some(port) = self.listener(draft, range) {
             return of(Obstacle::Service, port);
@@ -184,7 +191,7 @@ impl Site<'_> {
             .leases_on(place, range)
             .into_iter()
             .find(|lease| {
-                if lease.family != self.family {
+                if lease.family != self.family || lease.is_whole() {
                     return false;
                 }
                 let is_own = lease.device == self.device.id;

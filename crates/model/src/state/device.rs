@@ -62,6 +62,9 @@ pub struct PortPolicy {
     /// Whether it may open ports for other devices (RFC 6887 section 13.1).
     #[serde(skip_serializing_if = "is_false")]
     pub third_party: bool,
+    /// Whether it may open all ports of its own address at once (RFC 6887 section 11.1).
+    #[serde(skip_serializing_if = "is_false")]
+    pub all_ports: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
@@ -143,6 +146,14 @@ impl Device {
             |range: &PortRange| range.contains(ports.first()) && range.contains(ports.last());
         let is_well_known = ports.is_single() && [HTTP, HTTPS].contains(&ports.first());
         ranges.iter().any(is_inside) || (is_named && is_well_known)
+    }
+
+    /// Whether it may have all ports of its own address; ranges that are said hold for that, too.
+    pub(crate) fn may_open_all(&self) -> bool {
+        let ranges = self.auto_port_ranges();
+        let is_limited = !self.port_policy.ranges.is_empty()
+            && !matches!(ranges.as_slice(), [all] if *all == PortRange::ALL);
+        self.port_policy.all_ports && !is_limited
     }
 
     /// The public ports that it may have, in order and without overlaps.

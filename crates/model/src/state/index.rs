@@ -146,7 +146,7 @@ impl Index {
             self.internals.insert(side_of(lease), ports, lease.id);
         }
         if lease.is_open() {
-            let open = self.leased_ports(lease.device) + u32::from(lease.count);
+            let open = self.leased_ports(lease.device) + u32::from(lease.weight());
             self.leased.insert(lease.device, open);
         }
     }
@@ -162,7 +162,7 @@ impl Index {
         }
         if lease.is_open() {
             let open = self.leased_ports(lease.device);
-            match open.saturating_sub(lease.count.into()) {
+            match open.saturating_sub(lease.weight().into()) {
                 0 => self.leased.remove(&lease.device),
                 left => self.leased.insert(lease.device, left),
             };

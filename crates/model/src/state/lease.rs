@@ -229,6 +229,19 @@ impl Lease {
         if quarter < 3600 { quarter as u64 } else { 3600 }
     }
 
+    /// First port on the device, first public port and count of all ports of a device's own address.
+    pub(crate) const WHOLE: (u16, u16, u16) = (1, 1, u16::MAX);
+
+    /// Whether it is one of all ports, beside which there may be others of single ports.
+    pub fn is_whole(&self) -> bool {
+        (self.internal, self.external, self.count) == Self::WHOLE
+    }
+
+    /// How many of the ports that a device may have it takes: all at once take none from anyone.
+    pub fn weight(&self) -> u16 {
+        if self.is_whole() { 1 } else { self.count }
+    }
+
     /// Whether it opens its port, or only keeps it from others.
     pub const fn is_open(&self) -> bool {
         self.kept.is_none()

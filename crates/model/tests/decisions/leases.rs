@@ -230,7 +230,19 @@ fn what_the_gateway_needs_is_nobodys() {
     assert_eq!(forwards(&world), before - 1);
     let problems = adit_model::problem::of_state(&world.state, &world.facts, world.now);
     assert!(problems.iter().any(|it| it.code == "lease-suspended"));
-    assert_eq!(world.ask(&wish).unwrap().external, 6100);
+    // Who asks for it again has it elsewhere, unless nothing else would do.
+    let id = world.open().last().unwrap().id;
+    wish.exact = true;
+    assert!(matches!(
+        world.ask(&wish).unwrap_err(),
+        LeaseRefusal::Unavailable { .. }
+    ));
+    wish.exact = false;
+    let moved = world.ask(&wish).unwrap();
+    assert_eq!(moved.lease, Some(id));
+    assert_ne!(moved.external, 6100);
+    assert_eq!(forwards(&world), before);
+    assert_eq!(world.ask(&wish).unwrap().external, moved.external);
 }
 
 #[test]

@@ -204,6 +204,8 @@ impl Notice {
                 let passed = now.saturating_duration_since(update.since).as_secs();
                 let passed = u32::try_from(passed).unwrap_or(u32::MAX);
                 let outcome = match update.outcome {
+                    // It was taken away, and stays so.
+                    Ok(granted) if granted.lifetime == 0 => Ok(granted),
                     Ok(granted) => Ok(Granted {
                         lifetime: granted.lifetime.checked_sub(passed).filter(|it| *it > 0)?,
                         ..granted
@@ -321,5 +323,8 @@ mod tests {
                 .is_none()
         );
         assert_eq!(notifier.poll_timeout(), None);
+        let gone = granted().map(|it| Granted { lifetime: 0, ..it });
+        notifier.update(client(), mapping(), gone, start);
+        assert_eq!(times(&mut notifier, start), [0, 250, 750]);
     }
 }

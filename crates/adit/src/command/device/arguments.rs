@@ -112,6 +112,9 @@ pub(crate) struct SetArguments {
     /// Whether it may open ports for other devices of its subnet
     #[arg(long, value_enum)]
     pub(super) third_party: Option<Switch>,
+    /// Whether it may open all ports of its own IPv6 address at once
+    #[arg(long, value_enum)]
+    pub(super) all_ports: Option<Switch>,
     #[command(flatten)]
     pub(super) condition: Condition,
 }

@@ -169,8 +169,13 @@ fn auto_ports(device: &Device) -> String {
     } else {
         ""
     };
+    let all = if device.all_ports {
+        ", also all at once"
+    } else {
+        ""
+    };
     format!(
-        "on: {} of {}, {} requests a second{others}",
+        "on: {} of {}, {} requests a second{others}{all}",
         device.lease_quota,
         device.auto_port_ranges.join(", "),
         device.request_rate

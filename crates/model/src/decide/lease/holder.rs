@@ -31,6 +31,8 @@ pub struct Grant {
     pub lifetime: u32,
     /// The revision of the lease's last write.
     pub version: u64,
+    /// Whether it is all ports at once.
+    pub is_whole: bool,
     /// Whether it was obtained by the mechanism of the request; otherwise it is only told.
     pub is_own: bool,
 }
@@ -55,6 +57,7 @@ pub fn granted(state: &State, facts: &Facts, wish: &RequestLease, now: u64) -> O
                 count: lease.count.saturating_sub(offset),
                 lifetime: asked.min(rest),
                 version: state.leases.version(&lease.id).unwrap_or(state.revision),
+                is_whole: lease.is_whole(),
                 is_own: lease.mechanism == wish.mechanism,
             })
         }
@@ -65,6 +68,7 @@ pub fn granted(state: &State, facts: &Facts, wish: &RequestLease, now: u64) -> O
             count: 1,
             lifetime: u32::MAX,
             version: 0,
+            is_whole: false,
             is_own: false,
         }),
     }
@@ -82,6 +86,10 @@ pub(super) fn holder<'a>(
     wish: &RequestLease,
 ) -> Option<Holder<'a>> {
     let device = state.devices.get(&wish.parties.owner)?;
+    if wish.internal == 0 {
+        let lease = super::whole::find(state, device.id, wish.family, wish.protocol);
+        return lease.map(Holder::Lease);
+    }
     let port = PortRange::new(wish.internal, wish.internal)?;
     let is_forward = match wish.family {
         Family::Ipv4 => true,
@@ -114,6 +122,7 @@ pub(super) fn holder<'a>(
     let leases = state.leases_at((device.id, wish.family, wish.protocol), port);
     let mut leases = leases.into_iter().filter(|lease| {
         lease.is_open()
+            && !lease.is_whole()
             && match (lease.opening, wish.remote) {
                 (Opening::Outbound, remote) => lease.remote == remote,
                 (Opening::Forward | Opening::Pinhole, remote) => remote.is_none(),

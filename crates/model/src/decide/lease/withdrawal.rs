@@ -122,6 +122,9 @@ fn of_device(
         (before.subnet, before.ipv4, &before.egress) != (device.subnet, device.ipv4, &device.egress)
     });
     let is_outside = |lease: &&Lease| {
+        if lease.is_whole() {
+            return !device.may_open_all();
+        }
         let ports = lease.external_ports();
         ports.is_none_or(|ports| !device.may_open(ports, lease.is_named()))
     };
@@ -202,7 +205,11 @@ fn under_pinhole(after: &State, pinhole: &Pinhole, withdrawn: &mut BTreeSet<Leas
     };
     let leases = after.leases_on(Some(pinhole.device), range).into_iter();
     let met = leases.filter(|lease| {
-        lease.opening == Opening::Pinhole && pinhole.protocols.contains(&lease.protocol)
+        // One port more or less is nothing to who has all of them.
+        let is_covered = !lease.is_whole() || range == PortRange::ALL;
+        lease.opening == Opening::Pinhole
+            && is_covered
+            && pinhole.protocols.contains(&lease.protocol)
     });
     withdrawn.extend(met.map(|lease| lease.id));
 }
