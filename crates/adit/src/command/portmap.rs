@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use adit_agent::connection::find;
 use adit_agent::gateway::{Candidate, Kind, candidates};
-use adit_agent::holder::{Change, Holder, Wanted};
+use adit_agent::holder::{Change, Holder, Reason, Wanted};
 use adit_agent::holdings::{Holding, Holdings, HoldingsError};
 use adit_agent::igd::Router;
 use adit_model::protocol::Protocol;
@@ -73,8 +73,9 @@ fn folder(runtime_dir: Option<PathBuf>) -> Result<PathBuf, Failure> {
 async fn add(output: Output, holdings: &Holdings, asking: &Asking) -> Result<(), Failure> {
     let (mut holders, mut problems) = open(holdings, asking).await?;
     let mut held = Vec::new();
+    let mut reasons = Vec::new();
     for holder in &mut holders {
-        settle(holder, &mut held, &mut problems).await;
+        reasons.extend(settle(holder, &mut held, &mut problems).await);
     }
     let now = SystemTime::now();
     for holding in &held {
@@ -88,6 +89,18 @@ async fn add(output: Output, holdings: &Holdings, asking: &Asking) -> Result<(),
         holdings.put(holding, now).map_err(stored)?;
     }
     if held.is_empty() {
+        if reasons
+            .iter()
+            .any(|reason| matches!(reason, Reason::NoNames(_)))
+        {
+            return Err(Failure::Refused {
+                code: "no-names",
+                message: problems.join("; "),
+                hint: "TLS names are led by gateways that offer it, as Adit's does for IPv4 (`--gateway ADDR` names one); without \
+                       `--hostname` a port is this host's alone"
+                    .to_owned(),
+            });
+        }
         return Err(Failure::Refused {
             code: "not-mapped",
             message: problems.join("; "),
@@ -333,32 +346,39 @@ async fn search(
     )))
 }
 
-/// Waits until each thing that is wanted is held or refused.
-async fn settle(holder: &mut Holder, held: &mut Vec<Holding>, problems: &mut Vec<String>) {
+/// Waits until each thing that is wanted is held or refused; why it is refused.
+async fn settle(
+    holder: &mut Holder,
+    held: &mut Vec<Holding>,
+    problems: &mut Vec<String>,
+) -> Vec<Reason> {
     let until = tokio::time::Instant::now() + PATIENCE;
     let gateway = holder.gateway().ip();
     let mut refused: Vec<(Protocol, u16)> = Vec::new();
+    let mut reasons = Vec::new();
     while !holder.is_settled_but(&refused) {
         match tokio::time::timeout_at(until, holder.next_change()).await {
             Ok(Change::Held(holding)) => {
                 held.retain(|other| !other.is_same(&holding));
                 held.push(holding);
             }
-            Ok(Change::Failed(wanted, failure, _)) => {
+            Ok(Change::Failed(wanted, reason, _)) => {
                 let port = wanted.first.get();
                 problems.push(format!(
-                    "{gateway}, port {port}/{}: {failure}",
+                    "{gateway}, port {port}/{}: {reason}",
                     wanted.protocol
                 ));
                 refused.push((wanted.protocol, port));
+                reasons.push(reason);
             }
             Ok(Change::Absent(_)) | Err(_) => {
                 problems.push(format!("{gateway} stopped answering"));
-                return;
+                break;
             }
             Ok(Change::Lost(_) | Change::Released(..) | Change::Reset) => {}
         }
     }
+    reasons
 }
 
 fn is_named(holding: &Holding, ports: &Ports) -> bool {

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 
 use adit_agent::holder::Wanted;
+use adit_model::hostname;
 use adit_model::protocol::Protocol;
 use adit_proto::pcp::wire::{Filter, Hostname};
 use clap::{Args, Subcommand};
@@ -90,7 +91,9 @@ impl Asking {
             .hostname
             .iter()
             .map(|name| {
-                Hostname::new(name).ok_or_else(|| {
+                let parsed = hostname::parse(name).ok();
+                let hostname = parsed.and_then(|name| Hostname::new(&name));
+                hostname.ok_or_else(|| {
                     let reason = format!(
                         "`{name}` is no TLS name; write blog.example.org, or *.example.org"
                     );
