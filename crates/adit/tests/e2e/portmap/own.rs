@@ -39,8 +39,13 @@ impl<'a> Asker<'a> {
 
     /// What it says when it is refused.
     pub(super) fn refused(&self, command: &str) -> Result<Value> {
+        self.ends(command, 1)
+    }
+
+    /// What it says when it ends with a status that is not 0.
+    pub(super) fn ends(&self, command: &str, status: i32) -> Result<Value> {
         let output = self.device.host.try_exec(self.words(command)?)?;
-        ensure!(output.status.code() == Some(1), "{command}: {output}");
+        ensure!(output.status.code() == Some(status), "{command}: {output}");
         let document: Value = serde_json::from_str(&output.stderr)?;
         Ok(document["error"].clone())
     }
