@@ -1,5 +1,6 @@
 //! `adit portmap`: ports of this host, asked of the gateway that is in front of it.
 
+mod address;
 mod arguments;
 mod view;
 mod watch;
@@ -48,6 +49,7 @@ pub(super) fn run(
             PortmapCommand::Add(asking) => add(output, &holdings, &asking).await,
             PortmapCommand::Watch(asking) => watch::run(output, &holdings, &asking).await,
             PortmapCommand::List => list(output, &holdings),
+            PortmapCommand::Address(whom) => address::run(output, &whom).await,
             PortmapCommand::Remove { ports, all } => remove(output, &holdings, &ports, all).await,
         }
     })
@@ -263,11 +265,7 @@ async fn farewell(holder: &mut Holder) -> Vec<Wanted> {
 async fn open(holdings: &Holdings, asking: &Asking) -> Result<(Vec<Holder>, Vec<String>), Failure> {
     let known = holdings.list(SystemTime::now()).map_err(stored)?;
     let candidates = match asking.gateway {
-        Some(address) => vec![Candidate::named(address).map_err(|error| Failure::Refused {
-            code: "no-route",
-            message: format!("there is no way to {address}: {error}"),
-            hint: "name the address of the gateway inside the tunnel".to_owned(),
-        })?],
+        Some(address) => vec![named(address)?],
         None => candidates().context("read the interfaces and routes of this host")?,
     };
     let (ipv4, ipv6): (Vec<_>, Vec<_>) = candidates
@@ -309,6 +307,14 @@ async fn open(holdings: &Holdings, asking: &Asking) -> Result<(Vec<Holder>, Vec<
         });
     }
     Ok((holders, problems))
+}
+
+fn named(address: IpAddr) -> Result<Candidate, Failure> {
+    Candidate::named(address).map_err(|error| Failure::Refused {
+        code: "no-route",
+        message: format!("there is no way to {address}: {error}"),
+        hint: "name the address of the gateway inside the tunnel".to_owned(),
+    })
 }
 
 const fn ipv6_patience(families: Families) -> Duration {

@@ -1,6 +1,7 @@
 //! `adit portmap` with the router of a home, which is miniupnpd, and with our gateway: what it answers is true, as packets from
 //! outside show.
 
+mod address;
 mod names;
 mod own;
 
@@ -33,6 +34,8 @@ struct Home {
 /// The router of a home, with miniupnpd on it or without.
 struct Router {
     host: Host,
+    /// What it is told that it has outside; else it has what its interface has, an address of a CGNAT.
+    outside: Option<Ipv4Addr>,
     daemon: Option<Process>,
 }
 
@@ -55,18 +58,26 @@ impl Router {
                chain postrouting { type nat hook postrouting priority 90; jump postrouting_miniupnpd; }
              }",
         )?;
-        Ok(Self { host, daemon: None })
+        Ok(Self {
+            host,
+            outside: Some(OUTSIDE),
+            daemon: None,
+        })
     }
 
     fn start(&mut self) -> Result<()> {
         let folder = self.host.folder()?;
         let configuration = folder.join("miniupnpd.conf");
+        let outside = self.outside.map(|address| format!("ext_ip={address}\n"));
+        let outside = outside.unwrap_or_default();
         fs::write(
             &configuration,
-            "ext_ifname=wan\next_ip=11.0.0.2\nlistening_ip=lan\nenable_natpmp=yes\n\
+            format!(
+                "ext_ifname=wan\n{outside}listening_ip=lan\nenable_natpmp=yes\n\
              enable_upnp=yes\nsecure_mode=yes\nsystem_uptime=no\nmin_lifetime=120\nmax_lifetime=86400\n\
              uuid=b7d2d7d4-0a54-4c80-a6f7-6a9d6a5a1f00\nallow 1024-65535 192.168.1.0/24 1024-65535\n\
-             deny 0-65535 0.0.0.0/0 0-65535\n",
+             deny 0-65535 0.0.0.0/0 0-65535\n"
+            ),
         )?;
         let process = folder.join("miniupnpd.pid");
         // What an earlier one left behind would keep this one from starting.

@@ -23,6 +23,8 @@ pub(crate) enum PortmapCommand {
     Watch(Asking),
     /// List what this host holds
     List,
+    /// Tell the address that the Internet has for this host, and whether it reaches it
+    Address(Whom),
     /// Give ports back
     Remove {
         /// The ports of this host
@@ -68,6 +70,20 @@ pub(crate) struct Asking {
     /// Over IPv6 alone
     #[arg(long)]
     ipv6: bool,
+}
+
+/// Arguments of `adit portmap address`.
+#[derive(Debug, Args)]
+pub(crate) struct Whom {
+    /// The gateway to ask [default: the far end of the tunnel, else the router of the default route]
+    #[arg(long, value_name = "ADDR")]
+    pub(super) gateway: Option<IpAddr>,
+    /// Over IPv4 alone
+    #[arg(long, conflicts_with = "ipv6")]
+    pub(super) ipv4: bool,
+    /// Over IPv6 alone
+    #[arg(long)]
+    pub(super) ipv6: bool,
 }
 
 /// The families in which gateways are asked.

@@ -23,6 +23,10 @@ impl<'a> Asker<'a> {
         })
     }
 
+    pub(super) const fn device(&self) -> &Device {
+        self.device
+    }
+
     pub(super) fn words(&self, command: &str) -> Result<Vec<String>> {
         let mut words = vec![path(binary())?, "portmap".to_owned()];
         words.extend(command.split_whitespace().map(str::to_owned));
