@@ -3,6 +3,7 @@
 mod igd;
 mod port_control;
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
@@ -43,7 +44,7 @@ pub enum Change {
     /// It is held, renewed, or another now. Of a range there may be several.
     Held(Holding),
     /// It cannot be had, for this reason. It is asked for again after the time.
-    Failed(Wanted, String, Duration),
+    Failed(Wanted, Reason, Duration),
     /// It ran out. It is asked for again.
     Lost(Wanted),
     /// It was given back; whether the gateway said so.
@@ -52,6 +53,23 @@ pub enum Change {
     Reset,
     /// The gateway does not answer. It is asked again after the time.
     Absent(Duration),
+}
+
+/// Why a mapping cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It is led by TLS names, which the gateway does not do or cannot be told.
+    NoNames(String),
+    /// The gateway said so, or nothing.
+    Other(String),
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoNames(text) | Self::Other(text) => formatter.write_str(text),
+        }
+    }
 }
 
 /// Keeps mappings with a gateway for as long as it is polled.

@@ -51,7 +51,7 @@ impl Router {
             .await
             .inspect_err(|error| tracing::debug!(%address, %error, "no search goes out"))
             .ok()??;
-        let document = exchange(location.describe(), local).await.ok()?;
+        let document = exchange(location.describe(), local.into()).await.ok()?;
         let gateway = RemoteGateway::from_description(&location, &document).ok()?;
         gateway.version()?;
         Some(Self {
@@ -75,12 +75,20 @@ impl Router {
         &self.gateway
     }
 
+    /// What it says its own address outside is.
+    pub async fn external_address(&self) -> Option<Ipv4Addr> {
+        match self.ask(&Action::ExternalAddress).await {
+            Ok(Answer::ExternalAddress(address)) => address,
+            Ok(_) | Err(_) => None,
+        }
+    }
+
     pub(crate) async fn ask(&self, action: &Action) -> Result<Answer, AskError> {
         let call = self
             .gateway
             .call(action)
             .ok_or(AskError::Fault(Fault::InvalidAction))?;
-        let body = exchange(call, self.local).await?;
+        let body = exchange(call, self.local.into()).await?;
         self.gateway
             .read(action, &body)
             .map_err(|error| match error {
@@ -125,10 +133,14 @@ async fn search(router: Ipv4Addr, local: Ipv4Addr) -> io::Result<Option<Location
     Ok(None)
 }
 
-async fn exchange(mut exchange: Exchange, local: Ipv4Addr) -> Result<Vec<u8>, AskError> {
+/// One request, from an address of this host.
+pub(crate) async fn exchange(mut exchange: Exchange, local: IpAddr) -> Result<Vec<u8>, AskError> {
     let work = async {
-        let socket = TcpSocket::new_v4()?;
-        socket.bind(SocketAddr::from((local, 0)))?;
+        let socket = match local {
+            IpAddr::V4(_) => TcpSocket::new_v4()?,
+            IpAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        socket.bind(SocketAddr::new(local, 0))?;
         let mut stream = socket.connect(exchange.address()).await?;
         if let Some(request) = exchange.poll_transmit() {
             stream.write_all(&request).await?;

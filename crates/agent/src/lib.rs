@@ -2,6 +2,7 @@
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
+pub mod address;
 pub mod connection;
 pub mod gateway;
 pub mod holder;

@@ -24,7 +24,7 @@ pub use client::{
 pub use description::Identity;
 pub use fault::Fault;
 pub use http::HttpError;
-pub use server::{Connection, Request};
+pub use server::{Connection, Event, Request, Seen};
 pub use service::{Service, Version};
 pub use ssdp::{Search, receive_search};
 pub use xml::{Element, Limits, XmlError};

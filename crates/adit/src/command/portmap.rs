@@ -1,5 +1,6 @@
 //! `adit portmap`: ports of this host, asked of the gateway that is in front of it.
 
+mod address;
 mod arguments;
 mod view;
 mod watch;
@@ -11,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use adit_agent::connection::find;
 use adit_agent::gateway::{Candidate, Kind, candidates};
-use adit_agent::holder::{Change, Holder, Wanted};
+use adit_agent::holder::{Change, Holder, Reason, Wanted};
 use adit_agent::holdings::{Holding, Holdings, HoldingsError};
 use adit_agent::igd::Router;
 use adit_model::protocol::Protocol;
@@ -48,6 +49,7 @@ pub(super) fn run(
             PortmapCommand::Add(asking) => add(output, &holdings, &asking).await,
             PortmapCommand::Watch(asking) => watch::run(output, &holdings, &asking).await,
             PortmapCommand::List => list(output, &holdings),
+            PortmapCommand::Address(whom) => address::run(output, &whom).await,
             PortmapCommand::Remove { ports, all } => remove(output, &holdings, &ports, all).await,
         }
     })
@@ -73,8 +75,9 @@ fn folder(runtime_dir: Option<PathBuf>) -> Result<PathBuf, Failure> {
 async fn add(output: Output, holdings: &Holdings, asking: &Asking) -> Result<(), Failure> {
     let (mut holders, mut problems) = open(holdings, asking).await?;
     let mut held = Vec::new();
+    let mut reasons = Vec::new();
     for holder in &mut holders {
-        settle(holder, &mut held, &mut problems).await;
+        reasons.extend(settle(holder, &mut held, &mut problems).await);
     }
     let now = SystemTime::now();
     for holding in &held {
@@ -88,6 +91,18 @@ async fn add(output: Output, holdings: &Holdings, asking: &Asking) -> Result<(),
         holdings.put(holding, now).map_err(stored)?;
     }
     if held.is_empty() {
+        if reasons
+            .iter()
+            .any(|reason| matches!(reason, Reason::NoNames(_)))
+        {
+            return Err(Failure::Refused {
+                code: "no-names",
+                message: problems.join("; "),
+                hint: "TLS names are led by gateways that offer it, as Adit's does for IPv4 (`--gateway ADDR` names one); without \
+                       `--hostname` a port is this host's alone"
+                    .to_owned(),
+            });
+        }
         return Err(Failure::Refused {
             code: "not-mapped",
             message: problems.join("; "),
@@ -250,11 +265,7 @@ async fn farewell(holder: &mut Holder) -> Vec<Wanted> {
 async fn open(holdings: &Holdings, asking: &Asking) -> Result<(Vec<Holder>, Vec<String>), Failure> {
     let known = holdings.list(SystemTime::now()).map_err(stored)?;
     let candidates = match asking.gateway {
-        Some(address) => vec![Candidate::named(address).map_err(|error| Failure::Refused {
-            code: "no-route",
-            message: format!("there is no way to {address}: {error}"),
-            hint: "name the address of the gateway inside the tunnel".to_owned(),
-        })?],
+        Some(address) => vec![named(address)?],
         None => candidates().context("read the interfaces and routes of this host")?,
     };
     let (ipv4, ipv6): (Vec<_>, Vec<_>) = candidates
@@ -298,6 +309,14 @@ async fn open(holdings: &Holdings, asking: &Asking) -> Result<(Vec<Holder>, Vec<
     Ok((holders, problems))
 }
 
+fn named(address: IpAddr) -> Result<Candidate, Failure> {
+    Candidate::named(address).map_err(|error| Failure::Refused {
+        code: "no-route",
+        message: format!("there is no way to {address}: {error}"),
+        hint: "name the address of the gateway inside the tunnel".to_owned(),
+    })
+}
+
 const fn ipv6_patience(families: Families) -> Duration {
     if families.ipv4 {
         CASUAL_PATIENCE
@@ -333,32 +352,39 @@ async fn search(
     )))
 }
 
-/// Waits until each thing that is wanted is held or refused.
-async fn settle(holder: &mut Holder, held: &mut Vec<Holding>, problems: &mut Vec<String>) {
+/// Waits until each thing that is wanted is held or refused; why it is refused.
+async fn settle(
+    holder: &mut Holder,
+    held: &mut Vec<Holding>,
+    problems: &mut Vec<String>,
+) -> Vec<Reason> {
     let until = tokio::time::Instant::now() + PATIENCE;
     let gateway = holder.gateway().ip();
     let mut refused: Vec<(Protocol, u16)> = Vec::new();
+    let mut reasons = Vec::new();
     while !holder.is_settled_but(&refused) {
         match tokio::time::timeout_at(until, holder.next_change()).await {
             Ok(Change::Held(holding)) => {
                 held.retain(|other| !other.is_same(&holding));
                 held.push(holding);
             }
-            Ok(Change::Failed(wanted, failure, _)) => {
+            Ok(Change::Failed(wanted, reason, _)) => {
                 let port = wanted.first.get();
                 problems.push(format!(
-                    "{gateway}, port {port}/{}: {failure}",
+                    "{gateway}, port {port}/{}: {reason}",
                     wanted.protocol
                 ));
                 refused.push((wanted.protocol, port));
+                reasons.push(reason);
             }
             Ok(Change::Absent(_)) | Err(_) => {
                 problems.push(format!("{gateway} stopped answering"));
-                return;
+                break;
             }
             Ok(Change::Lost(_) | Change::Released(..) | Change::Reset) => {}
         }
     }
+    reasons
 }
 
 fn is_named(holding: &Holding, ports: &Ports) -> bool {

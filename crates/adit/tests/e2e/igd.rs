@@ -32,10 +32,10 @@ fn async_upnp_client_reads_every_document() -> Result<()> {
     let world = World::with_subnet("routed", "e2e-igd-async")?;
     let server = world.join("box", "--kind server")?;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let python = folder.join("../../target/tools/upnp/bin/python");
+    let python = folder.join("../../target/tools/clients/python/bin/python");
     ensure!(
         python.exists(),
-        "{} is not there: run scripts/install-upnp-clients",
+        "{} is not there: run scripts/install-clients",
         python.display()
     );
     let script = folder.join("tests/e2e/igd/async_upnp.py");

@@ -3,6 +3,7 @@
 mod access;
 mod backup;
 mod beside;
+mod clients;
 mod clock;
 mod concurrency;
 mod confirmation;

@@ -21,10 +21,10 @@ const SERVER: &str = include_str!("support/web.py");
 const QUIC: &str = include_str!("../front/quic.py");
 
 /// A certificate and its key; nobody looks whose it is.
-struct Identity(PathBuf);
+pub(crate) struct Identity(PathBuf);
 
 impl Identity {
-    fn make(world: &World) -> Result<Self> {
+    pub(crate) fn make(world: &World) -> Result<Self> {
         let folder = world.lab.folder();
         let internet = world.host("internet")?;
         let (certificate, key) = (folder.join("web.pem"), folder.join("web.key"));
@@ -37,7 +37,7 @@ impl Identity {
         Ok(Self(folder))
     }
 
-    fn serve(&self, host: &Host, name: &str, port: u16, kind: &str) -> Result<Process> {
+    pub(crate) fn serve(&self, host: &Host, name: &str, port: u16, kind: &str) -> Result<Process> {
         let (certificate, key) = (self.0.join("web.pem"), self.0.join("web.key"));
         let port = port.to_string();
         let mut server = host.spawn([
@@ -72,7 +72,7 @@ fn path(path: &Path) -> Result<&str> {
 }
 
 /// What `curl` says of a URL whose host leads to an address of the gateway; `NAME ADDRESS PORT` if the server is ours.
-fn ask(host: &Host, url: &str, address: IpAddr) -> Result<String> {
+pub(crate) fn ask(host: &Host, url: &str, address: IpAddr) -> Result<String> {
     let (scheme, rest) = url.split_once("://").context("a scheme")?;
     let name = rest.split(['/', ':']).next().unwrap_or(rest);
     let port = match rest.split_once(':') {
@@ -112,7 +112,13 @@ fn who(host: &Host, url: &str, address: IpAddr) -> Result<(String, IpAddr)> {
     Ok((name, seen))
 }
 
-fn expect(host: &Host, url: &str, address: IpAddr, server: &str, seen: IpAddr) -> Result<()> {
+pub(crate) fn expect(
+    host: &Host,
+    url: &str,
+    address: IpAddr,
+    server: &str,
+    seen: IpAddr,
+) -> Result<()> {
     let (name, source) = who(host, url, address)?;
     ensure!(
         (name.as_str(), source) == (server, seen),

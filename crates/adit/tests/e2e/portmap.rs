@@ -1,6 +1,10 @@
 //! `adit portmap` with the router of a home, which is miniupnpd, and with our gateway: what it answers is true, as packets from
 //! outside show.
 
+mod address;
+mod names;
+mod own;
+
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -9,9 +13,7 @@ use adit_lab::{Host, Lab, Process, TemporaryLab, Topology, wait_until};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::support::{
-    Device, INTERNET4, Machine, PUBLIC4, World, at, binary, connect, converse, listen,
-};
+use crate::support::{Machine, at, binary, connect, converse, listen};
 
 /// The router's address outside. miniupnpd maps nothing to one that it knows to be private, or for documents.
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(11, 0, 0, 2);
@@ -32,6 +34,8 @@ struct Home {
 /// The router of a home, with miniupnpd on it or without.
 struct Router {
     host: Host,
+    /// What it is told that it has outside; else it has what its interface has, an address of a CGNAT.
+    outside: Option<Ipv4Addr>,
     daemon: Option<Process>,
 }
 
@@ -54,18 +58,26 @@ impl Router {
                chain postrouting { type nat hook postrouting priority 90; jump postrouting_miniupnpd; }
              }",
         )?;
-        Ok(Self { host, daemon: None })
+        Ok(Self {
+            host,
+            outside: Some(OUTSIDE),
+            daemon: None,
+        })
     }
 
     fn start(&mut self) -> Result<()> {
         let folder = self.host.folder()?;
         let configuration = folder.join("miniupnpd.conf");
+        let outside = self.outside.map(|address| format!("ext_ip={address}\n"));
+        let outside = outside.unwrap_or_default();
         fs::write(
             &configuration,
-            "ext_ifname=wan\next_ip=11.0.0.2\nlistening_ip=lan\nenable_natpmp=yes\n\
+            format!(
+                "ext_ifname=wan\n{outside}listening_ip=lan\nenable_natpmp=yes\n\
              enable_upnp=yes\nsecure_mode=yes\nsystem_uptime=no\nmin_lifetime=120\nmax_lifetime=86400\n\
              uuid=b7d2d7d4-0a54-4c80-a6f7-6a9d6a5a1f00\nallow 1024-65535 192.168.1.0/24 1024-65535\n\
-             deny 0-65535 0.0.0.0/0 0-65535\n",
+             deny 0-65535 0.0.0.0/0 0-65535\n"
+            ),
         )?;
         let process = folder.join("miniupnpd.pid");
         // What an earlier one left behind would keep this one from starting.
@@ -87,6 +99,20 @@ impl Router {
             Ok(sockets.contains(":5351"))
         })?;
         self.daemon = Some(daemon);
+        Ok(())
+    }
+
+    /// Lets it hear nothing any more on UDP port 5351 that matches; the first octet of a datagram is the version.
+    fn deafen(&self, to: &str) -> Result<()> {
+        let rules = format!(
+            "table inet deaf {{
+               chain input {{
+                 type filter hook input priority 0;
+                 meta nfproto ipv4 udp dport 5351 {to} drop;
+               }}
+             }}"
+        );
+        self.host.exec_with_input(["nft", "-f", "-"], &rules)?;
         Ok(())
     }
 
@@ -197,16 +223,7 @@ fn port_is_opened_listed_renewed_and_given_back() -> Result<()> {
 fn router_that_is_silent_in_pcp_is_asked_in_nat_pmp() -> Result<()> {
     let mut home = Home::new("portmap-natpmp")?;
     home.router.start()?;
-    // The first octet of the datagram is the version.
-    home.router.host.exec_with_input(
-        ["nft", "-f", "-"],
-        "table inet deaf {
-           chain input {
-             type filter hook input priority 0;
-             meta nfproto ipv4 udp dport 5351 @th,64,8 2 drop;
-           }
-         }",
-    )?;
+    home.router.deafen("@th,64,8 2")?;
     let added = home.portmap("add 8080/tcp --external 18081")?;
     ensure!(added[0]["mechanism"] == "nat-pmp", "{added:?}");
     ensure!(added[0]["external"] == "11.0.0.2:18081", "{added:?}");
@@ -220,15 +237,7 @@ fn router_that_is_silent_in_pcp_is_asked_in_nat_pmp() -> Result<()> {
 fn router_that_speaks_upnp_alone_is_asked_in_upnp() -> Result<()> {
     let mut home = Home::new("portmap-upnp")?;
     home.router.start()?;
-    home.router.host.exec_with_input(
-        ["nft", "-f", "-"],
-        "table inet deaf {
-           chain input {
-             type filter hook input priority 0;
-             meta nfproto ipv4 udp dport 5351 drop;
-           }
-         }",
-    )?;
+    home.router.deafen("")?;
     let added = home.portmap("add 8080/tcp --external 18082")?;
     ensure!(added[0]["mechanism"] == "upnp", "{added:?}");
     ensure!(added[0]["external"] == "11.0.0.2:18082", "{added:?}");
@@ -287,206 +296,5 @@ fn watched_port_outlives_the_router_and_ends_with_the_command() -> Result<()> {
         "the end of the command gives the port back"
     );
     ensure!(home.portmap("list")?.is_empty());
-    Ok(())
-}
-
-/// `adit portmap` on a device of the gateway.
-struct Asker<'a> {
-    device: &'a Device,
-    folder: String,
-}
-
-impl<'a> Asker<'a> {
-    fn new(world: &World, device: &'a Device) -> Result<Self> {
-        let folder = world.lab.folder().join(device.host.name()).join("portmap");
-        Ok(Self {
-            device,
-            folder: path(&folder)?,
-        })
-    }
-
-    fn words(&self, command: &str) -> Result<Vec<String>> {
-        let mut words = vec![path(binary())?, "portmap".to_owned()];
-        words.extend(command.split_whitespace().map(str::to_owned));
-        words.extend(["--json", "--runtime-dir", &self.folder].map(str::to_owned));
-        Ok(words)
-    }
-
-    fn portmap(&self, command: &str) -> Result<Vec<Value>> {
-        let output = self.device.host.exec(self.words(command)?)?;
-        let document: Value = serde_json::from_str(&output.stdout)?;
-        let mappings = document["mappings"].as_array();
-        Ok(mappings.context("mappings")?.clone())
-    }
-}
-
-#[test]
-fn devices_find_their_gateway_whatever_their_default_route() -> Result<()> {
-    let world = World::with_subnet("routed", "portmap-own")?;
-    let internet = world.host("internet")?;
-    let inbound = world.join("box", "--kind server")?;
-    let full = world.join("laptop", "--kind server --routing full")?;
-    for (device, port) in [(&inbound, 8081), (&full, 8082)] {
-        let name = device.host.name();
-        let asker = Asker::new(&world, device)?;
-        let added = asker.portmap(&format!("add {port}/tcp"))?;
-        let external: Vec<_> = added
-            .iter()
-            .filter_map(|it| it["external"].as_str())
-            .collect();
-        let expected = [
-            at(PUBLIC4, port).to_string(),
-            at(device.ipv6()?, port).to_string(),
-        ];
-        ensure!(external == expected, "{name}: {added:?}");
-        ensure!(
-            added
-                .iter()
-                .all(|it| it["mechanism"] == "pcp" && it["reach"] == "public"),
-            "{name}: {added:?}"
-        );
-        let listener = listen(&device.host, at(device.ipv4, port))?;
-        let mut conversation = converse(&internet, None, at(PUBLIC4, port), &listener)?;
-        conversation.talk()?;
-        ensure!(conversation.seen.ip() == IpAddr::V4(INTERNET4), "{name}");
-        let listener = listen(&device.host, at(device.ipv6()?, port))?;
-        let mut conversation = converse(&internet, None, at(device.ipv6()?, port), &listener)?;
-        conversation.talk()?;
-
-        ensure!(asker.portmap("list")?.len() == 2, "{name}");
-        ensure!(world.list("lease")?.len() == 2, "{name}");
-        asker.portmap("remove --all")?;
-        let left = world.list("lease")?;
-        ensure!(left.is_empty(), "{name}: {left:?}");
-    }
-
-    let asker = Asker::new(&world, &inbound)?;
-    let range = asker.portmap("add 5000-5009/udp --ipv4")?;
-    ensure!(range.len() == 1 && range[0]["ports"] == 10, "{range:?}");
-    asker.portmap("remove 5000-5009")?;
-    ensure!(world.list("lease")?.is_empty());
-    Ok(())
-}
-
-#[test]
-fn far_end_of_the_tunnel_is_asked_before_the_router_at_home() -> Result<()> {
-    let world = World::with_subnet("routed", "portmap-both")?;
-    let mut router = Router::prepare(&world.lab)?;
-    router.start()?;
-    let server = world.join("box", "--kind server")?;
-    let asker = Asker::new(&world, &server)?;
-    let added = asker.portmap("add 8080/tcp --ipv4")?;
-    let external = at(PUBLIC4, 8080).to_string();
-    ensure!(added[0]["external"] == external, "{added:?}");
-    let added = asker.portmap("add 8080/tcp --gateway 192.168.1.1")?;
-    let external = at(OUTSIDE, 8080).to_string();
-    ensure!(added[0]["external"] == external, "{added:?}");
-    // Each is given back where it was had.
-    ensure!(asker.portmap("list")?.len() == 2);
-    asker.portmap("remove 8080/tcp")?;
-    ensure!(world.list("lease")?.is_empty());
-    let left = router
-        .host
-        .exec(["nft", "list chain inet filter prerouting_miniupnpd"])?
-        .stdout;
-    ensure!(!left.contains("dnat"), "{left}");
-    Ok(())
-}
-
-#[test]
-fn device_that_may_not_is_told_why() -> Result<()> {
-    let world = World::with_subnet("routed", "portmap-client")?;
-    let laptop = world.join("laptop", "--routing full")?;
-    let asker = Asker::new(&world, &laptop)?;
-    let output = laptop.host.try_exec(asker.words("add 8080/tcp")?)?;
-    ensure!(output.status.code() == Some(1), "{output}");
-    let document: Value = serde_json::from_str(&output.stderr)?;
-    let error = &document["error"];
-    ensure!(error["code"] == "not-mapped", "{error}");
-    let message = error["message"].as_str().context("a message")?;
-    ensure!(message.contains("NOT_AUTHORIZED"), "{error}");
-    ensure!(world.list("lease")?.is_empty());
-    Ok(())
-}
-
-#[test]
-fn watched_port_stays_while_the_gateway_restarts() -> Result<()> {
-    let mut world = World::with_subnet("routed", "portmap-restart")?;
-    let internet = world.host("internet")?;
-    let server = world.join("box", "--kind server")?;
-    let asker = Asker::new(&world, &server)?;
-    let mut watch = server.host.spawn(asker.words("watch 8080/tcp --ipv4")?)?;
-    watch.wait_for_output("203.0.113.2:8080", SOON)?;
-    let listener = listen(&server.host, at(server.ipv4, 8080))?;
-    let mut conversation = converse(&internet, None, at(PUBLIC4, 8080), &listener)?;
-
-    world.gateway.kill()?;
-    world.gateway.start()?;
-    conversation.talk()?;
-    converse(&internet, None, at(PUBLIC4, 8080), &listener)?.talk()?;
-    // The state was kept, and the clock says so: nothing is asked for again.
-    let said = watch.stdout()?;
-    ensure!(said.lines().count() == 1, "{said}");
-
-    watch.stop()?;
-    let left = world.list("lease")?;
-    ensure!(left.is_empty(), "{left:?}");
-    Ok(())
-}
-
-#[test]
-fn dissectors_of_others_find_nothing_malformed() -> Result<()> {
-    let world = World::with_subnet("routed", "portmap-dissect")?;
-    let server = world.join("box", "--kind server")?;
-    let asker = Asker::new(&world, &server)?;
-    let file = path(&server.host.folder()?.join("portmap.pcap"))?;
-    let mut capture = server.host.spawn([
-        "tcpdump",
-        "-U",
-        "--immediate-mode",
-        "-i",
-        server.interface.as_str(),
-        "-w",
-        file.as_str(),
-        "udp port 5351",
-    ])?;
-    capture.wait_for_output("listening on", SOON)?;
-    asker.portmap("add 8080/tcp")?;
-    asker.portmap("add 5000-5009/udp --from 198.51.100.0/24 --from 2001:db8:ffff::/64")?;
-    asker.portmap("add 9000/tcp --external 9000 --exact --ipv4")?;
-    asker.portmap("remove --all")?;
-    server.host.exec([
-        "natpmpc",
-        "-g",
-        "10.59.0.1",
-        "-a",
-        "6000",
-        "6000",
-        "udp",
-        "60",
-    ])?;
-    capture.stop()?;
-
-    let dissect = |filter: &str| -> Result<Vec<String>> {
-        let shown = server
-            .host
-            .exec(["tshark", "-n", "-r", file.as_str(), "-Y", filter])?;
-        Ok(shown.stdout.lines().map(str::to_owned).collect())
-    };
-    // Requests and answers of both protocols were seen, by the names that the dissectors have for them.
-    for filter in [
-        "portcontrol.r == 0",
-        "portcontrol.r == 1",
-        "nat-pmp.opcode < 128",
-        "nat-pmp.opcode >= 128",
-    ] {
-        ensure!(!dissect(filter)?.is_empty(), "nothing is {filter}");
-    }
-    // Code 225 is one of those for private use (RFC 6887 section 19.4), so no dissector can know it.
-    let known = "_ws.expert.message != \"Unknown option: 225\"";
-    let malformed = dissect(&format!(
-        "_ws.malformed || (_ws.expert.severity >= 0x00400000 && {known})"
-    ))?;
-    ensure!(malformed.is_empty(), "{malformed:#?}");
     Ok(())
 }

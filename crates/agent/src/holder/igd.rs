@@ -9,7 +9,7 @@ use adit_model::timestamp::Timestamp;
 use adit_proto::igd::{Action, Answer, Mapper, Mapping, MappingKey, Outside, PortProtocol};
 use tokio::time::Instant;
 
-use super::{Change, Wanted};
+use super::{Change, Reason, Wanted};
 use crate::holdings::Holding;
 use crate::igd::{AskError, Router};
 
@@ -55,7 +55,12 @@ impl Holder {
     pub(super) fn want(&mut self, wanted: &Wanted) {
         for wanted in each_port(wanted) {
             if wanted.is_exact || !wanted.filters.is_empty() || !wanted.hostnames.is_empty() {
-                let reason = "the router speaks UPnP only, which cannot say that".to_owned();
+                let text = "the router speaks UPnP only, which cannot say that".to_owned();
+                let reason = if wanted.hostnames.is_empty() {
+                    Reason::Other(text)
+                } else {
+                    Reason::NoNames(text)
+                };
                 self.told
                     .push_back(Change::Failed(wanted, reason, Duration::MAX));
                 continue;
@@ -224,7 +229,7 @@ fn settle(
                 }
                 None => {}
             }
-            Change::Failed(entry.wanted.clone(), reason, REST)
+            Change::Failed(entry.wanted.clone(), Reason::Other(reason), REST)
         }
     }
 }

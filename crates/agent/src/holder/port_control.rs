@@ -8,9 +8,9 @@ use adit_model::protocol::Protocol;
 use adit_model::timestamp::Timestamp;
 use adit_proto::pcp::wire::Nonce;
 use adit_proto::port_control::client::{Event, Mechanism};
-use adit_proto::port_control::wish::{Mapped, MappingId};
+use adit_proto::port_control::wish::{Failure, Mapped, MappingId};
 
-use super::{Change, Wanted};
+use super::{Change, Reason, Wanted};
 use crate::connection::Connection;
 use crate::holdings::Holding;
 
@@ -108,7 +108,7 @@ impl Holder {
             Event::Failed(id, failure, rest) => {
                 let entry = self.entries.get_mut(&id)?;
                 entry.held = false;
-                let reason = failure.to_string();
+                let reason = reason(failure, &entry.wanted);
                 Some(Change::Failed(entry.wanted.clone(), reason, rest))
             }
             Event::Lost(id) => {
@@ -163,6 +163,17 @@ impl Holder {
         };
         self.entries.insert(id, entry);
         id
+    }
+}
+
+fn reason(failure: Failure, wanted: &Wanted) -> Reason {
+    let text = failure.to_string();
+    match failure {
+        Failure::HostnamesNotOffered => Reason::NoNames(text),
+        Failure::NeedsPcp if !wanted.hostnames.is_empty() => Reason::NoNames(text),
+        Failure::NeedsPcp | Failure::Pcp(_) | Failure::NatPmp(_) | Failure::NoAnswer => {
+            Reason::Other(text)
+        }
     }
 }
 

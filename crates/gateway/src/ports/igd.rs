@@ -7,6 +7,7 @@ mod action;
 mod connection;
 mod connections;
 mod fault;
+mod seen;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -9,6 +9,7 @@ use thiserror::Error;
 use super::action::{Action, Answer, Mapping};
 use super::fault::Fault;
 use super::http::{Head, HttpError, Kind, Receiver, Start, write_head};
+use super::server::Seen;
 use super::service::{Service, Version};
 use super::soap::{read_answer, write_call};
 use super::xml::{Element, Limits, XmlError};
@@ -117,6 +118,24 @@ impl Location {
             &[("Host", &host), ("Connection", "close")],
         );
         Exchange::new(self.address, head.into_bytes())
+    }
+}
+
+impl Seen {
+    /// Asks a gateway of ours that listens there.
+    pub fn ask(self, gateway: SocketAddr) -> Exchange {
+        let path = self.path().to_owned();
+        Location {
+            address: gateway,
+            path,
+        }
+        .describe()
+    }
+
+    /// Reads the answer.
+    pub fn read(body: &[u8]) -> Option<IpAddr> {
+        let text = str::from_utf8(body).ok()?;
+        text.trim_end().parse().ok()
     }
 }
 

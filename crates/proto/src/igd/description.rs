@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::server::Seen;
 use super::service::{Service, Version};
 use super::xml::escape;
 
@@ -107,10 +108,12 @@ pub(crate) enum Resource {
     Description(Version),
     Abilities(Service),
     Control(Version, Service),
+    Seen(Seen),
 }
 
 impl Resource {
     pub(crate) fn at(path: &str) -> Option<Self> {
+        let seen = Seen::ALL.map(|seen| (seen.path().to_owned(), Self::Seen(seen)));
         Version::ALL
             .into_iter()
             .flat_map(|version| {
@@ -130,6 +133,7 @@ impl Resource {
                 let description = (Self::description_path(version), Self::Description(version));
                 of_services.chain([description])
             })
+            .chain(seen)
             .find_map(|(known, resource)| (known == path).then_some(resource))
     }
 

@@ -1,6 +1,6 @@
 //! The gateway's side of one HTTP connection: a request, its answer, and the end.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::action::{Action, Answer, Arguments};
 use super::description::{Identity, Resource, abilities, describe};
@@ -22,6 +22,36 @@ pub struct Request {
     pub action: Action,
 }
 
+/// What a client may ask of itself, by a plain GET: no protocol has a request for it that changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// The address by which the Internet sees it through this gateway.
+    Address,
+    /// The address that the datagrams of its tunnel come from.
+    Endpoint,
+}
+
+impl Seen {
+    pub const ALL: [Self; 2] = [Self::Address, Self::Endpoint];
+
+    /// The path at the gateway.
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::Address => "/address",
+            Self::Endpoint => "/endpoint",
+        }
+    }
+}
+
+/// What a client asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// An action of UPnP.
+    Call(Request),
+    /// Something of itself.
+    Seen(Seen),
+}
+
 /// A connection that a client opened.
 #[derive(Debug)]
 pub struct Connection {
@@ -37,9 +67,9 @@ pub struct Connection {
 enum State {
     Receiving,
     /// A request that has not been fetched.
-    Asked(Request),
+    Asked(Event),
     /// The caller owes an outcome.
-    Waiting(Request),
+    Waiting(Event),
     /// Everything is said; it may still have to be fetched.
     Answered,
 }
@@ -101,20 +131,20 @@ impl Connection {
     }
 
     /// The request, once.
-    pub fn poll_event(&mut self) -> Option<Request> {
+    pub fn poll_event(&mut self) -> Option<Event> {
         match &self.state {
-            State::Asked(request) => {
-                let request = request.clone();
-                self.state = State::Waiting(request.clone());
-                Some(request)
+            State::Asked(event) => {
+                let event = event.clone();
+                self.state = State::Waiting(event.clone());
+                Some(event)
             }
             State::Receiving | State::Waiting(_) | State::Answered => None,
         }
     }
 
-    /// What became of the request. An answer to another action than the one asked is told as a failure.
+    /// What became of the call. An answer to another action than the one asked is told as a failure.
     pub fn handle_outcome(&mut self, outcome: Result<Answer, Fault>) {
-        let State::Waiting(request) = &self.state else {
+        let State::Waiting(Event::Call(request)) = &self.state else {
             return;
         };
         let service = request.service;
@@ -122,6 +152,27 @@ impl Connection {
         let values =
             outcome.and_then(|answer| answer.arguments(&request.action).ok_or(Fault::ActionFailed));
         self.answer_call(service, name, values);
+    }
+
+    /// The address that the client asked for, if there is one.
+    pub fn handle_seen(&mut self, address: Option<IpAddr>) {
+        if !matches!(self.state, State::Waiting(Event::Seen(_))) {
+            return;
+        }
+        let Some(address) = address else {
+            return self.refuse(&Refusal::new("404 Not Found"));
+        };
+        let text = format!("{address}\n");
+        self.write(
+            "200 OK",
+            &[
+                ("Content-Type", "text/plain"),
+                ("Content-Length", &text.len().to_string()),
+                ("Cache-Control", "no-store"),
+                ("Connection", "close"),
+            ],
+            &text,
+        );
     }
 
     /// Bytes for the client.
@@ -189,18 +240,20 @@ impl Connection {
             return Err(Refusal::new("501 Not Implemented"));
         }
         let resource = Resource::at(path).ok_or(Refusal::new("404 Not Found"))?;
-        let is_control = match resource {
-            Resource::Description(_) | Resource::Abilities(_) => false,
-            Resource::Control(..) => true,
+        let (methods, allow) = match resource {
+            Resource::Description(_) | Resource::Abilities(_) => {
+                (&["GET", "HEAD"][..], "GET, HEAD")
+            }
+            Resource::Control(..) => (&["POST"][..], "POST"),
+            Resource::Seen(_) => (&["GET"][..], "GET"),
         };
-        match (method.as_str(), is_control) {
-            ("GET" | "HEAD", false) => Ok((resource, method == "HEAD")),
-            ("POST", true) => Ok((resource, false)),
-            (_, _) => Err(Refusal {
-                status: "405 Method Not Allowed",
-                allow: Some(if is_control { "POST" } else { "GET, HEAD" }),
-            }),
+        if methods.contains(&method.as_str()) {
+            return Ok((resource, method == "HEAD"));
         }
+        Err(Refusal {
+            status: "405 Method Not Allowed",
+            allow: Some(allow),
+        })
     }
 
     fn handle_request(&mut self) -> Result<(), Refusal> {
@@ -214,6 +267,7 @@ impl Connection {
                 self.respond("200 OK", &document, is_bare);
             }
             Resource::Abilities(service) => self.respond("200 OK", &abilities(service), is_bare),
+            Resource::Seen(seen) => self.state = State::Asked(Event::Seen(seen)),
             Resource::Control(version, service) => {
                 let header = head
                     .single("soapaction")?
@@ -259,11 +313,11 @@ impl Connection {
         }
         match Action::read(call.service, call.name, &call.arguments) {
             Ok(action) => {
-                self.state = State::Asked(Request {
+                self.state = State::Asked(Event::Call(Request {
                     service: call.service,
                     device: version,
                     action,
-                });
+                }));
             }
             Err(fault) => self.answer_call(call.service, call.name, Err(fault)),
         }

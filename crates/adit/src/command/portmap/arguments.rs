@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 
 use adit_agent::holder::Wanted;
+use adit_model::hostname;
 use adit_model::protocol::Protocol;
 use adit_proto::pcp::wire::{Filter, Hostname};
 use clap::{Args, Subcommand};
@@ -22,6 +23,8 @@ pub(crate) enum PortmapCommand {
     Watch(Asking),
     /// List what this host holds
     List,
+    /// Tell the address that the Internet has for this host, and whether it reaches it
+    Address(Whom),
     /// Give ports back
     Remove {
         /// The ports of this host
@@ -69,6 +72,20 @@ pub(crate) struct Asking {
     ipv6: bool,
 }
 
+/// Arguments of `adit portmap address`.
+#[derive(Debug, Args)]
+pub(crate) struct Whom {
+    /// The gateway to ask [default: the far end of the tunnel, else the router of the default route]
+    #[arg(long, value_name = "ADDR")]
+    pub(super) gateway: Option<IpAddr>,
+    /// Over IPv4 alone
+    #[arg(long, conflicts_with = "ipv6")]
+    pub(super) ipv4: bool,
+    /// Over IPv6 alone
+    #[arg(long)]
+    pub(super) ipv6: bool,
+}
+
 /// The families in which gateways are asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Families {
@@ -90,7 +107,9 @@ impl Asking {
             .hostname
             .iter()
             .map(|name| {
-                Hostname::new(name).ok_or_else(|| {
+                let parsed = hostname::parse(name).ok();
+                let hostname = parsed.and_then(|name| Hostname::new(&name));
+                hostname.ok_or_else(|| {
                     let reason = format!(
                         "`{name}` is no TLS name; write blog.example.org, or *.example.org"
                     );

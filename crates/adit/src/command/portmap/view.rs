@@ -97,7 +97,11 @@ pub(super) fn table(output: Output, held: &[Holding], now: SystemTime) {
 
 /// Says when the Internet does not get there in spite of the mapping.
 pub(super) fn warn(output: Output, holding: &Holding) {
-    let address = holding.external.ip();
+    warn_of(output, holding.external.ip());
+}
+
+/// The same of an address alone.
+pub(super) fn warn_of(output: Output, address: IpAddr) {
     match Reach::of(address) {
         Reach::Public => {}
         Reach::Shared => output.note(&format!(

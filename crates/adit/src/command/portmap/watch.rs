@@ -98,11 +98,11 @@ impl Watch<'_> {
                 let document = json!({"event": "held", "mapping": View::new(&holding, now)});
                 self.tell(document, describe(&holding, now))
             }
-            Change::Failed(wanted, failure, rest) => {
+            Change::Failed(wanted, reason, rest) => {
                 self.forget(&wanted, now)?;
                 let seconds = rest.as_secs();
-                let text = format!("{}: {failure}; asked again in {seconds} s", name(&wanted));
-                let reason = &failure;
+                let text = format!("{}: {reason}; asked again in {seconds} s", name(&wanted));
+                let reason = reason.to_string();
                 let document = json!({"event": "failed", "port": wanted.first, "protocol": wanted.protocol, "reason": reason});
                 self.tell(document, text)
             }

@@ -8,11 +8,10 @@ use std::time::Instant;
 use adit_model::change::{EndLease, LeasePort, Parties, RequestLease};
 use adit_model::decide::lease::Grant;
 use adit_model::protocol::Protocol;
-use adit_model::state::lease::advertised;
 use adit_model::state::{
     Device, DeviceId, Family, Filter, Lease, Mechanism, Opening, State, Subnet,
 };
-use adit_model::uplink::{self, place_ipv4};
+use adit_model::uplink::place_ipv4;
 use adit_proto::igd::{
     Action, Answer, Fault, LONGEST_LEASE, Mapping, MappingKey, MappingRange, Outside,
     PinholeRequest, PortProtocol, Request, Service,
@@ -20,6 +19,7 @@ use adit_proto::igd::{
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::fault::{self, Purpose};
+use super::seen;
 use crate::control::{Control, PeerStatus, Snapshot};
 use crate::ports::PortControl;
 use crate::ports::outcome::Outcome;
@@ -400,9 +400,8 @@ impl View {
     }
 
     fn external_address(&self) -> Option<Ipv4Addr> {
-        let uplinks = uplink::list(self.state(), &self.snapshot.facts);
-        let (_, local) = place_ipv4(&uplinks, &self.snapshot.facts, &self.subnet, &self.device)?;
-        match advertised(IpAddr::V4(local), &uplinks) {
+        let own = IpAddr::V4(self.device.ipv4);
+        match seen::address(&self.snapshot, self.device.id, own)? {
             IpAddr::V4(address) => Some(address),
             IpAddr::V6(_) => None,
         }

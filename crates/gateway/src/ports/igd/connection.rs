@@ -4,14 +4,14 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use adit_proto::igd::Connection;
+use adit_proto::igd::{Connection, Event};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::connections::Place;
-use super::{Asking, Desk, action};
+use super::{Asking, Desk, action, seen};
 
 /// How long a request may take to come in, and an answer to go out.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -59,16 +59,25 @@ async fn serve(mut stream: TcpStream, source: IpAddr, asking: Asking, place: Pla
     ) {
         return;
     }
-    if let Some(request) = connection.poll_event() {
+    if let Some(event) = connection.poll_event() {
         let Some(control) = desk.ports.control.upgrade() else {
             return;
         };
-        let client = action::Client {
-            device: asking.device,
-            source,
-            since: desk.started,
-        };
-        connection.handle_outcome(action::perform(&desk.ports, &control, &client, request).await);
+        match event {
+            Event::Call(request) => {
+                let client = action::Client {
+                    device: asking.device,
+                    source,
+                    since: desk.started,
+                };
+                let outcome = action::perform(&desk.ports, &control, &client, request).await;
+                connection.handle_outcome(outcome);
+            }
+            Event::Seen(seen) => {
+                let address = seen::tell(&control, asking.device, source, seen).await;
+                connection.handle_seen(address);
+            }
+        }
     }
     let _ = timeout(PATIENCE, finish(&mut stream, &mut connection)).await;
 }

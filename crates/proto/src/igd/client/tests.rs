@@ -8,7 +8,7 @@ use super::{
 use crate::igd::action::{Action, Answer, Mapping, Outside, PortProtocol, samples};
 use crate::igd::description::Identity;
 use crate::igd::fault::Fault;
-use crate::igd::server::Connection;
+use crate::igd::server::{Connection, Event, Seen};
 use crate::igd::service::{Service, Version};
 use crate::igd::ssdp::receive_search;
 
@@ -31,9 +31,10 @@ fn carry(
     for piece in request.chunks(11) {
         connection.handle_input(piece);
     }
-    if let Some(request) = connection.poll_event() {
-        let answer = outcome(request.action);
-        connection.handle_outcome(answer);
+    match connection.poll_event() {
+        Some(Event::Call(request)) => connection.handle_outcome(outcome(request.action)),
+        Some(Event::Seen(_)) => connection.handle_seen(Some([203, 0, 113, 2].into())),
+        None => {}
     }
     while let Some(bytes) = connection.poll_transmit() {
         for piece in bytes.chunks(7) {
@@ -239,4 +240,15 @@ fn no_gateway_is_asked_for_ever() {
         assert!(asked <= 16, "{fault:?}");
         assert_eq!(mapper.outcome(), Some(Err(fault)));
     }
+}
+
+#[test]
+fn gateway_of_ours_tells_how_this_host_is_seen() {
+    for seen in Seen::ALL {
+        let exchange = seen.ask("10.59.0.1:5000".parse().unwrap());
+        let exchange = carry(exchange, |action| panic!("{action:?}"));
+        let body = exchange.outcome().unwrap().unwrap();
+        assert_eq!(Seen::read(body), Some([203, 0, 113, 2].into()));
+    }
+    assert_eq!(Seen::read(b"<html>"), None);
 }

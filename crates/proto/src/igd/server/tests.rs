@@ -1,6 +1,6 @@
 //! Requests as clients send them, and as nobody should.
 
-use super::{Connection, Request};
+use super::{Connection, Event, Request, Seen};
 use crate::igd::action::{Action, Answer, Mapping, Outside, PortProtocol};
 use crate::igd::description::Identity;
 use crate::igd::fault::Fault;
@@ -14,6 +14,13 @@ fn connection() -> Connection {
         boot: 1,
     };
     Connection::new(identity, "10.59.0.1:5000".parse().unwrap())
+}
+
+fn called(connection: &mut Connection) -> Request {
+    match connection.poll_event() {
+        Some(Event::Call(request)) => request,
+        other => panic!("{other:?}"),
+    }
 }
 
 /// Everything that is said to these bytes, as long as no outcome is owed.
@@ -56,7 +63,7 @@ const ADD: &str = concat!(
 fn a_mapping_is_asked_and_granted() {
     let mut connection = connection();
     connection.handle_input(miniupnpc(ADD).as_bytes());
-    let request = connection.poll_event().unwrap();
+    let request = called(&mut connection);
     let mapping = Mapping {
         outside: Outside::Anyone,
         external_port: 8080,
@@ -106,7 +113,7 @@ fn a_refusal_and_a_wrong_answer_are_faults() {
 fn version_two_serves_those_who_know_version_one() {
     let mut connection = connection();
     connection.handle_input(miniupnpc(ADD).replace("/igd1/", "/igd2/").as_bytes());
-    let request = connection.poll_event().unwrap();
+    let request = called(&mut connection);
     assert_eq!(request.service, Service::WanIpConnection(Version::One));
     assert_eq!(request.device, Version::Two);
 }
@@ -265,4 +272,42 @@ fn an_end_in_the_middle_is_the_end() {
     connection.handle_end();
     assert!(connection.is_finished());
     assert_eq!(connection.poll_transmit(), None);
+}
+
+#[test]
+fn a_client_is_told_how_it_is_seen() {
+    let ask = |method: &str, path: &str, host: &str| {
+        let mut connection = connection();
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        connection.handle_input(request.as_bytes());
+        connection
+    };
+    let here = "10.59.0.1:5000";
+    for (path, seen) in [("/address", Seen::Address), ("/endpoint", Seen::Endpoint)] {
+        let mut asked = ask("GET", path, here);
+        assert_eq!(asked.poll_event(), Some(Event::Seen(seen)));
+        // An outcome of something else is none.
+        asked.handle_outcome(Ok(Answer::Done));
+        assert!(!asked.is_finished());
+        asked.handle_seen(Some([203, 0, 113, 2].into()));
+        let said = String::from_utf8(asked.poll_transmit().unwrap()).unwrap();
+        assert!(said.starts_with("HTTP/1.1 200 OK\r\n"), "{said}");
+        assert!(said.ends_with("\r\n\r\n203.0.113.2\n"), "{said}");
+        assert!(said.contains("Content-Length: 12\r\n"), "{said}");
+        let mut nothing = ask("GET", path, here);
+        nothing.poll_event().unwrap();
+        nothing.handle_seen(None);
+        let said = String::from_utf8(nothing.poll_transmit().unwrap()).unwrap();
+        assert!(said.starts_with("HTTP/1.1 404 "), "{said}");
+    }
+    for (method, host, status) in [
+        ("POST", here, "405"),
+        ("HEAD", here, "405"),
+        ("GET", "gateway.test", "403"),
+    ] {
+        let mut asked = ask(method, "/address", host);
+        assert_eq!(asked.poll_event(), None, "{method} {host}");
+        let said = String::from_utf8(asked.poll_transmit().unwrap()).unwrap();
+        assert_eq!(&said[9..12], status, "{method} {host}");
+    }
 }
