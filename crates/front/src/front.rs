@@ -61,8 +61,8 @@ pub(crate) struct Leaving {
 }
 
 impl Front {
-    pub(crate) fn start(workers: usize, connections: u32) -> io::Result<Self> {
-        let shared = Shared::new(Admission::new(connections));
+    pub(crate) fn start(workers: usize, files: u32) -> io::Result<Self> {
+        let shared = Shared::new(Admission::new(files));
         let workers = (0..workers)
             .map(|number| worker::start(&shared, &format!("connections-{number}")))
             .collect::<io::Result<_>>()?;

@@ -276,6 +276,11 @@ impl Connection {
             first.extend(proxy_protocol::header(self.address, self.gate.address));
         }
         first.extend_from_slice(asking.reader.received());
+        let has_room = self.permit.as_mut().is_some_and(Permit::take_file);
+        if !has_room {
+            count(&loan.shared.counters.limited);
+            return self.abort();
+        }
         let device = match socket::dial(target, self.gate.service, self.address) {
             Ok(device) => device,
             Err(error) => {

@@ -158,7 +158,7 @@ impl Direction {
     ) -> io::Result<()> {
         if self.carries_much && self.pipe.is_none() {
             // Without one it is copied.
-            self.pipe = pipes.take().ok();
+            self.pipe = pipes.take();
         }
         let result = match &self.pipe {
             Some(pipe) => {
