@@ -24,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) struct Front {
     shared: Arc<Shared>,
     workers: Vec<Handle>,
+    /// What keeps it from taking addresses of others, which does not change while it runs.
+    transparency: Option<String>,
     state: Mutex<State>,
 }
 
@@ -66,9 +68,11 @@ impl Front {
         let workers = (0..workers)
             .map(|number| worker::start(&shared, &format!("connections-{number}")))
             .collect::<io::Result<_>>()?;
+        let may_be_another = socket::may_be_another();
         Ok(Self {
             shared,
             workers,
+            transparency: may_be_another.err().map(|error| error.to_string()),
             state: Mutex::default(),
         })
     }
@@ -205,6 +209,7 @@ impl Front {
             listeners,
             names,
             failures: counters.failures(),
+            transparency: self.transparency.clone(),
         }
     }
 

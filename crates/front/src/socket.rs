@@ -71,6 +71,12 @@ pub(crate) fn dial(target: &Target, service: Service, client: SocketAddr) -> io:
     }
 }
 
+/// Whether this process may take addresses that this host has not, as [`Mode::Transparent`] needs.
+pub(crate) fn may_be_another() -> io::Result<()> {
+    let any = SocketAddr::from(([0; 4], 0));
+    SockRef::from(&new(any, SocketType::STREAM)?).set_ip_transparent_v4(true)
+}
+
 fn dial_from(
     target: &Target,
     service: Service,

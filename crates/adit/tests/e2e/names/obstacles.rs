@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::LIMIT;
-use super::visitor::{Identity, ask, expect};
-use crate::support::{INTERNET4, PUBLIC4, World};
+use super::visitor::{Identity, ask, expect, path};
+use crate::support::{INTERNET4, PUBLIC4, World, binary};
 
 #[test]
 fn a_port_of_another_program_is_told_of() -> Result<()> {
@@ -104,4 +104,48 @@ fn a_firewall_of_the_host_is_named_with_what_lets_names_in() -> Result<()> {
     vps.exec(["sh", "-c", command])?;
     expect(&internet, url, public, "box", IpAddr::V4(INTERNET4))?;
     wait_until("no problem", LIMIT, || Ok(problems()?.is_empty()))
+}
+
+#[test]
+fn a_front_without_the_right_to_show_visitors_is_told_of() -> Result<()> {
+    let world = World::start("routed", "e2e-names-rights")?;
+    world.adit("subnet add lan --ipv4 10.59.0.0/24")?;
+    let server = world.join("box", "--kind server")?;
+    let identity = Identity::make(&world)?;
+    let _web = identity.serve(&server.host, "box", 443, "tls")?;
+    let vps = world.host("vps")?;
+    let internet = world.host("internet")?;
+    let socket = world.gateway.runtime_dir().join("front.sock");
+    let lacking = [
+        "setpriv",
+        "--bounding-set=-net_admin,-net_raw",
+        binary().to_str().context("a path in letters")?,
+        "front",
+        "--foreground",
+        path(&socket)?,
+    ];
+    let mut front = vps.spawn(lacking)?;
+    wait_until("the front", LIMIT, || Ok(socket.exists()))?;
+    let added = world.adit("forward add 443/tcp box --name blog.example.org");
+    ensure!(added.is_err(), "it is told that it works");
+    let url = "https://blog.example.org/";
+    let public = IpAddr::V4(PUBLIC4);
+    ensure!(ask(&internet, url, public).is_err(), "it has the right");
+    let problems = || -> Result<Vec<Value>> {
+        let status = world.adit("status")?;
+        Ok(status["problems"].as_array().context("problems")?.clone())
+    };
+    let told = problems()?;
+    let fix = told.first().and_then(|told| told["fix"].as_str());
+    let process = format!("process {},", front.id());
+    ensure!(
+        told.len() == 1
+            && told[0]["code"] == "front-rights-missing"
+            && fix.is_some_and(|fix| fix.contains(&process)),
+        "{told:?}"
+    );
+    // What the fix says: the gateway starts one that has what the gateway has.
+    front.stop()?;
+    wait_until("another front", LIMIT, || Ok(problems()?.is_empty()))?;
+    expect(&internet, url, public, "box", IpAddr::V4(INTERNET4))
 }

@@ -11,7 +11,7 @@ use adit_lab::{Host, wait_until};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
-use super::visitor::{expect, who};
+use super::visitor::{ask, expect, path, who};
 use super::{LIMIT, town};
 use crate::support::{INTERNET4, PUBLIC4, World, binary};
 
@@ -87,6 +87,7 @@ fn a_gateway_that_dies_breaks_no_connection_and_a_front_that_dies_comes_back() -
     town.world
         .adit("forward add 443/tcp box --name blog.example.org")?;
     let mut held = Held::open(&internet, "blog.example.org")?;
+    counted(&town.world, &internet)?;
     town.world.gateway.kill()?;
     held.talk().context("while there is no gateway")?;
     expect(&internet, "https://blog.example.org/", public, "box", seen)
@@ -125,6 +126,28 @@ fn a_gateway_that_dies_breaks_no_connection_and_a_front_that_dies_comes_back() -
     wait_until("the end of the front", LIMIT, || {
         Ok(self::front(&vps).is_err())
     })
+}
+
+/// The connection that is held, and one that nobody takes, are told of.
+fn counted(world: &World, internet: &Host) -> Result<()> {
+    let unknown = ask(internet, "https://unknown.example.org/", PUBLIC4.into());
+    ensure!(unknown.is_err(), "a name of nobody is answered");
+    wait_until("the counts", LIMIT, || {
+        let front = &world.adit("status")?["front"];
+        Ok(front["connections"] == 1 && front["refused"]["unknown_name"] == 1)
+    })?;
+    let socket = world.gateway.runtime_dir().join("adit.sock");
+    let socket = path(&socket)?;
+    let url = "http://localhost/metrics";
+    let vps = world.host("vps")?;
+    let metrics = vps.exec(["curl", "--silent", "--unix-socket", socket, url])?;
+    for line in [
+        "adit_front_connections{kind=\"open\"} 1\n",
+        "adit_front_refused_total{reason=\"unknown-name\"} 1\n",
+    ] {
+        ensure!(metrics.stdout.contains(line), "{line}: {}", metrics.stdout);
+    }
+    Ok(())
 }
 
 /// This program, as one of another version: with the text of its version changed.
