@@ -1,4 +1,4 @@
-//! Who may have how much: connections in total and of a source, and what is held for those who wait.
+//! Who may have how much: connections in total and of a source, the process's files, and what is held for those who wait.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -8,13 +8,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::table::Limits;
 
+/// One in so many files is for nothing else.
+const KEPT_FOR_DEVICES: u32 = 8;
 /// Parts of the count by source, so that workers seldom want the same at once.
 const PARTS: usize = 16;
 
 #[derive(Debug)]
 pub(crate) struct Admission {
-    /// What the process has files for.
-    possible: u32,
+    /// What the process may have for connections.
+    files: u32,
+    files_used: AtomicU32,
     limit: AtomicU32,
     per_source: AtomicU32,
     waiting_limit: AtomicUsize,
@@ -33,6 +36,14 @@ struct Source(IpAddr);
 pub(crate) struct Permit {
     admission: Arc<Admission>,
     source: Source,
+    files: Files,
+}
+
+/// Files that the process may have, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Files {
+    admission: Arc<Admission>,
+    count: u32,
 }
 
 /// Bytes held for one who has not said yet where to.
@@ -49,9 +60,10 @@ pub(crate) enum Excess {
 }
 
 impl Admission {
-    pub(crate) fn new(possible: u32) -> Arc<Self> {
+    pub(crate) fn new(files: u32) -> Arc<Self> {
         let admission = Self {
-            possible,
+            files,
+            files_used: AtomicU32::new(0),
             limit: AtomicU32::new(0),
             per_source: AtomicU32::new(0),
             waiting_limit: AtomicUsize::new(0),
@@ -70,13 +82,14 @@ impl Admission {
             per_source,
             waiting_bytes,
         } = limits;
-        self.limit
-            .store(connections.min(self.possible), Ordering::Relaxed);
+        self.limit.store(connections, Ordering::Relaxed);
         self.per_source.store(per_source, Ordering::Relaxed);
         self.waiting_limit.store(waiting_bytes, Ordering::Relaxed);
     }
 
+    /// A place, with one file.
     pub(crate) fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Permit, Excess> {
+        let files = self.spare_files(1).ok_or(Excess::Total)?;
         let limit = self.limit.load(Ordering::Relaxed);
         if self.total.fetch_add(1, Ordering::Relaxed) >= limit {
             self.total.fetch_sub(1, Ordering::Relaxed);
@@ -97,7 +110,22 @@ impl Admission {
         Ok(Permit {
             admission: Arc::clone(self),
             source,
+            files,
         })
+    }
+
+    /// Files for what can do without, or can be asked to wait: some are left for the devices of those who are admitted.
+    pub(crate) fn spare_files(self: &Arc<Self>, count: u32) -> Option<Files> {
+        self.take_files(count, self.files - self.files / KEPT_FOR_DEVICES)
+    }
+
+    fn take_files(self: &Arc<Self>, count: u32, limit: u32) -> Option<Files> {
+        let used = self.files_used.fetch_add(count, Ordering::Relaxed);
+        let files = Files {
+            admission: Arc::clone(self),
+            count,
+        };
+        (used + count <= limit).then_some(files)
     }
 
     /// Whether more is held for those who wait than may be.
@@ -125,6 +153,28 @@ impl Permit {
             admission: Arc::clone(&self.admission),
             bytes: 0,
         }
+    }
+
+    /// One more file, for the device's side; whether there is one.
+    pub(crate) fn take_file(&mut self) -> bool {
+        let taken = self.admission.take_files(1, self.admission.files);
+        taken.is_some_and(|more| {
+            self.files.merge(more);
+            true
+        })
+    }
+}
+
+impl Files {
+    fn merge(&mut self, mut more: Self) {
+        self.count += std::mem::take(&mut more.count);
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        let used = &self.admission.files_used;
+        used.fetch_sub(self.count, Ordering::Relaxed);
     }
 }
 
@@ -197,6 +247,25 @@ mod tests {
         assert_eq!(admission.total(), 3);
         drop(fourth);
         assert!(admit("::ffff:192.0.2.1").is_ok());
+    }
+
+    #[test]
+    fn who_waits_has_one_file_and_leaves_some_for_the_devices_of_others() {
+        let admission = Admission::new(16);
+        let address = [192, 0, 2, 1].into();
+        let mut permits: Vec<Permit> =
+            std::iter::from_fn(|| admission.admit(address).ok()).collect();
+        assert_eq!(permits.len(), 14);
+        assert!(admission.spare_files(2).is_none());
+        assert!(permits[0].take_file() && permits[1].take_file());
+        assert!(!permits[2].take_file());
+        // The place and both files.
+        permits.remove(0);
+        assert_eq!(admission.admit(address).unwrap_err(), Excess::Total);
+        assert!(permits[1].take_file());
+        drop(permits);
+        assert_eq!(admission.files_used.load(Ordering::Relaxed), 0);
+        assert!(admission.spare_files(14).is_some() && admission.spare_files(15).is_none());
     }
 
     #[test]

@@ -24,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) struct Front {
     shared: Arc<Shared>,
     workers: Vec<Handle>,
+    /// What keeps it from taking addresses of others, which does not change while it runs.
+    transparency: Option<String>,
     state: Mutex<State>,
 }
 
@@ -61,14 +63,16 @@ pub(crate) struct Leaving {
 }
 
 impl Front {
-    pub(crate) fn start(workers: usize, connections: u32) -> io::Result<Self> {
-        let shared = Shared::new(Admission::new(connections));
+    pub(crate) fn start(workers: usize, files: u32) -> io::Result<Self> {
+        let shared = Shared::new(Admission::new(files));
         let workers = (0..workers)
             .map(|number| worker::start(&shared, &format!("connections-{number}")))
             .collect::<io::Result<_>>()?;
+        let may_be_another = socket::may_be_another();
         Ok(Self {
             shared,
             workers,
+            transparency: may_be_another.err().map(|error| error.to_string()),
             state: Mutex::default(),
         })
     }
@@ -205,6 +209,7 @@ impl Front {
             listeners,
             names,
             failures: counters.failures(),
+            transparency: self.transparency.clone(),
         }
     }
 

@@ -28,9 +28,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Files that are wanted, where the system lets a process have as many.
 const FILES: u64 = 1 << 19;
 /// Files that are no connections'.
-const OTHER_FILES: u64 = 256;
-/// A connection has two, and a pipe for a direction that carries much has two more.
-const FILES_OF_ONE: u64 = 3;
+const OTHER_FILES: u32 = 256;
 /// More than one core's worth of threads for each of these many cores carries nothing more.
 const MOST_WORKERS: usize = 8;
 
@@ -70,7 +68,7 @@ pub fn serve(socket: &Path, ready: impl FnOnce()) -> Result<(), ServeError> {
         .map_err(|errno| failed("await signals for")(errno.into()))?;
     umask(Mode::S_IRWXG | Mode::S_IRWXO);
     let workers = thread::available_parallelism().map_or(1, |count| count.get().min(MOST_WORKERS));
-    let front = Front::start(workers, possible_connections())
+    let front = Front::start(workers, files_for_connections())
         .map_err(failed("start the threads behind"))?;
     let front = Arc::new(front);
 
@@ -170,8 +168,8 @@ fn is_nobody(error: &io::Error) -> bool {
     )
 }
 
-/// How many connections there are files for.
-fn possible_connections() -> u32 {
+/// How many files connections may have, which is what the system lets this process have.
+fn files_for_connections() -> u32 {
     let files = match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok((soft, hard)) => {
             let wanted = FILES.max(hard);
@@ -187,8 +185,9 @@ fn possible_connections() -> u32 {
         }
         Err(_) => 1024,
     };
-    let connections = files.saturating_sub(OTHER_FILES) / FILES_OF_ONE;
-    u32::try_from(connections).unwrap_or(u32::MAX)
+    // Half of the numbers is more than any process has, and sums stay in them.
+    let files = u32::try_from(files).unwrap_or(u32::MAX).min(1 << 31);
+    files.saturating_sub(OTHER_FILES)
 }
 
 /// Tells the service manager that this is the main process of the unit, and ready (sd_notify(3)).

@@ -45,6 +45,9 @@ pub(crate) fn open(address: SocketAddr, service: Service) -> io::Result<OwnedFd>
     bind(&socket, &address)?;
     if service.is_tcp() {
         listen(&socket, BACKLOG)?;
+        // Inherited, too, but only from what listens already. What a client says first is acknowledged with what it is
+        // answered, unless that takes longer than the kernel delays an acknowledgement.
+        sockopt::set_tcp_quickack(&socket, false)?;
     }
     Ok(socket)
 }
@@ -68,6 +71,12 @@ pub(crate) fn dial(target: &Target, service: Service, client: SocketAddr) -> io:
     }
 }
 
+/// Whether this process may take addresses that this host has not, as [`Mode::Transparent`] needs.
+pub(crate) fn may_be_another() -> io::Result<()> {
+    let any = SocketAddr::from(([0; 4], 0));
+    SockRef::from(&new(any, SocketType::STREAM)?).set_ip_transparent_v4(true)
+}
+
 fn dial_from(
     target: &Target,
     service: Service,
@@ -81,8 +90,9 @@ fn dial_from(
     let address = target.address;
     let socket = new(address, kind)?;
     if service.is_tcp() {
-        keep_alive(&socket)?;
         sockopt::set_tcp_nodelay(&socket, true)?;
+        // The last word of the handshake goes with the first bytes: a packet less through the tunnel.
+        sockopt::set_tcp_quickack(&socket, false)?;
     } else {
         widen(&socket);
     }
@@ -119,7 +129,8 @@ fn new(address: SocketAddr, kind: SocketType) -> rustix::io::Result<OwnedFd> {
     socket_with(family, kind, flags, None)
 }
 
-fn keep_alive(socket: impl AsFd) -> rustix::io::Result<()> {
+/// A peer of a TCP connection that is gone will be noticed.
+pub(crate) fn keep_alive(socket: impl AsFd) -> rustix::io::Result<()> {
     let socket = socket.as_fd();
     sockopt::set_socket_keepalive(socket, true)?;
     sockopt::set_tcp_keepidle(socket, IDLE)?;

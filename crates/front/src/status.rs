@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(doc)]
+use crate::table::Mode;
 use crate::table::Service;
 
 /// The state of one front at one moment.
@@ -24,6 +26,9 @@ pub struct Status {
     pub names: Vec<NameStatus>,
     /// Since the process began.
     pub failures: Failures,
+    /// Why no device can be shown its clients' addresses, if none can: connections of [`Mode::Transparent`] fail then.
+    #[serde(default)]
+    pub transparency: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

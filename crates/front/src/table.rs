@@ -119,6 +119,23 @@ impl Default for Limits {
     }
 }
 
+impl Listener {
+    /// All that it leads to, the fallback included.
+    pub fn routes(&self) -> impl Iterator<Item = &Route> {
+        self.names.values().chain(&self.fallback)
+    }
+}
+
+impl Route {
+    /// The device that it leads to, if it does.
+    pub const fn device(&self) -> Option<&Target> {
+        match self {
+            Self::Device(target) => Some(target),
+            Self::Redirect { challenges, .. } => challenges.as_ref(),
+        }
+    }
+}
+
 impl Service {
     pub const fn is_tcp(self) -> bool {
         match self {

@@ -122,7 +122,7 @@ pub(crate) fn start(shared: &Arc<Shared>, name: &str) -> io::Result<Handle> {
         next_id: 0,
         deadlines: Deadlines::default(),
         flows: Flows::new(Arc::clone(shared), Arc::clone(&epoll)),
-        pipes: Pipes::default(),
+        pipes: Pipes::new(Arc::clone(&shared.admission)),
         chunk: Box::new([0; CHUNK]),
         turns: Vec::new(),
         ended: Vec::new(),

@@ -14,6 +14,7 @@ use adit_model::problem::Severity;
 use self::exposition::{Exposition, Kind};
 use self::histogram::Histogram;
 use crate::control::Snapshot;
+use crate::names;
 
 /// What the daemon counts while it runs.
 #[derive(Debug)]
@@ -99,6 +100,9 @@ impl Metrics {
         let mut text = Exposition::default();
         tell_peers(&mut text, snapshot);
         tell_gateway(&mut text, snapshot, present);
+        if let Some(counts) = snapshot.holding.counts() {
+            tell_front(&mut text, counts);
+        }
         self.tell_counted(&mut text);
         self.tell_process(&mut text);
         text.finish()
@@ -321,4 +325,34 @@ fn tell_gateway(text: &mut Exposition, snapshot: &Snapshot, present: Present) {
         "How many listen to the events.",
     );
     text.sample(&[], present.listeners as u64);
+}
+
+fn tell_front(text: &mut Exposition, counts: names::Counts) {
+    text.family(
+        "adit_front_connections",
+        Kind::Gauge,
+        "Connections at the front: that lead to devices, QUIC flows, and those that have not said where they want to.",
+    );
+    for (kind, count) in [
+        ("open", counts.connections),
+        ("flow", counts.flows),
+        ("waiting", counts.waiting),
+    ] {
+        text.sample(&[("kind", kind)], count);
+    }
+    text.family(
+        "adit_front_refused_total",
+        Kind::Counter,
+        "Connections that led nowhere since the front began, by reason.",
+    );
+    let failures = counts.failures;
+    for (reason, count) in [
+        ("limited", failures.limited),
+        ("unknown-name", failures.unknown_name),
+        ("too-slow", failures.too_slow),
+        ("malformed", failures.malformed),
+        ("unreachable", failures.unreachable),
+    ] {
+        text.sample(&[("reason", reason)], count);
+    }
 }

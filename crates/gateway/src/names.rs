@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use adit_front::{Client, ClientError, Listener, SOCKET_NAME, Status, Table};
+use adit_front::{Client, ClientError, Listener, Mode, Route, SOCKET_NAME, Status, Table};
 use adit_host::wireguard::{Program, Starter};
 use adit_model::desired::names::Names;
 use adit_model::problem::Problem;
@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
-pub(crate) use self::holding::Holding;
+pub(crate) use self::holding::{Counts, Holding};
 
 /// How long a front may take to start, or to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -81,9 +81,8 @@ impl Front {
 
     /// Which sockets are the front's; that of an earlier run of the daemon is asked.
     pub(crate) async fn holding(&self) -> Holding {
-        if let Ok(status) = self.status().await {
-            self.holding.take(&status);
-        }
+        // Without an answer nothing is known.
+        let _ = self.status().await;
         self.holding.clone()
     }
 
@@ -145,7 +144,12 @@ impl Front {
     }
 
     async fn status(&self) -> Result<Status, ClientError> {
-        self.ask(Client::status).await
+        let status = self.ask(Client::status).await;
+        match &status {
+            Ok(status) => self.holding.take(status),
+            Err(_) => self.holding.forget_counts(),
+        }
+        status
     }
 
     async fn ask<T: Send + 'static>(
@@ -290,6 +294,7 @@ impl Keeper {
             Starter::Unit => self.front.tell(&self.table).await.map(drop),
         };
         self.is_told = true;
+        self.front.holding.forget_counts();
         let problems = match outcome {
             Ok(()) | Err(ClientError::Unreachable { .. }) => Vec::new(),
             Err(error @ (ClientError::Refused { .. } | ClientError::Unexpected { .. })) => {
@@ -357,7 +362,34 @@ impl Keeper {
                 ),
             })
         });
-        failed.collect()
+        failed.chain(self.of_rights(status)).collect()
+    }
+
+    /// A front without the right to show devices who comes.
+    fn of_rights(&self, status: &Status) -> Option<Problem> {
+        let reason = status.transparency.as_ref()?;
+        let routes = self.table.listeners.iter().flat_map(Listener::routes);
+        let mut targets = routes.filter_map(Route::device);
+        let is_needed = targets.any(|target| target.mode == Mode::Transparent);
+        let fix = match self.front.starter {
+            Starter::Unit => {
+                "`systemctl cat adit-front` should show `AmbientCapabilities=CAP_NET_RAW`: where another file takes it away, remove that, then \
+                 `systemctl restart adit-front`"
+                    .to_owned()
+            }
+            Starter::Own(_) => format!(
+                "start the gateway with CAP_NET_RAW or CAP_NET_ADMIN, and end process {}, which begins anew then",
+                status.pid
+            ),
+        };
+        is_needed.then(|| Problem {
+            code: "front-rights-missing".to_owned(),
+            object: "front".to_owned(),
+            message: format!(
+                "connections by names fail, as the front may not show devices the visitor's address: {reason}"
+            ),
+            fix,
+        })
     }
 
     fn of_trouble(&self, trouble: &Trouble) -> Problem {

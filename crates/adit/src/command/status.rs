@@ -1,6 +1,6 @@
 //! `adit status`: what is up, who is connected, what is wrong and how to mend it.
 
-use adit_api::types::status::{Status, StatusProblem};
+use adit_api::types::status::{Front, Status, StatusProblem};
 use adit_api::types::uplink::Uplink;
 use adit_model::problem::Severity;
 use clap::Args;
@@ -113,6 +113,9 @@ fn overview(output: Output, status: &Status) {
             count(counts.leases, "lease"),
         ),
     ));
+    if let Some(front) = &status.front {
+        fields.push(("names", carried(front)));
+    }
     if let Some(api) = &status.api {
         let protection = match &api.fingerprint {
             Some(fingerprint) => format!("TLS, certificate SHA-256 {fingerprint}"),
@@ -130,6 +133,31 @@ fn overview(output: Output, status: &Status) {
         fields.push(("put back", healed.join(", ")));
     }
     output.fields(&fields);
+}
+
+/// What the front carries, and what it did not.
+fn carried(front: &Front) -> String {
+    let refused = front.refused;
+    let mut text = format!(
+        "{} open, {} over QUIC, {} waiting",
+        front.connections, front.flows, front.waiting
+    );
+    let reasons = [
+        (refused.limited, "by limits"),
+        (refused.unknown_name, "for names that nobody has"),
+        (refused.too_slow, "too slow"),
+        (refused.malformed, "malformed"),
+        (refused.unreachable, "for devices that did not answer"),
+    ];
+    let told: Vec<String> = reasons
+        .iter()
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, reason)| format!("{number} {reason}"))
+        .collect();
+    if !told.is_empty() {
+        text = format!("{text}; refused since it began: {}", told.join(", "));
+    }
+    text
 }
 
 fn describe(uplink: &Uplink) -> String {

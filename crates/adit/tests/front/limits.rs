@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use adit_front::{Limits, Service};
 use adit_lab::wait_until;
@@ -32,6 +32,7 @@ fn ten_thousand_who_never_finish_hold_little_memory_and_nobody_up() -> Result<()
     // A hello that announces more than comes, in records of its own size.
     let announced: [u8; 9] = [22, 3, 1, 0x3f, 0xff, 1, 0, 0x3e, 0];
     for length in [1500, 15_000] {
+        let begin = Instant::now();
         let mut bytes = announced.to_vec();
         bytes.resize(length, 0);
         let streams: Vec<TcpStream> = thread::scope(|scope| {
@@ -63,12 +64,18 @@ fn ten_thousand_who_never_finish_hold_little_memory_and_nobody_up() -> Result<()
         let status = front.status()?;
         let memory = front.memory()?;
         Findings::note(&format!(
-            "figure: {SLOW} connections that send {length} bytes: {} wait, {} had to go, {} MB",
+            "figure: {SLOW} connections that send {length} bytes within {:.1} s: {} wait, {} had to go, {} MB",
+            begin.elapsed().as_secs_f32(),
             status.waiting,
             status.failures.limited,
             memory / 1_000_000
         ));
         ensure!(memory < MEMORY, "{memory} bytes");
+        if length * SLOW <= limits.waiting_bytes {
+            ensure!(status.waiting == SLOW as u64, "{status:?}");
+        } else {
+            ensure!(status.failures.limited > 0, "{status:?}");
+        }
         // Among them, one who knows what it wants.
         let mut client = connect(&network.client, address)?;
         client.write_all(&good)?;

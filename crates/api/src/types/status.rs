@@ -43,6 +43,9 @@ pub struct Status {
     pub healed: BTreeMap<String, u64>,
     /// How many objects there are.
     pub counts: Counts,
+    /// What the front carries, while there are names and it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub front: Option<Front>,
     /// The tunnel's MTU.
     pub mtu: Mtu,
     /// The interfaces that face the Internet.
@@ -157,6 +160,34 @@ pub struct Counts {
     /// Leases.
     #[serde(default)]
     pub leases: usize,
+}
+
+/// The process that leads connections to devices by names, as it was a second ago.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Front {
+    /// TCP connections that lead to devices.
+    pub connections: u64,
+    /// QUIC flows.
+    pub flows: u64,
+    /// Connections that have not said yet where they want to.
+    pub waiting: u64,
+    /// Connections that led nowhere since the process began.
+    pub refused: FrontRefused,
+}
+
+/// Connections that led nowhere, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FrontRefused {
+    /// Their source had as many as it may have, or all together had.
+    pub limited: u64,
+    /// They asked for a name that nobody has.
+    pub unknown_name: u64,
+    /// They did not say in time where they want to.
+    pub too_slow: u64,
+    /// They spoke something else.
+    pub malformed: u64,
+    /// The device did not answer.
+    pub unreachable: u64,
 }
 
 /// The tunnel's MTU.

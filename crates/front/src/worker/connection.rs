@@ -192,7 +192,11 @@ impl Connection {
                 count(&shared.counters.too_slow);
                 self.close()
             }
-            State::Carrying(carrying) if carrying.is_connected => Need::Event,
+            State::Carrying(carrying) if carrying.is_connected => {
+                // Most end before that, and need not be asked whether they are there.
+                let _ = socket::keep_alive(&carrying.device);
+                Need::Event
+            }
             State::Carrying(_) => self.fail_to_reach(&shared.counters),
             State::Answered => self.close(),
             State::Closed => Need::Nothing,
@@ -234,7 +238,11 @@ impl Connection {
             self.client_ready.note_read(bytes.len(), room);
             let wish = asking.reader.handle_input(bytes);
             match wish {
-                Ok(None) => asking.held.set(asking.reader.size()),
+                Ok(None) => {
+                    asking.held.set(asking.reader.size());
+                    // It may wait for that before it says more.
+                    let _ = sockopt::set_tcp_quickack(&self.client, true);
+                }
                 Ok(Some(wish)) => return self.decide(&wish, loan),
                 Err(refusal) => {
                     count(&loan.shared.counters.malformed);
@@ -276,6 +284,11 @@ impl Connection {
             first.extend(proxy_protocol::header(self.address, self.gate.address));
         }
         first.extend_from_slice(asking.reader.received());
+        let has_room = self.permit.as_mut().is_some_and(Permit::take_file);
+        if !has_room {
+            count(&loan.shared.counters.limited);
+            return self.abort();
+        }
         let device = match socket::dial(target, self.gate.service, self.address) {
             Ok(device) => device,
             Err(error) => {
@@ -310,7 +323,7 @@ impl Connection {
         if !*is_connected && !device_ready.writable {
             return Need::Event;
         }
-        let mut pump = |direction: &mut Direction, is_out: bool| {
+        let mut pump = |direction: &mut Direction, is_out: bool, is_last: bool| {
             let client = Side {
                 socket: self.client.as_fd(),
                 ready: &mut self.client_ready,
@@ -324,15 +337,15 @@ impl Connection {
             } else {
                 (device, client)
             };
-            direction.pump(from, to, loan.pipes, loan.chunk)
+            direction.pump(from, to, is_last, loan.pipes, loan.chunk)
         };
-        let out = pump(to_device, true);
+        let out = pump(to_device, true, to_client.is_done());
         if out.is_err() && !*is_connected {
             return self.fail_to_reach(&loan.shared.counters);
         }
         *is_connected |= to_device.has_begun();
         let back = if *is_connected {
-            pump(to_client, false)
+            pump(to_client, false, to_device.is_done())
         } else {
             Ok(false)
         };

@@ -48,6 +48,21 @@ pub(super) struct Side<'a> {
     pub(super) ready: &'a mut Ready,
 }
 
+impl Side<'_> {
+    /// How much was written, if anything.
+    fn written(&mut self, result: rustix::io::Result<usize>) -> io::Result<Option<usize>> {
+        match result {
+            Ok(count) => Ok(Some(count)),
+            Err(Errno::AGAIN | Errno::INPROGRESS) => {
+                self.ready.writable = false;
+                Ok(None)
+            }
+            Err(Errno::INTR) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Direction {
     /// What was read and is not written yet, from `written` on.
@@ -85,66 +100,64 @@ impl Direction {
         self.written > 0 || !self.is_waiting()
     }
 
-    /// Carries what can be carried; whether there is more to do at once.
+    /// Carries what can be carried; whether there is more to do at once. The end of the last direction is told by closing,
+    /// which is up to the caller.
     pub(super) fn pump(
         &mut self,
         from: Side<'_>,
-        to: Side<'_>,
+        mut to: Side<'_>,
+        is_last: bool,
         pipes: &mut Pipes,
         chunk: &mut [u8],
     ) -> io::Result<bool> {
         for _ in 0..TURN {
             if self.is_waiting() {
-                if !to.ready.writable || !self.put(to.socket, to.ready)? {
+                if !to.ready.writable || !self.put(&mut to)? {
                     return Ok(false);
                 }
                 continue;
             }
             if self.is_at_end {
-                if !self.is_shut {
+                if !self.is_shut && !is_last {
                     // It may be gone already, which the other direction finds out.
                     let _ = shutdown(to.socket, Shutdown::Write);
-                    self.is_shut = true;
                 }
+                self.is_shut = true;
                 return Ok(false);
             }
             if !from.ready.readable {
                 self.release(pipes);
                 return Ok(false);
             }
-            self.get(from.socket, from.ready, pipes, chunk)?;
-            // Most of what is read can be written at once, without a copy that waits.
+            self.get(from.socket, from.ready, &mut to, pipes, chunk)?;
         }
         Ok(true)
     }
 
-    fn put(&mut self, to: BorrowedFd<'_>, ready: &mut Ready) -> io::Result<bool> {
+    /// Writes of what waits; whether there is room for more.
+    fn put(&mut self, to: &mut Side<'_>) -> io::Result<bool> {
         let result = match &self.pipe {
             Some(pipe) if self.piped > 0 => {
                 let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
-                splice(&pipe.outlet, None, to, None, self.piped, flags)
+                splice(&pipe.outlet, None, to.socket, None, self.piped, flags)
             }
             Some(_) | None => send(
-                to,
+                to.socket,
                 self.copied.get(self.written..).unwrap_or_default(),
                 SendFlags::NOSIGNAL,
             ),
         };
-        match result {
-            Ok(count) if self.piped > 0 => self.piped = self.piped.saturating_sub(count),
-            Ok(count) => {
-                self.written += count;
-                if self.written >= self.copied.len() {
-                    self.copied = Vec::new();
-                    self.written = 0;
-                }
+        let Some(count) = to.written(result)? else {
+            return Ok(to.ready.writable);
+        };
+        if self.piped > 0 {
+            self.piped = self.piped.saturating_sub(count);
+        } else {
+            self.written += count;
+            if self.written >= self.copied.len() {
+                self.copied = Vec::new();
+                self.written = 0;
             }
-            Err(Errno::AGAIN | Errno::INPROGRESS) => {
-                ready.writable = false;
-                return Ok(false);
-            }
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
         }
         Ok(true)
     }
@@ -153,12 +166,13 @@ impl Direction {
         &mut self,
         from: BorrowedFd<'_>,
         ready: &mut Ready,
+        to: &mut Side<'_>,
         pipes: &mut Pipes,
         chunk: &mut [u8],
     ) -> io::Result<()> {
         if self.carries_much && self.pipe.is_none() {
             // Without one it is copied.
-            self.pipe = pipes.take().ok();
+            self.pipe = pipes.take();
         }
         let result = match &self.pipe {
             Some(pipe) => {
@@ -173,8 +187,15 @@ impl Direction {
             Ok(count) => {
                 ready.note_read(count, chunk.len());
                 self.carries_much = count == chunk.len();
-                self.copied
-                    .extend_from_slice(chunk.get(..count).unwrap_or_default());
+                let bytes = chunk.get(..count).unwrap_or_default();
+                // Most of what is read can be written at once, without a copy that waits.
+                let written = if to.ready.writable {
+                    to.written(send(to.socket, bytes, SendFlags::NOSIGNAL))?
+                } else {
+                    None
+                };
+                let rest = bytes.get(written.unwrap_or(0)..).unwrap_or_default();
+                self.copied.extend_from_slice(rest);
             }
             Err(Errno::AGAIN) => ready.readable = false,
             Err(Errno::INTR) => {}

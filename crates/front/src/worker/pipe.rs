@@ -1,9 +1,11 @@
 //! Pipes, through which bytes go from one socket to another without being copied (splice(2)).
 
-use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+
+use crate::admission::{Admission, Files};
 
 /// What a pipe shall hold; the kernel gives less when all of this user's hold much.
 const SIZE: usize = 256 << 10;
@@ -14,23 +16,38 @@ const KEPT: usize = 64;
 pub(super) struct Pipe {
     pub(super) outlet: OwnedFd,
     pub(super) inlet: OwnedFd,
+    _files: Files,
 }
 
 /// The empty ones of a worker.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pipes {
+    admission: Arc<Admission>,
     empty: Vec<Pipe>,
 }
 
 impl Pipes {
-    pub(super) fn take(&mut self) -> io::Result<Pipe> {
-        if let Some(pipe) = self.empty.pop() {
-            return Ok(pipe);
+    pub(super) const fn new(admission: Arc<Admission>) -> Self {
+        Self {
+            admission,
+            empty: Vec::new(),
         }
-        let (outlet, inlet) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    }
+
+    /// One, unless there are no files for it.
+    pub(super) fn take(&mut self) -> Option<Pipe> {
+        if let Some(pipe) = self.empty.pop() {
+            return Some(pipe);
+        }
+        let files = self.admission.spare_files(2)?;
+        let (outlet, inlet) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
         // A smaller one carries as well.
         let _ = fcntl_setpipe_size(&inlet, SIZE);
-        Ok(Pipe { outlet, inlet })
+        Some(Pipe {
+            outlet,
+            inlet,
+            _files: files,
+        })
     }
 
     /// It has to be empty.

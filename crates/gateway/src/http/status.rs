@@ -6,7 +6,7 @@ use std::sync::Arc;
 use adit_api::timestamp::Timestamp;
 use adit_api::types::confirmation::Awaiting;
 use adit_api::types::status::{
-    Api, Counts, Mtu, Status, StatusDevice, StatusProblem, StatusSubnet,
+    Api, Counts, Front, FrontRefused, Mtu, Status, StatusDevice, StatusProblem, StatusSubnet,
 };
 use adit_host::wireguard;
 use adit_model::state::Device;
@@ -16,6 +16,7 @@ use axum::extract::State;
 use super::answer::Failure;
 use super::view;
 use crate::control::{Control, PeerStatus, Snapshot};
+use crate::names;
 
 /// Objects of one kind that are told; the counts are those of all.
 const SHOWN: usize = 20;
@@ -30,6 +31,27 @@ const SHOWN: usize = 20;
 )]
 pub(super) async fn show(State(control): State<Arc<Control>>) -> Json<Status> {
     Json(status(&control.refreshed().await))
+}
+
+const fn front(counts: names::Counts) -> Front {
+    let names::Counts {
+        connections,
+        waiting,
+        flows,
+        failures,
+    } = counts;
+    Front {
+        connections,
+        flows,
+        waiting,
+        refused: FrontRefused {
+            limited: failures.limited,
+            unknown_name: failures.unknown_name,
+            too_slow: failures.too_slow,
+            malformed: failures.malformed,
+            unreachable: failures.unreachable,
+        },
+    }
 }
 
 fn status(snapshot: &Snapshot) -> Status {
@@ -79,6 +101,7 @@ fn status(snapshot: &Snapshot) -> Status {
                 .filter(|lease| lease.is_open())
                 .count(),
         },
+        front: snapshot.holding.counts().map(front),
         mtu: Mtu {
             value: snapshot.mtu,
             reason: snapshot.mtu_reason.clone(),

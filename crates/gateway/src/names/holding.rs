@@ -1,22 +1,38 @@
-//! Which sockets of this host are the front's. It may have rights that this process has not, and then the kernel does not tell
-//! whose they are.
+//! What the front has: connections, and sockets of this host. It may have rights that this process has not, and then the kernel
+//! does not tell whose these are.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use adit_front::{Status, Table};
+use adit_front::{Failures, Status, Table};
 use adit_model::facts::{Facts, Listener};
 use adit_model::protocol::Protocol;
 
-/// What the front listens on, as it says, or is about to.
+/// What the front said last that it has.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Holding(Arc<RwLock<BTreeSet<(Protocol, SocketAddr)>>>);
+pub(crate) struct Holding(Arc<RwLock<Held>>);
+
+#[derive(Debug, Default)]
+struct Held {
+    /// What it listens on, or is about to.
+    sockets: BTreeSet<(Protocol, SocketAddr)>,
+    counts: Option<Counts>,
+}
+
+/// How many connections the front has, and has refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) connections: u64,
+    pub(crate) waiting: u64,
+    pub(crate) flows: u64,
+    pub(crate) failures: Failures,
+}
 
 impl Holding {
     /// Names the front as the process of its sockets.
     pub(crate) fn name(&self, facts: &mut Facts) {
-        let held = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let held = &self.read().sockets;
         let is_held = |listener: &Listener| {
             let address = SocketAddr::new(listener.address, listener.port);
             listener.process.is_none() && held.contains(&(listener.protocol, address))
@@ -37,16 +53,42 @@ impl Holding {
 
     /// The front is about to listen where a table says.
     pub(super) fn expect(&self, table: &Table) {
-        let mut held = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let wanted = table.listeners.iter();
-        held.extend(wanted.map(|listener| (protocol(listener.service), listener.address)));
+        let sockets = &mut self.write().sockets;
+        sockets.extend(wanted.map(|listener| (protocol(listener.service), listener.address)));
     }
 
-    /// The front has said where it listens.
+    /// The front has said what it has.
     pub(super) fn take(&self, status: &Status) {
         let open = status.listeners.iter().filter(|it| it.problem.is_none());
         let open = open.map(|listener| (protocol(listener.service), listener.address));
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = open.collect();
+        *self.write() = Held {
+            sockets: open.collect(),
+            counts: Some(Counts {
+                connections: status.connections,
+                waiting: status.waiting,
+                flows: status.flows,
+                failures: status.failures,
+            }),
+        };
+    }
+
+    /// There is no front, or nothing that it should do.
+    pub(super) fn forget_counts(&self) {
+        self.write().counts = None;
+    }
+
+    /// As the front said it a second ago; nothing where there is no front.
+    pub(crate) fn counts(&self) -> Option<Counts> {
+        self.read().counts
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Held> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Held> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

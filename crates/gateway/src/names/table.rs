@@ -46,11 +46,7 @@ pub(super) fn listeners(names: &Names) -> Vec<Listener> {
 
 /// Whether a listener leads to no device.
 pub(super) fn only_redirects(listener: &Listener) -> bool {
-    let mut routes = listener.names.values().chain(&listener.fallback);
-    routes.all(|route| match route {
-        Route::Redirect { challenges, .. } => challenges.is_none(),
-        Route::Device(_) => false,
-    })
+    listener.routes().all(|route| route.device().is_none())
 }
 
 fn service(socket: &Port<IpAddr>) -> Service {
