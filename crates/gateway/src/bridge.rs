@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use adit_host::reconcile::{Handle, Outlook};
+use adit_host::reconcile::{Handle, Openings, Outlook};
 use adit_model::desired::derive::{Derivation, Inputs};
 use adit_model::desired::names::Names;
 use adit_model::facts::Facts;
@@ -41,6 +41,8 @@ pub(crate) struct Bridge {
     pub(crate) metrics: Arc<Metrics>,
     /// What the kernel did not take, by revision: those who wait for a revision hear of its own steps only.
     pub(crate) outcomes: VecDeque<(u64, Vec<Problem>)>,
+    /// The state that was applied last.
+    pub(crate) applied: Option<Arc<State>>,
     /// What was derived last.
     pub(crate) derivation: Option<Derivation>,
     pub(crate) front: names::Handle,
@@ -135,9 +137,15 @@ impl Bridge {
         };
         let started = Instant::now();
         let desired = Arc::clone(desired);
-        let Some(mut report) = self.handle.apply(Arc::clone(&desired)).await else {
+        let openings = match &self.applied {
+            Some(applied) if differs_in_leases_alone(applied, &state) => Openings::Together,
+            Some(_) | None => Openings::AtOnce,
+        };
+        let applying = self.handle.apply(Arc::clone(&desired), openings);
+        let Some(mut report) = applying.await else {
             return;
         };
+        self.applied = Some(Arc::clone(&state));
         adit_fault::passing("bridge/applied");
         // The front takes connections when the kernel lets them in and their replies back.
         if self
@@ -265,4 +273,13 @@ impl Bridge {
         next.map_or(LONGEST_SLEEP, |next| Duration::from_secs(next - now))
             .min(LONGEST_SLEEP)
     }
+}
+
+/// Whether nothing changed but what devices asked for themselves.
+fn differs_in_leases_alone(before: &State, after: &State) -> bool {
+    before.forwards.difference(&after.forwards).next().is_none()
+        && before.devices.difference(&after.devices).next().is_none()
+        && before.subnets == after.subnets
+        && before.uplinks == after.uplinks
+        && before.settings == after.settings
 }

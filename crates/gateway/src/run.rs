@@ -178,6 +178,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<Ending> {
         outlooks: outlooks_receiver,
         metrics: Arc::clone(&metrics),
         outcomes: VecDeque::new(),
+        applied: None,
         derivation: None,
         front: front_handle,
         holding: holding.clone(),

@@ -27,7 +27,7 @@ mod sweeps;
 mod task;
 
 use sweeps::Sweeps;
-pub use task::{Handle, Status, start};
+pub use task::{Handle, Openings, Status, start};
 
 /// Reconciling could not begin.
 #[derive(Debug, thiserror::Error)]

@@ -24,6 +24,8 @@ pub(super) struct Sweeps {
     pending: Sweep,
     /// When the last one ended, and how long it took: the kernel walks through all that it tracks.
     last: Option<(Instant, Duration)>,
+    /// Whether the change that is under way lets what it opens wait.
+    is_patient: bool,
     is_postponed: bool,
 }
 
@@ -50,14 +52,20 @@ impl Sweeps {
             record: None,
             pending,
             last: None,
+            is_patient: false,
             is_postponed: false,
         }
+    }
+
+    /// A change is about to begin, or has ended.
+    pub(super) fn set_patient(&mut self, is_patient: bool) {
+        self.is_patient = is_patient;
     }
 
     /// Whether what is pending may wait for its turn, which it then does.
     pub(super) fn postpone(&mut self) -> bool {
         let is_early = self.turn().is_some_and(|turn| turn > Instant::now());
-        self.is_postponed = is_early && !self.pending.is_urgent();
+        self.is_postponed = is_early && self.is_patient && !self.pending.is_urgent();
         self.is_postponed
     }
 

@@ -70,9 +70,18 @@ pub struct Status {
     pub last_apply: Duration,
 }
 
+/// When the connections end that this host itself had with ports that a change opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Openings {
+    /// Before the change is said to be in force.
+    AtOnce,
+    /// A tenth of a second later at the most, together with those of other changes; longer where ending them takes long.
+    Together,
+}
+
 #[derive(Debug)]
 enum Request {
-    Apply(Arc<Desired>, oneshot::Sender<Report>),
+    Apply(Arc<Desired>, Openings, oneshot::Sender<Report>),
     Observe(Observation),
     Outlook(oneshot::Sender<Outlook>),
 }
@@ -81,9 +90,9 @@ type Observation = oneshot::Sender<Result<Option<wireguard::Observed>, wireguard
 
 impl Handle {
     /// Makes the host hold this; answers when the kernel has it. None when the task has ended.
-    pub async fn apply(&self, desired: Arc<Desired>) -> Option<Report> {
+    pub async fn apply(&self, desired: Arc<Desired>, openings: Openings) -> Option<Report> {
         let (answer, answered) = oneshot::channel();
-        let request = Request::Apply(desired, answer);
+        let request = Request::Apply(desired, openings, answer);
         self.requests.send(request).await.ok()?;
         answered.await.ok()
     }
@@ -305,12 +314,14 @@ impl Task {
     /// Contents that wait together are applied as one: the last says it all.
     async fn take(&mut self, first: Request) {
         let mut latest = None;
+        let mut is_patient = true;
         let mut answers = Vec::new();
         let mut request = Some(first);
         while let Some(current) = request {
             match current {
-                Request::Apply(desired, answer) => {
+                Request::Apply(desired, openings, answer) => {
                     latest = Some(desired);
+                    is_patient &= openings == Openings::Together;
                     answers.push(answer);
                 }
                 Request::Observe(answer) => self.observe(answer),
@@ -324,7 +335,9 @@ impl Task {
             return;
         };
         let began = Instant::now();
+        self.reconciler.sweeps.set_patient(is_patient);
         let report = self.reconciler.change(&desired).await;
+        self.reconciler.sweeps.set_patient(false);
         self.last_apply = began.elapsed();
         // The change may have removed the cause of a problem: that is to be seen soon.
         self.retry = None;

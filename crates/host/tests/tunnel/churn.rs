@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adit_host::netlink::Netlink;
+use adit_host::reconcile::Openings;
 
 use crate::namespace::Namespace;
 use crate::reconcile::{gateway, host, interface, run_in, until};
@@ -108,7 +109,10 @@ fn dumps_that_others_disturb_change_nothing() {
     let desired = Arc::new(gateway(&name, 1..DEVICES + 1));
     gateway_host.enter(async || {
         let handle = run_in(&record, &name).await;
-        let report = handle.apply(Arc::clone(&desired)).await.unwrap();
+        let report = handle
+            .apply(Arc::clone(&desired), Openings::AtOnce)
+            .await
+            .unwrap();
         assert_eq!(report.problems, []);
         let count = |family: &str| {
             let routes = gateway_host.run("ip", &[family, "route", "show", "proto", "173"]);

@@ -4,5 +4,6 @@
 
 mod churn;
 mod namespace;
+mod openings;
 mod reconcile;
 mod wireguard;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use adit_host::reconcile::{Handle, Reconciler, start};
+use adit_host::reconcile::{Handle, Openings, Reconciler, start};
 use adit_host::wireguard::Starter;
 use adit_model::desired::Desired;
 use adit_model::desired::address::Address;
@@ -228,7 +228,7 @@ pub(crate) async fn until(
     started.elapsed()
 }
 
-fn open(interface: &str, record: &Path) -> Reconciler {
+pub(crate) fn open(interface: &str, record: &Path) -> Reconciler {
     let reconciler = Reconciler::open(interface, record).unwrap();
     reconciler.with_starter(Starter::Own(wireguard_go()))
 }
@@ -250,7 +250,10 @@ fn what_is_desired_is_there_stays_there_and_goes() {
     gateway_host.enter(async || {
         let handle = run_in(&record, &name).await;
         assert!(handle.facts().borrow().links.contains_key("wan"));
-        let report = handle.apply(Arc::clone(&desired)).await.unwrap();
+        let report = handle
+            .apply(Arc::clone(&desired), Openings::AtOnce)
+            .await
+            .unwrap();
         assert_eq!(report.problems, []);
         assert!(matches!(
             handle.status().borrow().dataplane,
@@ -277,7 +280,10 @@ fn what_is_desired_is_there_stays_there_and_goes() {
         assert_eq!(picture(&gateway_host, &name), before.0);
 
         // A second time there is nothing to do, and our own events did not count as others' changes.
-        let again = handle.apply(Arc::clone(&desired)).await.unwrap();
+        let again = handle
+            .apply(Arc::clone(&desired), Openings::AtOnce)
+            .await
+            .unwrap();
         assert_eq!(again.changed, BTreeMap::new());
         tokio::time::sleep(Duration::from_millis(1200)).await;
         assert_eq!(handle.status().borrow().healed, BTreeMap::new());
@@ -410,7 +416,10 @@ fn a_lost_interface_comes_back_with_everything_on_it() {
     let desired = Arc::new(gateway(&name, 1..3));
     gateway_host.enter(async || {
         let handle = run_in(&record, &name).await;
-        let report = handle.apply(Arc::clone(&desired)).await.unwrap();
+        let report = handle
+            .apply(Arc::clone(&desired), Openings::AtOnce)
+            .await
+            .unwrap();
         assert_eq!(report.problems, []);
         gateway_host.run("ip", &["link", "del", &name]);
         let took = until(
