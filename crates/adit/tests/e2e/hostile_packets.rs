@@ -29,8 +29,8 @@ const STEADY: u32 = 5_000;
 /// As many as the sender can.
 const LINE_RATE: u32 = 0;
 
-const OWN_CORE: &str = "0";
-const HOSTILE_CORE: &str = "1";
+pub(crate) const OWN_CORE: &str = "0";
+pub(crate) const HOSTILE_CORE: &str = "1";
 
 #[test]
 fn a_hostile_device_troubles_nobody() -> Result<()> {
@@ -110,7 +110,7 @@ fn unite(world: &World, hostile: &Device) -> Result<()> {
     keep_to(&hostile.host, dataplane(&hostile.interface)?, &both)
 }
 
-fn keep_to(host: &Host, process: i32, cores: &str) -> Result<()> {
+pub(crate) fn keep_to(host: &Host, process: i32, cores: &str) -> Result<()> {
     let process = process.to_string();
     host.exec(["taskset", "-a", "-p", "-c", cores, &process])?;
     Ok(())

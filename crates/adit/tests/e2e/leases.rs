@@ -2,6 +2,7 @@
 //! not heard.
 
 mod crash;
+mod flood;
 mod reserved;
 mod told;
 mod whole;

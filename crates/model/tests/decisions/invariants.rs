@@ -348,6 +348,7 @@ pub(crate) fn starts() -> impl Strategy<Value = World> {
 fn serve(name: &str) -> Change {
     let patch = SetDevice {
         kind: Some(DeviceKind::Server),
+        all_ports: Some(true),
         ..SetDevice::default()
     };
     Change::SetDevice(name.to_owned(), patch)

@@ -53,6 +53,14 @@ fn kind(name: &str, kind: DeviceKind) -> Change {
     set_device(name, patch)
 }
 
+fn all_ports(name: &str) -> Change {
+    let patch = SetDevice {
+        all_ports: Some(true),
+        ..SetDevice::default()
+    };
+    set_device(name, patch)
+}
+
 /// Two servers and a client, with an address of both families each.
 fn home() -> World {
     World::on_link().with([
@@ -243,6 +251,55 @@ fn what_the_gateway_needs_is_nobodys() {
     assert_ne!(moved.external, 6100);
     assert_eq!(forwards(&world), before);
     assert_eq!(world.ask(&wish).unwrap().external, moved.external);
+}
+
+#[test]
+fn all_ports_at_once_are_for_who_may_have_them() {
+    let mut world = home();
+    let nas = world.id("nas");
+    let mut all = wish(nas, Mechanism::Pcp, 0);
+    all.family = Family::Ipv6;
+    assert_eq!(world.ask(&all), Err(LeaseRefusal::AllPorts));
+    world = world.with([all_ports("nas"), add_pinhole("nas", "7002/udp")]);
+    let grant = world.ask(&all).unwrap();
+    assert!(grant.is_whole);
+    assert_eq!(world.state.leased_ports(nas), 1);
+    // Beside single ports, leased and manual, of which it is none.
+    let mut single = wish(nas, Mechanism::Pcp, 7000);
+    single.family = Family::Ipv6;
+    single.nonce = Some(Nonce([2; 12]));
+    assert_eq!(world.ask(&single).unwrap().external, 7000);
+    assert_eq!(world.state.leased_ports(nas), 2);
+    world = world.with([add_pinhole("nas", "7003/udp")]);
+    assert!(world.state.leases.contains_key(&grant.lease.unwrap()));
+    for refused in [
+        RequestLease {
+            family: Family::Ipv4,
+            ..all.clone()
+        },
+        RequestLease {
+            mechanism: Mechanism::Upnp,
+            nonce: None,
+            ..all.clone()
+        },
+    ] {
+        assert_eq!(world.ask(&refused), Err(LeaseRefusal::AllPorts));
+    }
+    let filtered = RequestLease {
+        filters: vec![Filter {
+            network: parse("2001:db8::/32"),
+            port: 0,
+        }],
+        ..all.clone()
+    };
+    assert_eq!(
+        world.ask(&filtered),
+        Err(LeaseRefusal::Filters { limit: 0 })
+    );
+    let before = world.state.leases.len();
+    world = world.with([kind("nas", DeviceKind::Server)]);
+    assert_eq!(world.state.leases.len(), before - 1);
+    assert_eq!(world.ask(&all), Err(LeaseRefusal::AllPorts));
 }
 
 #[test]
@@ -511,22 +568,24 @@ pub(crate) fn lease_changes() -> impl Strategy<Value = Change> {
         select(&Protocol::ALL[..]),
         ports(),
         select(vec![1_u8, 1, 2]),
-        any::<bool>(),
+        any::<[bool; 2]>(),
     )
-        .prop_map(|(device, mechanism, protocol, port, nonce, by_external)| {
-            Change::EndLease(EndLease {
-                parties: Parties::own(device),
-                mechanism,
-                family: Family::Ipv4,
-                protocol,
-                port: if by_external {
-                    LeasePort::External(port)
-                } else {
-                    LeasePort::Internal(port)
-                },
-                nonce: (mechanism == Mechanism::Pcp).then_some(Nonce([nonce; 12])),
-            })
-        });
+        .prop_map(
+            |(device, mechanism, protocol, port, nonce, [by_external, is_ipv6])| {
+                Change::EndLease(EndLease {
+                    parties: Parties::own(device),
+                    mechanism,
+                    family: if is_ipv6 { Family::Ipv6 } else { Family::Ipv4 },
+                    protocol,
+                    port: if by_external {
+                        LeasePort::External(port)
+                    } else {
+                        LeasePort::Internal(port)
+                    },
+                    nonce: (mechanism == Mechanism::Pcp).then_some(Nonce([nonce; 12])),
+                })
+            },
+        );
     let all = (owners(), mechanisms(), select(&Protocol::ALL[..])).prop_map(
         |(device, mechanism, protocol)| {
             Change::EndLeases(EndLeases {
@@ -568,9 +627,17 @@ pub(crate) fn check_leases(world: &World) {
     let snat = PortRange::new(state.settings.snat_first, state.settings.snat_last).unwrap();
     let mut sums: BTreeMap<DeviceId, u32> = BTreeMap::new();
     let mut outbound: BTreeMap<(DeviceId, Protocol, u16), u16> = BTreeMap::new();
+    let mut whole = BTreeSet::new();
     for lease in state.leases.values().filter(|lease| lease.is_open()) {
         let device = &state.devices[&lease.device];
-        *sums.entry(device.id).or_default() += u32::from(lease.count);
+        *sums.entry(device.id).or_default() += u32::from(lease.weight());
+        if lease.is_whole() {
+            let is_first = whole.insert((lease.device, lease.protocol));
+            let is_allowed = device.port_policy.all_ports && device.port_policy.ranges.is_empty();
+            let is_own = (lease.family, lease.opening) == (Family::Ipv6, Opening::Pinhole);
+            assert!(is_first && is_allowed && is_own, "{lease:?}");
+            continue;
+        }
         let external = lease.external_ports().unwrap();
         assert!(lease.internal_ports().is_some());
         let is_own = (device.auto_port_ranges().iter())
@@ -590,8 +657,9 @@ pub(crate) fn check_leases(world: &World) {
         if lease.opening == Opening::Forward {
             assert!(!external.overlaps(snat), "{lease:?}");
             assert!(lease.protocol != Protocol::Tcp || !external.contains(22));
+            assert!(!external.contains(5351), "{lease:?}");
             if lease.protocol == Protocol::Udp {
-                for port in [5350, 5351, state.settings.listen_port] {
+                for port in [1900, 5350, state.settings.listen_port] {
                     assert!(!external.contains(port), "{lease:?}");
                 }
             }
@@ -615,6 +683,7 @@ proptest! {
         let mut world = home().with([
             add_forward("8005", "box"),
             add_forward("5001/tcp", "nas"),
+            all_ports("nas"),
         ]);
         // Until when each lease may be in force at the most, as the reference has it.
         let mut ends: BTreeMap<LeaseId, u64> = BTreeMap::new();

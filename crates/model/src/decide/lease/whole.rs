@@ -22,7 +22,9 @@ pub(super) fn request(
 ) -> Result<(), Refusal> {
     let is_own_address = wish.family == Family::Ipv6 && subnet.global_ipv6().is_some();
     let is_meant = wish.mechanism == Mechanism::Pcp && wish.remote.is_none();
-    if !is_own_address || !is_meant || !device.may_open_all() {
+    // No single port is that of all.
+    let is_single = wish.exact && wish.external.is_some();
+    if !is_own_address || !is_meant || is_single || !device.may_open_all() {
         return refuse(LeaseRefusal::AllPorts);
     }
     if !wish.hostnames.is_empty() {
@@ -32,19 +34,24 @@ pub(super) fn request(
     if !wish.filters.is_empty() {
         return refuse(LeaseRefusal::Filters { limit: 0 });
     }
-    if let Some(lease) = find(draft.state, device.id, wish.family, wish.protocol) {
-        return renew(draft, lease, (device, subnet), wish, BTreeSet::new());
-    }
-    let limit = device.lease_quota();
-    if draft.state.leased_ports(device.id) >= limit {
-        return refuse(LeaseRefusal::Quota { limit });
-    }
     let mut lease = begun(draft, device, wish, Opening::Pinhole);
     (lease.internal, lease.external, lease.count) = Lease::WHOLE;
     let address = lease
         .local_address(subnet, device, &draft.uplinks, draft.facts)
         .ok_or(LeaseRefusal::NoAddress)?;
     check_address(draft, wish, address)?;
+    if let Some(lease) = find(draft.state, device.id, wish.family, wish.protocol) {
+        let wish = RequestLease {
+            exact: false,
+            external: None,
+            ..wish.clone()
+        };
+        return renew(draft, lease, (device, subnet), &wish, BTreeSet::new());
+    }
+    let limit = device.lease_quota();
+    if draft.state.leased_ports(device.id) >= limit {
+        return refuse(LeaseRefusal::Quota { limit });
+    }
     lease.id = LeaseId(draft.next_id());
     draft.set(Object::Lease(lease));
     Ok(())
