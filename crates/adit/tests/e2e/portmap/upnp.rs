@@ -182,6 +182,12 @@ fn router_opens_pinholes_for_ipv6() -> Result<()> {
         ensure!(externals(&added) == expected, "{router}: {added:?}");
         ensure!(added[0]["mechanism"] == "upnp", "{router}: {added:?}");
         ensure!(open()?, "{router}: what was promised is not true");
+        // It is the same pinhole, of which nothing is left open after.
+        let renewed = home.portmap("add 8080/tcp --ipv6 --lifetime 7200")?;
+        ensure!(
+            renewed[0]["expires_in"].as_u64() > Some(7000),
+            "{renewed:?}"
+        );
         home.portmap("remove 8080/tcp")?;
         ensure!(!open()?, "{router}: what was given back is still open");
     }
