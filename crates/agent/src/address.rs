@@ -145,13 +145,14 @@ fn wanted(socket: &UdpSocket) -> io::Result<Option<Wanted>> {
 }
 
 async fn by_upnp(candidate: &Candidate) -> Option<Told> {
-    let (IpAddr::V4(gateway), IpAddr::V4(local)) = (candidate.server.ip(), candidate.local) else {
+    // A router of IPv6 knows pinholes, and no address of its own.
+    if candidate.local.is_ipv6() {
         return None;
-    };
-    let router = Router::find(gateway, local).await?;
+    }
+    let router = Router::find(candidate).await?;
     let address = router.external_address().await?;
     let is_one = !address.is_unspecified();
-    is_one.then(|| Told::new(address.into(), gateway.into(), Source::Upnp))
+    is_one.then(|| Told::new(address.into(), candidate.server.ip(), Source::Upnp))
 }
 
 /// What a gateway of ours sees of a router is the address of the tunnel that goes through it.

@@ -234,6 +234,14 @@ fn locals() -> io::Result<Vec<Local>> {
     Ok(found)
 }
 
+/// The index of the interface that has an address of this host.
+pub(crate) fn interface_of(address: IpAddr) -> io::Result<u32> {
+    let locals = locals()?;
+    let found = locals.iter().find(|it| it.network.addr() == address);
+    let local = found.ok_or(io::ErrorKind::AddrNotAvailable)?;
+    Ok(if_nametoindex(local.interface.as_str())?)
+}
+
 /// The address of this host that packets to there have. Nothing is sent.
 fn source_towards(server: SocketAddr) -> io::Result<IpAddr> {
     let any: SocketAddr = match server {

@@ -107,7 +107,7 @@ impl Holder {
     pub const fn local(&self) -> IpAddr {
         match &self.0 {
             Inner::PortControl(holder) => holder.connection().candidate().local,
-            Inner::Igd(holder) => IpAddr::V4(holder.router().local()),
+            Inner::Igd(holder) => holder.router().local(),
         }
     }
 
@@ -127,10 +127,13 @@ impl Holder {
     }
 
     /// Gives back a mapping of an earlier time.
-    pub fn release_earlier(&mut self, wanted: Wanted, nonce: [u8; 12]) {
+    pub fn release_earlier(&mut self, holding: &Holding) {
+        let Some(wanted) = Wanted::of(holding) else {
+            return;
+        };
         match &mut self.0 {
-            Inner::PortControl(holder) => holder.release_earlier(wanted, nonce),
-            Inner::Igd(holder) => holder.release_earlier(&wanted),
+            Inner::PortControl(holder) => holder.release_earlier(wanted, holding.nonce),
+            Inner::Igd(holder) => holder.release_earlier(&wanted, holding.pinhole),
         }
     }
 
@@ -169,7 +172,7 @@ impl Holder {
 
 impl Wanted {
     /// What was granted before.
-    pub fn of(holding: &Holding) -> Option<Self> {
+    fn of(holding: &Holding) -> Option<Self> {
         Some(Self {
             protocol: holding.protocol,
             first: NonZeroU16::new(holding.port)?,

@@ -40,6 +40,9 @@ pub struct Holding {
     pub expires: Timestamp,
     /// What shows to the gateway that this host asked for it. A secret.
     pub nonce: [u8; 12],
+    /// The router's number for it, where it has no other name.
+    #[serde(default)]
+    pub pinhole: Option<u16>,
     /// The process that renews it, if one does.
     #[serde(default)]
     pub watcher: Option<u32>,
@@ -195,6 +198,7 @@ mod tests {
             hostnames: Vec::new(),
             expires: Timestamp(expires),
             nonce: [7; 12],
+            pinhole: None,
             watcher: None,
         }
     }

@@ -1,17 +1,20 @@
 //! Routers that speak UPnP: found, and called.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use adit_proto::igd::{
     Action, Answer, CallError, Exchange, Fault, Location, RemoteGateway, SSDP_GROUP_IPV4,
-    SSDP_PORT, SearchTarget, Version,
+    SSDP_GROUPS_IPV6, SSDP_PORT, SearchTarget, Version,
 };
+use futures_util::future::join_all;
 use thiserror::Error;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, UdpSocket};
 use tokio::time::Instant;
+
+use crate::gateway::{Candidate, interface_of};
 
 /// How mappings of this kind are called.
 pub(crate) const MECHANISM: &str = "upnp";
@@ -39,36 +42,49 @@ pub(crate) enum AskError {
 /// A router that was found.
 #[derive(Debug)]
 pub struct Router {
-    address: Ipv4Addr,
-    local: Ipv4Addr,
+    place: SocketAddr,
+    local: IpAddr,
     gateway: RemoteGateway,
 }
 
 impl Router {
-    /// Searches the router at an address. Nothing else that answers is believed.
-    pub async fn find(address: Ipv4Addr, local: Ipv4Addr) -> Option<Self> {
-        let location = search(address, local)
+    /// Searches the router at an address, which has to map ports for IPv4, and for IPv6 to open pinholes. Nothing else that
+    /// answers is believed.
+    pub async fn find(candidate: &Candidate) -> Option<Self> {
+        let mut place = candidate.server;
+        place.set_port(SSDP_PORT);
+        let local = candidate.local;
+        let location = search(place, local)
             .await
-            .inspect_err(|error| tracing::debug!(%address, %error, "no search goes out"))
+            .inspect_err(|error| tracing::debug!(%place, %error, "no search goes out"))
             .ok()??;
-        let document = exchange(location.describe(), local.into()).await.ok()?;
+        let document = exchange(location.describe(), local).await.ok()?;
         let gateway = RemoteGateway::from_description(&location, &document).ok()?;
-        gateway.version()?;
-        Some(Self {
-            address,
+        let is_of_use = match local {
+            IpAddr::V4(_) => gateway.version().is_some(),
+            IpAddr::V6(_) => gateway.has_pinholes(),
+        };
+        is_of_use.then_some(Self {
+            place,
             local,
             gateway,
         })
     }
 
+    /// Searches all at once; the first in their order that is there.
+    pub async fn find_first(candidates: &[Candidate]) -> Option<Self> {
+        let found = join_all(candidates.iter().map(Self::find)).await;
+        found.into_iter().flatten().next()
+    }
+
     /// The address of this host that it sees.
-    pub const fn local(&self) -> Ipv4Addr {
+    pub const fn local(&self) -> IpAddr {
         self.local
     }
 
     /// Where it is searched.
     pub const fn search_address(&self) -> SocketAddr {
-        SocketAddr::V4(SocketAddrV4::new(self.address, SSDP_PORT))
+        self.place
     }
 
     pub(crate) const fn gateway(&self) -> &RemoteGateway {
@@ -88,7 +104,7 @@ impl Router {
             .gateway
             .call(action)
             .ok_or(AskError::Fault(Fault::InvalidAction))?;
-        let body = exchange(call, self.local.into()).await?;
+        let body = exchange(call, self.local).await?;
         self.gateway
             .read(action, &body)
             .map_err(|error| match error {
@@ -99,15 +115,27 @@ impl Router {
 }
 
 /// Asks the router itself, and all routers of its link: some answer only one of both.
-async fn search(router: Ipv4Addr, local: Ipv4Addr) -> io::Result<Option<Location>> {
+async fn search(router: SocketAddr, local: IpAddr) -> io::Result<Option<Location>> {
     let socket = UdpSocket::bind((local, 0)).await?;
-    socket2::SockRef::from(&socket).set_multicast_if_v4(&local)?;
+    let options = socket2::SockRef::from(&socket);
+    let group = match local {
+        IpAddr::V4(local) => {
+            options.set_multicast_if_v4(&local)?;
+            IpAddr::V4(SSDP_GROUP_IPV4)
+        }
+        IpAddr::V6(_) => {
+            options.set_multicast_if_v6(interface_of(local)?)?;
+            IpAddr::V6(SSDP_GROUPS_IPV6[0])
+        }
+    };
+    // Of a router known by a link-local address the answer comes from another one: then nobody else is asked.
+    let is_alone = matches!(router.ip(), IpAddr::V6(router) if router.is_unicast_link_local());
+    let group = (!is_alone).then(|| SocketAddr::new(group, SSDP_PORT));
     let targets = [Version::Two, Version::One].map(SearchTarget::Gateway);
     let mut buffer = [0; 2048];
     for _ in 0..SEARCHES {
         for target in targets {
-            for to in [router, SSDP_GROUP_IPV4] {
-                let to = SocketAddr::from((to, SSDP_PORT));
+            for to in [Some(router), group].into_iter().flatten() {
                 // What does not go out is as good as lost.
                 let _ = socket.send_to(&target.search(to, 1), to).await;
             }
@@ -119,7 +147,7 @@ async fn search(router: Ipv4Addr, local: Ipv4Addr) -> io::Result<Option<Location
             let Ok((length, source)) = received else {
                 continue;
             };
-            if source.ip() != IpAddr::V4(router) {
+            if source.ip() != router.ip() && !is_alone {
                 continue;
             }
             let datagram = buffer.get(..length).unwrap_or_default();

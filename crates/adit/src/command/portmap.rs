@@ -8,6 +8,7 @@ mod watch;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
 use adit_agent::connection::find;
@@ -18,6 +19,7 @@ use adit_agent::igd::Router;
 use adit_model::protocol::Protocol;
 use anyhow::Context as _;
 use tokio::runtime::Builder;
+use tokio::time::timeout;
 
 pub(crate) use self::arguments::PortmapCommand;
 use self::arguments::{Asking, Families};
@@ -30,6 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// For so long a gateway of a family that was not asked for is looked for: most networks have none for IPv6.
 const CASUAL_PATIENCE: Duration = Duration::from_secs(4);
+
+/// UPnP is spoken besides when nobody answered in another way for this time, and what answers it waits as long for who may still.
+const HEAD_START: Duration = Duration::from_secs(2);
 
 /// For so long a gateway may take to say that a mapping is gone.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -209,9 +214,7 @@ async fn give_back(held: Vec<Holding>) -> Vec<Holding> {
         return held;
     };
     for holding in &held {
-        if let Some(wanted) = Wanted::of(holding) {
-            holder.release_earlier(wanted, holding.nonce);
-        }
+        holder.release_earlier(holding);
     }
     let gone = farewell(&mut holder).await;
     held.into_iter()
@@ -225,18 +228,14 @@ async fn give_back(held: Vec<Holding>) -> Vec<Holding> {
 
 /// The gateway of a mapping, spoken to as it was then.
 async fn meet_again(holding: &Holding) -> Option<Holder> {
-    if let (IpAddr::V4(gateway), IpAddr::V4(local), "upnp") = (
-        holding.gateway.ip(),
-        holding.local,
-        holding.mechanism.as_str(),
-    ) {
-        return Router::find(gateway, local).await.map(Holder::with_router);
-    }
     let candidate = Candidate {
         server: holding.gateway,
         local: holding.local,
         kind: Kind::Named,
     };
+    if holding.mechanism == "upnp" {
+        return Router::find(&candidate).await.map(Holder::with_router);
+    }
     find(vec![candidate]).await.map(Holder::new)
 }
 
@@ -334,16 +333,31 @@ async fn search(
         return None;
     }
     let names: Vec<_> = candidates.iter().map(ToString::to_string).collect();
-    let found = tokio::time::timeout(patience, find(candidates.clone())).await;
-    if let Some(connection) = found.ok().flatten() {
+    let found = timeout(patience, find(candidates.clone()));
+    // What speaks PCP or NAT-PMP has answered long before.
+    let router = async {
+        tokio::time::sleep(HEAD_START).await;
+        Router::find_first(&candidates).await
+    };
+    let (mut found, mut router) = (pin!(found), pin!(router));
+    let (connection, router) = tokio::select! {
+        found = &mut found => match found.ok().flatten() {
+            Some(connection) => (Some(connection), None),
+            None => (None, router.await),
+        },
+        router = &mut router => {
+            let found = match router {
+                Some(_) => timeout(HEAD_START, found).await.unwrap_or(Ok(None)),
+                None => found.await,
+            };
+            (found.ok().flatten(), router)
+        }
+    };
+    if let Some(connection) = connection {
         return Some(Ok(Holder::new(connection)));
     }
-    for candidate in candidates {
-        if let (IpAddr::V4(gateway), IpAddr::V4(local)) = (candidate.server.ip(), candidate.local)
-            && let Some(router) = Router::find(gateway, local).await
-        {
-            return Some(Ok(Holder::with_router(router)));
-        }
+    if let Some(router) = router {
+        return Some(Ok(Holder::with_router(router)));
     }
     let protocols = "PCP, NAT-PMP or UPnP";
     Some(Err(format!(

@@ -181,10 +181,6 @@ impl<'world> Program<'world> {
 
         let closed = self.ask("close")?;
         ensure!(closed == "closed", "{closed}");
-        if self.deletes_without_protocol() {
-            let lease = self.lease(world)?;
-            world.adit(&format!("lease remove {}", lease["id"]))?;
-        }
         ensure!(open.is_cut()?, "a connection survives its mapping");
         let late = connect(&internet, None, at(outside, external), SHORT);
         ensure!(late.is_err(), "what was given back is still open");
@@ -205,11 +201,6 @@ impl<'world> Program<'world> {
         let lease = lease.with_context(|| format!("no lease for {internal} in {leases:?}"))?;
         ensure!(lease["mechanism"] == self.wish.mechanism, "{lease}");
         Ok(lease.clone())
-    }
-
-    /// Version 4.0.5 of this client leaves the protocol empty in what it asks for, and leaves it to the lease to end.
-    fn deletes_without_protocol(&self) -> bool {
-        self.wish.client == "nat-port-mapper" && self.wish.mechanism == "upnp"
     }
 }
 

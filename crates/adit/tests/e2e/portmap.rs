@@ -4,6 +4,7 @@
 mod address;
 mod names;
 mod own;
+mod upnp;
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
@@ -108,7 +109,7 @@ impl Router {
             "table inet deaf {{
                chain input {{
                  type filter hook input priority 0;
-                 meta nfproto ipv4 udp dport 5351 {to} drop;
+                 udp dport 5351 {to} drop;
                }}
              }}"
         );

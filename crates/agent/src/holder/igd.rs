@@ -1,12 +1,14 @@
 //! Mappings by UPnP: one port each, one call after the other.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 use adit_model::protocol::Protocol;
 use adit_model::timestamp::Timestamp;
-use adit_proto::igd::{Action, Answer, Mapper, Mapping, MappingKey, Outside, PortProtocol};
+use adit_proto::igd::{
+    Action, Answer, Fault, Mapper, Mapping, MappingKey, Outside, PinholeRequest, PortProtocol,
+};
 use tokio::time::Instant;
 
 use super::{Change, Reason, Wanted};
@@ -22,6 +24,9 @@ const REST: Duration = Duration::from_secs(60);
 /// A mapping that the router keeps until it is deleted is looked after as one of a week.
 const UNBOUNDED: Duration = Duration::from_secs(604_800);
 
+/// The longest time that a router keeps a pinhole, in seconds.
+const LONGEST_PINHOLE: u32 = 86_400;
+
 /// Keeps mappings with a router.
 #[derive(Debug)]
 pub(super) struct Holder {
@@ -33,10 +38,31 @@ pub(super) struct Holder {
 #[derive(Debug)]
 struct Entry {
     wanted: Wanted,
-    /// What was mapped, and until when.
-    held: Option<(u16, Instant)>,
+    held: Option<Held>,
     is_leaving: bool,
     due: Instant,
+}
+
+/// What was mapped.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    opening: Opening,
+    until: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Opening {
+    /// A port of the router.
+    Port(u16),
+    /// For IPv6; by its number at the router.
+    Pinhole(u16),
+}
+
+/// What the router granted.
+struct Granted {
+    opening: Opening,
+    external: SocketAddr,
+    lifetime: Duration,
 }
 
 impl Holder {
@@ -74,12 +100,14 @@ impl Holder {
         }
     }
 
-    pub(super) fn release_earlier(&mut self, wanted: &Wanted) {
+    pub(super) fn release_earlier(&mut self, wanted: &Wanted, pinhole: Option<u16>) {
         for wanted in each_port(wanted) {
             let external = wanted.external.unwrap_or(wanted.first).get();
+            let opening = pinhole.map_or(Opening::Port(external), Opening::Pinhole);
+            let until = Instant::now();
             self.entries.push(Entry {
                 wanted,
-                held: Some((external, Instant::now())),
+                held: Some(Held { opening, until }),
                 is_leaving: true,
                 due: Instant::now(),
             });
@@ -129,7 +157,7 @@ impl Holder {
                 let entry = self.entries.swap_remove(at);
                 return Change::Released(entry.wanted, is_gone);
             }
-            let outcome = self.map(entry).await;
+            let outcome = self.obtain(entry).await;
             let Some(entry) = self.entries.get_mut(at) else {
                 continue;
             };
@@ -137,15 +165,60 @@ impl Holder {
         }
     }
 
-    async fn map(&self, entry: &Entry) -> Result<(IpAddr, u16, Duration), String> {
+    async fn obtain(&self, entry: &Entry) -> Result<Granted, String> {
+        match self.router.local() {
+            IpAddr::V4(local) => self.map(entry, local).await,
+            IpAddr::V6(local) => self.open(entry, local).await,
+        }
+    }
+
+    /// Opens the port of this host's own address.
+    async fn open(&self, entry: &Entry, local: Ipv6Addr) -> Result<Granted, String> {
+        let port = entry.wanted.first.get();
+        let lease = entry.wanted.lifetime.clamp(1, LONGEST_PINHOLE);
+        let granted = |id| Granted {
+            opening: Opening::Pinhole(id),
+            external: SocketAddr::new(local.into(), port),
+            lifetime: Duration::from_secs(lease.into()),
+        };
+        if let Some(Opening::Pinhole(id)) = entry.held.map(|held| held.opening) {
+            match self.router.ask(&Action::UpdatePinhole { id, lease }).await {
+                Ok(_) => return Ok(granted(id)),
+                // The router lost its state.
+                Err(AskError::Fault(Fault::NoSuchPinhole)) => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        let request = PinholeRequest {
+            outside: Outside::Anyone,
+            remote_port: 0,
+            internal_client: local,
+            internal_port: port,
+            protocol: match entry.wanted.protocol {
+                Protocol::Tcp => 6,
+                Protocol::Udp => 17,
+            },
+            lease,
+        };
+        match self.router.ask(&Action::AddPinhole(request)).await {
+            Ok(Answer::Pinhole { id }) => Ok(granted(id)),
+            Ok(_) => Err("the router opened nothing".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    async fn map(&self, entry: &Entry, local: Ipv4Addr) -> Result<Granted, String> {
         let wanted = &entry.wanted;
         let suggested = wanted.external.unwrap_or(wanted.first).get();
         let wish = Mapping {
             outside: Outside::Anyone,
-            external_port: entry.held.map_or(suggested, |(port, _)| port),
+            external_port: match entry.held.map(|held| held.opening) {
+                Some(Opening::Port(port)) => port,
+                Some(Opening::Pinhole(_)) | None => suggested,
+            },
             protocol: protocol(wanted.protocol),
             internal_port: wanted.first.get(),
-            internal_client: self.router.local(),
+            internal_client: local,
             enabled: true,
             description: DESCRIPTION.to_owned(),
             lease: wanted.lifetime,
@@ -172,19 +245,26 @@ impl Holder {
             0 => UNBOUNDED,
             seconds => Duration::from_secs(seconds.into()),
         };
-        Ok((IpAddr::V4(address), mapped.external_port, lifetime))
+        Ok(Granted {
+            opening: Opening::Port(mapped.external_port),
+            external: SocketAddr::new(address.into(), mapped.external_port),
+            lifetime,
+        })
     }
 
     async fn delete(&self, entry: &Entry) -> bool {
-        let Some((external_port, _)) = entry.held else {
+        let Some(held) = entry.held else {
             return true;
         };
-        let key = MappingKey {
-            outside: Outside::Anyone,
-            external_port,
-            protocol: protocol(entry.wanted.protocol),
+        let action = match held.opening {
+            Opening::Port(external_port) => Action::Delete(MappingKey {
+                outside: Outside::Anyone,
+                external_port,
+                protocol: protocol(entry.wanted.protocol),
+            }),
+            Opening::Pinhole(id) => Action::DeletePinhole { id },
         };
-        match self.router.ask(&Action::Delete(key)).await {
+        match self.router.ask(&action).await {
             Ok(_) | Err(AskError::Fault(_)) => true,
             Err(AskError::Silent | AskError::Unreadable(_) | AskError::Input(_)) => false,
         }
@@ -192,27 +272,32 @@ impl Holder {
 }
 
 /// Takes in what became of a call.
-fn settle(
-    entry: &mut Entry,
-    outcome: Result<(IpAddr, u16, Duration), String>,
-    router: &Router,
-) -> Change {
+fn settle(entry: &mut Entry, outcome: Result<Granted, String>, router: &Router) -> Change {
     let now = Instant::now();
     match outcome {
-        Ok((address, port, lifetime)) => {
-            entry.held = Some((port, now + lifetime));
+        Ok(Granted {
+            opening,
+            external,
+            lifetime,
+        }) => {
+            let until = now + lifetime;
+            entry.held = Some(Held { opening, until });
             entry.due = now + lifetime / 2;
             Change::Held(Holding {
                 gateway: router.search_address(),
-                local: IpAddr::V4(router.local()),
+                local: router.local(),
                 mechanism: crate::igd::MECHANISM.to_owned(),
                 protocol: entry.wanted.protocol,
                 port: entry.wanted.first.get(),
                 ports: 1,
-                external: SocketAddr::new(address, port),
+                external,
                 hostnames: Vec::new(),
                 expires: Timestamp::from(SystemTime::now() + lifetime),
                 nonce: [0; 12],
+                pinhole: match opening {
+                    Opening::Port(_) => None,
+                    Opening::Pinhole(id) => Some(id),
+                },
                 watcher: None,
             })
         }
@@ -220,7 +305,7 @@ fn settle(
             entry.due = now + REST;
             match entry.held {
                 // There is time for another renewal.
-                Some((_, until)) if until > now + REST => {
+                Some(held) if held.until > now + REST => {
                     tracing::debug!(reason, "a mapping is not renewed yet");
                 }
                 Some(_) => {

@@ -141,6 +141,7 @@ impl Holder {
             hostnames: entry.wanted.names(),
             expires: Timestamp::from(expires),
             nonce: nonce.0,
+            pinhole: None,
             watcher: None,
         };
         if let Some(rest) = rest {

@@ -32,6 +32,11 @@ pub enum Action {
     /// Map this port, or another one.
     AddAny(Mapping),
     Delete(MappingKey),
+    /// The same of both protocols, which clients mean that name none.
+    DeleteBoth {
+        outside: Outside,
+        external_port: u16,
+    },
     DeleteRange(MappingRange),
     /// The mapping of this number, from 0.
     Entry(u16),
@@ -206,7 +211,7 @@ impl Action {
             Self::PacketsReceived => "GetTotalPacketsReceived",
             Self::Add(_) => "AddPortMapping",
             Self::AddAny(_) => "AddAnyPortMapping",
-            Self::Delete(_) => "DeletePortMapping",
+            Self::Delete(_) | Self::DeleteBoth { .. } => "DeletePortMapping",
             Self::DeleteRange(_) => "DeletePortMappingRange",
             Self::Entry(_) => "GetGenericPortMappingEntry",
             Self::Specific(_) => "GetSpecificPortMappingEntry",
@@ -245,6 +250,10 @@ impl Action {
             ("GetExternalIPAddress", _) => Ok(Self::ExternalAddress),
             ("AddPortMapping", _) => Ok(Self::Add(given.mapping()?)),
             ("AddAnyPortMapping", Version::Two) => Ok(Self::AddAny(given.mapping()?)),
+            ("DeletePortMapping", _) if given.names_no_protocol() => Ok(Self::DeleteBoth {
+                outside: given.outside()?,
+                external_port: given.number("NewExternalPort")?,
+            }),
             ("DeletePortMapping", _) => Ok(Self::Delete(given.key()?)),
             ("DeletePortMappingRange", Version::Two) => Ok(Self::DeleteRange(given.range()?)),
             ("GetGenericPortMappingEntry", _) => {
@@ -291,6 +300,14 @@ impl Action {
             | Self::FirewallStatus => Vec::new(),
             Self::Add(mapping) | Self::AddAny(mapping) => of_mapping(mapping),
             Self::Delete(key) | Self::Specific(key) => of_key(key),
+            Self::DeleteBoth {
+                outside,
+                external_port,
+            } => vec![
+                ("NewRemoteHost", outside.word()),
+                ("NewExternalPort", external_port.to_string()),
+                ("NewProtocol", String::new()),
+            ],
             Self::DeleteRange(range) => of_range(range),
             Self::Entry(index) => vec![("NewPortMappingIndex", index.to_string())],
             Self::List(range, number) => {
@@ -322,6 +339,7 @@ impl Answer {
             (
                 Action::Add(_)
                 | Action::Delete(_)
+                | Action::DeleteBoth { .. }
                 | Action::DeleteRange(_)
                 | Action::UpdatePinhole { .. }
                 | Action::DeletePinhole { .. },
@@ -415,6 +433,7 @@ impl Answer {
         Ok(match action {
             Action::Add(_)
             | Action::Delete(_)
+            | Action::DeleteBoth { .. }
             | Action::DeleteRange(_)
             | Action::UpdatePinhole { .. }
             | Action::DeletePinhole { .. } => Self::Done,

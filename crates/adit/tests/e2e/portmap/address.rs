@@ -156,6 +156,15 @@ fn gateway_with_a_private_address_does_not_claim_more() -> Result<()> {
         let all = ["pcp", "upnp", "address"].map(said);
         ensure!(told["told"] == json!(all), "{told}");
         ensure!(told["addresses"] == json!([all[2]]), "{told}");
+        let added = asker.portmap("add 8080/tcp --ipv4")?;
+        ensure!(added[0]["reach"] == reach, "{added:?}");
+        let words = asker.words("add 8080/tcp --ipv4")?;
+        let plain = words.into_iter().filter(|word| word != "--json");
+        let output = server.host.exec(plain)?;
+        ensure!(
+            output.stderr.contains("the Internet does not reach"),
+            "{output}"
+        );
     }
     world.adit(&format!("uplink set --advertised {PUBLIC4}"))?;
     let all = best(&asker, "")?;

@@ -69,6 +69,10 @@ pub(super) async fn perform(
         Action::Add(mapping) => call.add(mapping, true).await.map(|_| Answer::Done),
         Action::AddAny(mapping) => call.add(mapping, false).await.map(Answer::Reserved),
         Action::Delete(key) => call.delete(&key).await,
+        Action::DeleteBoth {
+            outside,
+            external_port,
+        } => call.delete_both(outside, external_port).await,
         Action::DeleteRange(range) => call.delete_range(range).await,
         Action::Entry(index) => call.entry(index),
         Action::Specific(key) => call.specific(&key),
@@ -200,6 +204,23 @@ impl Call<'_> {
         let view = self.snapshot()?;
         let lease = view.mapping(key).ok_or(Fault::NoSuchEntry)?;
         self.end(lease).await?;
+        Ok(Answer::Done)
+    }
+
+    async fn delete_both(&self, outside: Outside, external_port: u16) -> Result<Answer, Fault> {
+        let view = self.snapshot()?;
+        let keys = [PortProtocol::Tcp, PortProtocol::Udp].map(|protocol| MappingKey {
+            outside: outside.clone(),
+            external_port,
+            protocol,
+        });
+        let leases: Vec<&Lease> = keys.iter().filter_map(|key| view.mapping(key)).collect();
+        if leases.is_empty() {
+            return Err(Fault::NoSuchEntry);
+        }
+        for lease in leases {
+            self.end(lease).await?;
+        }
         Ok(Answer::Done)
     }
 

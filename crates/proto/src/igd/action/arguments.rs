@@ -59,9 +59,18 @@ impl<'a> Given<'a> {
             .ok_or(Fault::InvalidArguments)
     }
 
+    /// Whether the protocol is there and empty.
+    pub(super) fn names_no_protocol(&self) -> bool {
+        self.text("NewProtocol") == Ok("")
+    }
+
+    pub(super) fn outside(&self) -> Result<Outside, Fault> {
+        Ok(Outside::read(self.text_or_empty("NewRemoteHost")?))
+    }
+
     pub(super) fn key(&self) -> Result<MappingKey, Fault> {
         Ok(MappingKey {
-            outside: Outside::read(self.text_or_empty("NewRemoteHost")?),
+            outside: self.outside()?,
             external_port: self.number("NewExternalPort")?,
             protocol: self.protocol()?,
         })

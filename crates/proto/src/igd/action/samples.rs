@@ -73,6 +73,14 @@ pub(crate) fn samples() -> Vec<(Service, Action, Answer)> {
             Answer::Reserved(51414),
         ),
         (first, Action::Delete(mapping.key()), Answer::Done),
+        (
+            second,
+            Action::DeleteBoth {
+                outside: Outside::Anyone,
+                external_port: 51413,
+            },
+            Answer::Done,
+        ),
         (second, Action::DeleteRange(range), Answer::Done),
         (first, Action::Entry(3), Answer::Entry(mapping.clone())),
         (
