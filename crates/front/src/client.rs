@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::control::{Answer, Envelope, LONGEST_LINE, Request, VERSION, line};
 use crate::handover::{self, Inventory};
 use crate::status::Status;
-use crate::table::Table;
+use crate::table::{Change, Table};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -54,8 +54,20 @@ impl Client {
         self.ask_status(Request::Set(table.clone()))
     }
 
+    /// Changes the table in force, as [`Self::set`] does with a whole one. It is refused unless the table has the revision
+    /// that the change is from.
+    pub fn change(&mut self, change: &Change) -> Result<Status, ClientError> {
+        self.ask_status(Request::Change(change.clone()))
+    }
+
+    /// All but the names.
     pub fn status(&mut self) -> Result<Status, ClientError> {
-        self.ask_status(Request::Status {})
+        self.ask_status(Request::Status { names: false })
+    }
+
+    /// With the names.
+    pub fn status_with_names(&mut self) -> Result<Status, ClientError> {
+        self.ask_status(Request::Status { names: true })
     }
 
     /// Ends the process and all of its connections; returns when its sockets are closed.

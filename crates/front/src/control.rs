@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::handover::Inventory;
 use crate::status::Status;
-use crate::table::Table;
+use crate::table::{Change, Table};
 
 /// It changes when an older front, or an older client, would misunderstand.
 pub(crate) const VERSION: u32 = 1;
@@ -25,7 +25,13 @@ pub(crate) struct Envelope<T> {
 pub(crate) enum Request {
     /// Put this table in force.
     Set(Table),
-    Status {},
+    /// Change the table that is in force.
+    Change(Change),
+    Status {
+        /// Whether each name is told of, too.
+        #[serde(default)]
+        names: bool,
+    },
     /// End, with all connections.
     Stop {},
     /// Say what there is to hand over. Datagrams wait from here on.

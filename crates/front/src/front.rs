@@ -14,7 +14,7 @@ use crate::route::Names;
 use crate::shared::{Gate, Shared};
 use crate::socket;
 use crate::status::{ListenerStatus, NameStatus, Status};
-use crate::table::{Listener, Service, Table, TableError};
+use crate::table::{Change, Listener, Service, Table, TableError};
 use crate::worker::{self, Command, Flow, Handle};
 
 /// What a worker gets to give up its flows.
@@ -128,11 +128,25 @@ impl Front {
             state.doors.insert(*key, door);
         }
         if is_any_gone {
-            for worker in &self.workers {
-                worker.tell(Command::Sweep);
-            }
+            self.sweep();
         }
         state.table = table;
+        Ok(())
+    }
+
+    /// Puts a change of the table in force.
+    pub(crate) fn change(&self, state: &mut State, change: &Change) -> Result<(), TableError> {
+        state.table.change(change)?;
+        let mut is_any_gone = false;
+        for changed in &change.listeners {
+            // One that could not be opened has the table's names when it can.
+            if let Some(Door::Open(gate)) = state.doors.get(&(changed.address, changed.service)) {
+                is_any_gone |= gate.change_names(&changed.names);
+            }
+        }
+        if is_any_gone {
+            self.sweep();
+        }
         Ok(())
     }
 
@@ -167,25 +181,47 @@ impl Front {
         }
     }
 
+    /// Without the names.
     pub(crate) fn status(&self, state: &State) -> Status {
         let counters = &self.shared.counters;
-        let mut listeners = Vec::new();
+        let listeners = state.table.listeners.iter().map(|listener| {
+            let Listener {
+                address, service, ..
+            } = *listener;
+            let problem = match state.doors.get(&(address, service)) {
+                Some(Door::Failed(problem)) => Some(problem.clone()),
+                Some(Door::Open(_)) | None => None,
+            };
+            ListenerStatus {
+                address,
+                service,
+                problem,
+            }
+        });
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            revision: state.table.revision,
+            connections: counters.connections.load(Ordering::Relaxed),
+            waiting: counters.waiting.load(Ordering::Relaxed),
+            flows: counters.flows.load(Ordering::Relaxed),
+            listeners: listeners.collect(),
+            names: Vec::new(),
+            failures: counters.failures(),
+            transparency: self.transparency.clone(),
+        }
+    }
+
+    pub(crate) fn names(state: &State) -> Vec<NameStatus> {
         let mut names = Vec::new();
         for listener in &state.table.listeners {
             let Listener {
                 address, service, ..
             } = *listener;
-            let door = state.doors.get(&(address, service));
-            let (gate, problem) = match door {
-                Some(Door::Open(gate)) => (Some(gate.names()), None),
-                Some(Door::Failed(problem)) => (None, Some(problem.clone())),
-                None => (None, None),
+            let gate = match state.doors.get(&(address, service)) {
+                Some(Door::Open(gate)) => Some(gate.names()),
+                Some(Door::Failed(_)) | None => None,
             };
-            listeners.push(ListenerStatus {
-                address,
-                service,
-                problem,
-            });
             let listed = listener.names.keys().map(|name| Some(name.as_str()));
             let fallback = listener.fallback.iter().map(|_| None);
             for name in listed.chain(fallback) {
@@ -199,18 +235,7 @@ impl Front {
                 });
             }
         }
-        Status {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: std::process::id(),
-            revision: state.table.revision,
-            connections: counters.connections.load(Ordering::Relaxed),
-            waiting: counters.waiting.load(Ordering::Relaxed),
-            flows: counters.flows.load(Ordering::Relaxed),
-            listeners,
-            names,
-            failures: counters.failures(),
-            transparency: self.transparency.clone(),
-        }
+        names
     }
 
     /// Says what there is to hand over, and stops to carry datagrams. It goes on with [`Self::stay`], or ends with
@@ -275,6 +300,12 @@ impl Front {
         }
         state.doors.clear();
         state.is_handed_over = true;
+    }
+
+    fn sweep(&self) {
+        for worker in &self.workers {
+            worker.tell(Command::Sweep);
+        }
     }
 
     fn open_gate(

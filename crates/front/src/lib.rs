@@ -19,7 +19,9 @@ mod worker;
 pub use client::{Client, ClientError};
 pub use process::{ServeError, serve};
 pub use status::{Failures, ListenerStatus, NameStatus, Status};
-pub use table::{Limits, Listener, Mode, Route, Service, Table, TableError, Target};
+pub use table::{
+    Change, Limits, Listener, ListenerChange, Mode, Route, Service, Table, TableError, Target,
+};
 
 /// Where the front of a gateway listens for its table, inside the runtime directory.
 pub const SOCKET_NAME: &str = "front.sock";

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::table::{Listener, Route};
 
 /// The names behind one listener.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Names {
     exact: HashMap<String, Arc<Entry>>,
     /// By what follows `*.`
@@ -58,6 +58,26 @@ impl Names {
             }
         }
         (names, is_any_gone)
+    }
+
+    /// Lets a name lead somewhere, or nowhere. Whether an entry is gone by that.
+    pub(crate) fn change(&mut self, name: &str, route: Option<&Route>) -> bool {
+        let (map, key) = match name.strip_prefix("*.") {
+            Some(rest) => (&mut self.wildcards, rest),
+            None => (&mut self.exact, name),
+        };
+        let before = map.get(key).cloned();
+        let after = route.map(|route| Entry::keep(before.as_ref(), Some(&name.to_owned()), route));
+        let gone = before
+            .filter(|before| !(after.as_ref()).is_some_and(|after| Arc::ptr_eq(before, after)));
+        match after {
+            Some(after) => map.insert(key.to_owned(), after),
+            None => map.remove(key),
+        };
+        if let Some(gone) = &gone {
+            gone.ended.store(true, Ordering::Relaxed);
+        }
+        gone.is_some()
     }
 
     /// Exactly, then by the wildcard of one label, then the fallback.
@@ -202,5 +222,38 @@ mod tests {
         assert!(Arc::ptr_eq(kept, before.find(Some("a.example")).unwrap()));
         assert!(!after.find(Some("b.example")).unwrap().is_ended());
         assert!(!Names::new(&second, &after).1);
+    }
+
+    #[test]
+    fn names_that_are_changed_are_those_of_a_new_table() {
+        let first = listener(
+            &[("a.example", 1), ("*.example", 2), ("c.example", 3)],
+            Some(9),
+        );
+        let (mut names, _) = Names::new(&first, &Names::default());
+        let before = names.clone();
+        let to = |port: u16| Route::Device(Target::transparent(([10, 59, 0, 2], port).into()));
+        assert!(!names.change("a.example", Some(&to(1))));
+        assert!(!names.change("d.example", Some(&to(4))));
+        assert!(!names.change("nobody.example", None));
+        assert!(names.change("*.example", Some(&to(5))));
+        assert!(names.change("c.example", None));
+        for (asked, leads_to, is_ended) in [
+            ("a.example", Some(1), false),
+            ("c.example", Some(5), true),
+            ("d.example", Some(4), true),
+            ("x.example", Some(5), true),
+            ("elsewhere", Some(9), false),
+        ] {
+            let found = names.find(Some(asked)).map(|entry| entry.route.clone());
+            assert_eq!(found, leads_to.map(to), "{asked}");
+            assert_eq!(
+                before.find(Some(asked)).unwrap().is_ended(),
+                is_ended,
+                "{asked}"
+            );
+        }
+        let kept = names.find(Some("a.example")).unwrap();
+        assert!(Arc::ptr_eq(kept, before.find(Some("a.example")).unwrap()));
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crate::admission::Admission;
 use crate::route::Names;
 use crate::status::Failures;
-use crate::table::Service;
+use crate::table::{Route, Service};
 
 /// A listener that is open.
 #[derive(Debug)]
@@ -64,6 +64,18 @@ impl Gate {
 
     pub(crate) fn set_names(&self, names: Arc<Names>) {
         *self.names.write().unwrap_or_else(PoisonError::into_inner) = names;
+    }
+
+    /// Whether any that it had is gone.
+    pub(crate) fn change_names(&self, changes: &BTreeMap<String, Option<Route>>) -> bool {
+        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        // It is copied only if somebody looks a name up at this very moment.
+        let names = Arc::make_mut(&mut names);
+        let mut is_any_gone = false;
+        for (name, route) in changes {
+            is_any_gone |= names.change(name, route.as_ref());
+        }
+        is_any_gone
     }
 }
 

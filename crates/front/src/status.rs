@@ -23,6 +23,8 @@ pub struct Status {
     /// QUIC flows.
     pub flows: u64,
     pub listeners: Vec<ListenerStatus>,
+    /// Only where they are asked for: there may be many.
+    #[serde(default)]
     pub names: Vec<NameStatus>,
     /// Since the process began.
     pub failures: Failures,

@@ -31,6 +31,25 @@ pub struct Listener {
     pub fallback: Option<Route>,
 }
 
+/// Names that come, go or lead elsewhere, where the listeners of a table stay: what costs in proportion to the change.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// That of the table that it changes; any other is not changed.
+    pub from: u64,
+    /// That of the table that comes of it.
+    pub revision: u64,
+    pub listeners: Vec<ListenerChange>,
+}
+
+/// What changes at a listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerChange {
+    pub address: SocketAddr,
+    pub service: Service,
+    /// Where each name leads to from now on; nowhere if it goes.
+    pub names: BTreeMap<String, Option<Route>>,
+}
+
 /// How the name is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -107,6 +126,10 @@ pub enum TableError {
     Name { address: SocketAddr, name: String },
     #[error("{address} redirects, which only HTTP can")]
     Redirect { address: SocketAddr },
+    #[error("it changes revision {from}, and the table has {revision}")]
+    OtherRevision { from: u64, revision: u64 },
+    #[error("{address} is in no listener of the table")]
+    NoListener { address: SocketAddr },
 }
 
 impl Default for Limits {
@@ -162,6 +185,46 @@ impl Target {
 }
 
 impl Table {
+    /// Changes it, or leaves it as it is.
+    ///
+    /// # Errors
+    ///
+    /// When it is a change of another table, or of listeners that are not there, or what comes of it would be none.
+    pub fn change(&mut self, change: &Change) -> Result<(), TableError> {
+        let Change { from, revision, .. } = *change;
+        if from != self.revision {
+            let revision = self.revision;
+            return Err(TableError::OtherRevision { from, revision });
+        }
+        for changed in &change.listeners {
+            let address = changed.address;
+            self.listener(changed)
+                .ok_or(TableError::NoListener { address })?;
+            let routes = changed.names.values().flatten();
+            check_names(address, changed.names.keys())?;
+            check_routes(address, changed.service, routes)?;
+        }
+        for changed in &change.listeners {
+            let Some(listener) = self.listener(changed) else {
+                continue;
+            };
+            for (name, route) in &changed.names {
+                match route {
+                    Some(route) => listener.names.insert(name.clone(), route.clone()),
+                    None => listener.names.remove(name),
+                };
+            }
+        }
+        self.revision = revision;
+        Ok(())
+    }
+
+    fn listener(&mut self, changed: &ListenerChange) -> Option<&mut Listener> {
+        let key = (changed.address, changed.service);
+        let mut listeners = self.listeners.iter_mut();
+        listeners.find(|listener| (listener.address, listener.service) == key)
+    }
+
     pub(crate) fn check(&self) -> Result<(), TableError> {
         let mut seen = BTreeSet::new();
         for listener in &self.listeners {
@@ -172,20 +235,36 @@ impl Table {
             if !seen.insert((address, listener.service.is_tcp())) {
                 return Err(TableError::Twice { address });
             }
-            for name in listener.names.keys() {
-                if !is_name(name) {
-                    let name = name.clone();
-                    return Err(TableError::Name { address, name });
-                }
-            }
-            let mut routes = listener.names.values().chain(&listener.fallback);
-            let redirects = routes.any(|route| matches!(route, Route::Redirect { .. }));
-            if redirects && listener.service != Service::Http {
-                return Err(TableError::Redirect { address });
-            }
+            check_names(address, listener.names.keys())?;
+            check_routes(address, listener.service, listener.routes())?;
         }
         Ok(())
     }
+}
+
+fn check_names<'a>(
+    address: SocketAddr,
+    mut names: impl Iterator<Item = &'a String>,
+) -> Result<(), TableError> {
+    match names.find(|name| !is_name(name)) {
+        Some(name) => Err(TableError::Name {
+            address,
+            name: name.clone(),
+        }),
+        None => Ok(()),
+    }
+}
+
+fn check_routes<'a>(
+    address: SocketAddr,
+    service: Service,
+    mut routes: impl Iterator<Item = &'a Route>,
+) -> Result<(), TableError> {
+    let redirects = routes.any(|route| matches!(route, Route::Redirect { .. }));
+    if redirects && service != Service::Http {
+        return Err(TableError::Redirect { address });
+    }
+    Ok(())
 }
 
 fn is_name(name: &str) -> bool {
@@ -265,5 +344,68 @@ mod tests {
             check(vec![listener(Service::Tls, "a.example", redirect())]),
             Err(TableError::Redirect { address })
         );
+    }
+
+    #[test]
+    fn a_change_is_of_one_table_and_all_of_it_or_nothing() {
+        let address: SocketAddr = "203.0.113.1:443".parse().unwrap();
+        let device = |port| Route::Device(Target::transparent(([10, 59, 0, 2], port).into()));
+        let mut table = Table {
+            revision: 7,
+            listeners: vec![Listener {
+                address,
+                service: Service::Tls,
+                names: ["a.example", "b.example", "c.example"]
+                    .map(|name| (name.to_owned(), device(1)))
+                    .into(),
+                fallback: None,
+            }],
+            ..Table::default()
+        };
+        let change = |from, address, names: &[(&str, Option<Route>)]| Change {
+            from,
+            revision: 9,
+            listeners: vec![ListenerChange {
+                address,
+                service: Service::Tls,
+                names: names
+                    .iter()
+                    .map(|(name, route)| ((*name).to_owned(), route.clone()))
+                    .collect(),
+            }],
+        };
+        let before = table.clone();
+        let some = [("d.example", Some(device(4)))];
+        let elsewhere = "203.0.113.2:443".parse().unwrap();
+        let redirect = Route::Redirect {
+            port: 443,
+            challenges: None,
+        };
+        for wrong in [
+            change(6, address, &some),
+            change(7, elsewhere, &some),
+            change(7, address, &[("a.example", None), ("D.example", None)]),
+            change(
+                7,
+                address,
+                &[("a.example", None), ("d.example", Some(redirect))],
+            ),
+        ] {
+            assert!(table.change(&wrong).is_err(), "{wrong:?}");
+            assert_eq!(table, before);
+        }
+        let right = [
+            ("a.example", None),
+            ("b.example", Some(device(2))),
+            ("d.example", Some(device(4))),
+        ];
+        table.change(&change(7, address, &right)).unwrap();
+        let mut expected = before;
+        expected.revision = 9;
+        let names = &mut expected.listeners[0].names;
+        names.remove("a.example");
+        names.insert("b.example".to_owned(), device(2));
+        names.insert("d.example".to_owned(), device(4));
+        assert_eq!(table, expected);
     }
 }

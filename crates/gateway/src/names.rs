@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use adit_front::{Client, ClientError, Listener, Mode, Route, SOCKET_NAME, Status, Table};
+use adit_front::{Change, Client, ClientError, Listener, Mode, Route, SOCKET_NAME, Status, Table};
 use adit_host::wireguard::{Program, Starter};
 use adit_model::desired::names::Names;
 use adit_model::problem::Problem;
@@ -143,6 +143,12 @@ impl Front {
         Ok(status)
     }
 
+    async fn change(&self, change: Change) -> Result<Status, ClientError> {
+        let status = self.ask(move |client| client.change(&change)).await?;
+        self.holding.take(&status);
+        Ok(status)
+    }
+
     async fn status(&self) -> Result<Status, ClientError> {
         let status = self.ask(Client::status).await;
         match &status {
@@ -233,8 +239,11 @@ impl Keeper {
     }
 
     async fn take(&mut self, names: Names) {
-        let listeners = table::listeners(&names);
-        self.names = names;
+        let before = std::mem::replace(&mut self.names, names);
+        if self.is_changed(&before).await {
+            return;
+        }
+        let listeners = table::listeners(&self.names);
         if self.is_told && self.table.listeners == listeners && self.problems.borrow().is_empty() {
             return;
         }
@@ -244,6 +253,35 @@ impl Keeper {
             ..Table::default()
         };
         self.push().await;
+    }
+
+    /// Tells the front what has changed; whether that is done, and the whole table need not be told.
+    async fn is_changed(&mut self, before: &Names) -> bool {
+        let is_in_force = self.is_told && !before.is_empty() && self.problems.borrow().is_empty();
+        if !is_in_force || self.names.is_empty() {
+            return false;
+        }
+        let Some(listeners) = table::changes(before, &self.names) else {
+            return false;
+        };
+        if listeners.is_empty() {
+            return true;
+        }
+        let change = Change {
+            from: self.table.revision,
+            revision: next_revision(self.table.revision),
+            listeners,
+        };
+        // A front that began anew, or is of another version, refuses it.
+        let Ok(status) = self.front.change(change.clone()).await else {
+            return false;
+        };
+        if self.table.change(&change).is_err() {
+            return false;
+        }
+        let problems = self.of_status(&status);
+        self.tell(problems);
+        true
     }
 
     async fn push(&mut self) {

@@ -1,8 +1,9 @@
 //! Names lead to devices, and devices see who comes.
 
 use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 
-use adit_front::{Mode, Route, Service, Target};
+use adit_front::{Change, ListenerChange, Mode, Route, Service, Target};
 use anyhow::{Result, ensure};
 
 use crate::device::{Plain, Seen, Serving, TLS, connect, exchange, hello};
@@ -138,6 +139,60 @@ fn what_is_no_hello_is_closed_and_the_alert_arrives_behind_whatever_was_sent() -
     front.await_status("both are counted", |status| {
         status.failures.malformed == 1 && status.failures.unknown_name == 1 && status.waiting == 0
     })?;
+    Ok(())
+}
+
+#[test]
+fn a_change_of_names_ends_their_connections_and_no_others() -> Result<()> {
+    let network = Network::new("front-change")?;
+    let front = network.start_front()?;
+    let names = [
+        ("kept.example", Place::Nas, 443),
+        ("gone.example", Place::Nas, 443),
+    ];
+    front.set(listeners(Service::Tls, 443, &names, None))?;
+    let address = Place::Front.at(Family::V4, 443);
+    let nas = Plain::listen(&network.nas, Place::Nas.at(Family::V4, 443))?;
+    let blog = Plain::listen(&network.blog, Place::Blog.at(Family::V4, 443))?;
+    let open = |name: &str, device: &Plain| -> Result<(TcpStream, TcpStream)> {
+        let hello = hello(&network.client, name, 0)?;
+        let mut client = connect(&network.client, address)?;
+        client.write_all(&hello)?;
+        let (mut device, _) = device.accept()?;
+        device.read_exact(&mut vec![0; hello.len()])?;
+        Ok((client, device))
+    };
+    let kept = open("kept.example", &nas)?;
+    let (mut gone, _gone_device) = open("gone.example", &nas)?;
+    let to_blog = Route::Device(Target::transparent(Place::Blog.at(Family::V4, 443)));
+    let mut change = Change {
+        from: 1,
+        revision: 2,
+        listeners: vec![ListenerChange {
+            address,
+            service: Service::Tls,
+            names: [
+                ("gone.example".to_owned(), None),
+                ("new.example".to_owned(), Some(to_blog)),
+            ]
+            .into(),
+        }],
+    };
+    let status = front.client()?.change(&change)?;
+    ensure!(
+        status.revision == 2 && status.names.is_empty(),
+        "{status:?}"
+    );
+    ensure!(!matches!(gone.read(&mut [0]), Ok(1..)), "it was answered");
+    exchange(&kept.0, &kept.1)?;
+    let new = open("new.example", &blog)?;
+    exchange(&new.0, &new.1)?;
+    // Of the table from before.
+    change.revision = 3;
+    ensure!(front.client()?.change(&change).is_err(), "it is done twice");
+    let names = front.status()?.names;
+    let total = names.iter().map(|name| name.total).sum::<u64>();
+    ensure!(names.len() == 4 && total == 2, "{names:?}");
     Ok(())
 }
 

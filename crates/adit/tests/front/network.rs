@@ -203,7 +203,7 @@ impl Front {
     }
 
     pub(crate) fn status(&self) -> Result<Status> {
-        Ok(self.client()?.status()?)
+        Ok(self.client()?.status_with_names()?)
     }
 
     pub(crate) fn await_status(

@@ -13,8 +13,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{SocketFlags, accept_with};
 
 use super::{Answer, Envelope, LONGEST_LINE, Request, VERSION, line};
-use crate::front::{Front, Inheritance};
+use crate::front::{Front, Inheritance, State};
 use crate::handover;
+use crate::table::TableError;
 
 /// Who talks at the same time.
 const MOST: usize = 32;
@@ -108,21 +109,29 @@ impl Talk {
                         return Ok(());
                     }
                     let set = self.front.set(&mut state, table, Inheritance::default());
-                    let answer = match set {
-                        Ok(()) => Answer::Status(self.front.status(&state)),
-                        Err(error) => Answer::Refused {
-                            reason: error.to_string(),
-                        },
-                    };
+                    let answer = self.answer(&state, set);
                     drop(state);
                     tell(&mut stream, answer)?;
                 }
-                Request::Status {} => {
+                Request::Change(change) => {
+                    let mut state = self.front.lock();
+                    if state.is_handed_over() {
+                        return Ok(());
+                    }
+                    let changed = self.front.change(&mut state, &change);
+                    let answer = self.answer(&state, changed);
+                    drop(state);
+                    tell(&mut stream, answer)?;
+                }
+                Request::Status { names } => {
                     let state = self.front.lock();
                     if state.is_handed_over() {
                         return Ok(());
                     }
-                    let status = self.front.status(&state);
+                    let mut status = self.front.status(&state);
+                    if names {
+                        status.names = Front::names(&state);
+                    }
                     drop(state);
                     tell(&mut stream, Answer::Status(status))?;
                 }
@@ -142,6 +151,15 @@ impl Talk {
             }
         }
         Ok(())
+    }
+
+    fn answer(&self, state: &State, done: Result<(), TableError>) -> Answer {
+        match done {
+            Ok(()) => Answer::Status(self.front.status(state)),
+            Err(error) => Answer::Refused {
+                reason: error.to_string(),
+            },
+        }
     }
 
     /// All the steps of a handover, while nobody changes anything.

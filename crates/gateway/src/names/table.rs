@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use adit_front::{Listener, Mode, Route, Service, Target};
+use adit_front::{Listener, ListenerChange, Mode, Route, Service, Target};
 use adit_model::desired::firewall::Port;
 use adit_model::desired::names::{self, HTTP, HTTPS, Names};
 use adit_model::protocol::Protocol;
@@ -20,33 +20,72 @@ pub(super) fn listeners(names: &Names) -> Vec<Listener> {
         };
         listeners.insert(socket, listener);
     }
-    // In this order, which is that of the ports, a name of port 80 is in place before that of port 443 is looked at.
-    for ((socket, name), target) in &names.routes {
-        if let Some(listener) = listeners.get_mut(socket) {
-            listener.names.insert(name.clone(), device(target));
-        }
-        let is_secure = (socket.protocol, socket.port) == (Protocol::Tcp, HTTPS);
-        if is_secure && names.redirects.contains(&socket.address) {
-            let plain = Port {
-                port: HTTP,
-                ..*socket
-            };
-            // A name that has port 80 of its own is led there.
-            if let Some(listener) = listeners.get_mut(&plain) {
-                let redirect = || Route::Redirect {
-                    port: HTTPS,
-                    challenges: None,
-                };
-                listener.names.entry(name.clone()).or_insert_with(redirect);
+    for (socket, name) in names.routes.keys() {
+        for socket in concerned(names, socket) {
+            if let (Some(listener), Some(route)) =
+                (listeners.get_mut(&socket), route(names, socket, name))
+            {
+                listener.names.insert(name.clone(), route);
             }
         }
     }
     listeners.into_values().collect()
 }
 
+/// What changes where the listeners stay as they are; nothing when they do not.
+pub(super) fn changes(before: &Names, after: &Names) -> Option<Vec<ListenerChange>> {
+    let is_of_names = before.redirects == after.redirects
+        && before.fallbacks.diff(&after.fallbacks).next().is_none()
+        && before.sockets() == after.sockets();
+    if !is_of_names {
+        return None;
+    }
+    let mut changes: BTreeMap<Port<IpAddr>, ListenerChange> = BTreeMap::new();
+    for (socket, name) in before.changed(after) {
+        for socket in concerned(after, socket) {
+            let change = changes.entry(socket).or_insert_with(|| ListenerChange {
+                address: SocketAddr::new(socket.address, socket.port),
+                service: service(&socket),
+                names: BTreeMap::new(),
+            });
+            let route = route(after, socket, name);
+            change.names.insert(name.clone(), route);
+        }
+    }
+    Some(changes.into_values().collect())
+}
+
 /// Whether a listener leads to no device.
 pub(super) fn only_redirects(listener: &Listener) -> bool {
     listener.routes().all(|route| route.device().is_none())
+}
+
+/// The sockets at which a name of a socket leads somewhere.
+fn concerned(names: &Names, socket: &Port<IpAddr>) -> impl Iterator<Item = Port<IpAddr>> + use<> {
+    let is_secure = (socket.protocol, socket.port) == (Protocol::Tcp, HTTPS);
+    let redirects = is_secure && names.redirects.contains(&socket.address);
+    let port = |port| Port { port, ..*socket };
+    [Some(*socket), redirects.then(|| port(HTTP))]
+        .into_iter()
+        .flatten()
+}
+
+/// Where a name leads to. One that has port 80 of its own is led there, and not on to port 443.
+fn route(names: &Names, socket: Port<IpAddr>, name: &str) -> Option<Route> {
+    let at = |port| {
+        names
+            .routes
+            .get(&(Port { port, ..socket }, name.to_owned()))
+    };
+    if let Some(target) = at(socket.port) {
+        return Some(device(target));
+    }
+    let is_plain = (socket.protocol, socket.port) == (Protocol::Tcp, HTTP);
+    let redirects = is_plain && names.redirects.contains(&socket.address);
+    (redirects && at(HTTPS).is_some()).then_some(Route::Redirect {
+        port: HTTPS,
+        challenges: None,
+    })
 }
 
 fn service(socket: &Port<IpAddr>) -> Service {
@@ -121,5 +160,54 @@ mod tests {
         assert!(!only_redirects(plain));
         names.routes.remove(&(socket(80), "a.example".to_owned()));
         assert!(only_redirects(&super::listeners(&names)[0]));
+    }
+
+    /// Every step from any set of names to any other.
+    #[test]
+    fn what_changes_makes_one_table_of_the_other() {
+        let keys: Vec<_> = [80, 443]
+            .into_iter()
+            .flat_map(|port| ["a.example", "b.example"].map(|name| (socket(port), name.to_owned())))
+            .collect();
+        let sets: Vec<Names> = (0..3_usize.pow(4))
+            .map(|number| {
+                let mut names = Names::default();
+                for (place, key) in keys.iter().enumerate() {
+                    match number / 3_usize.pow(place as u32) % 3 {
+                        0 => {}
+                        other => {
+                            names.routes.insert(key.clone(), target(other as u8, 1));
+                        }
+                    }
+                }
+                if number % 2 == 0 {
+                    names.redirects.insert([203, 0, 113, 10].into());
+                }
+                names
+            })
+            .collect();
+        let mut count = 0;
+        for before in &sets {
+            for after in &sets {
+                let expected = listeners(after);
+                let Some(changes) = changes(before, after) else {
+                    continue;
+                };
+                let mut table = adit_front::Table {
+                    revision: 1,
+                    listeners: listeners(before),
+                    ..adit_front::Table::default()
+                };
+                let change = adit_front::Change {
+                    from: 1,
+                    revision: 2,
+                    listeners: changes,
+                };
+                assert_eq!(table.change(&change), Ok(()), "{before:?}, {after:?}");
+                assert_eq!(table.listeners, expected, "{before:?}, {after:?}");
+                count += 1;
+            }
+        }
+        assert!(count > 1000, "{count}");
     }
 }

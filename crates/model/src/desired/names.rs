@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use ipnet::IpNet;
 
 use super::firewall::Port;
@@ -59,7 +60,20 @@ impl Names {
     pub fn differs(&self, other: &Self) -> bool {
         self.redirects != other.redirects
             || self.fallbacks.diff(&other.fallbacks).next().is_some()
-            || self.routes.diff(&other.routes).next().is_some()
+            || self.changed(other).next().is_some()
+    }
+
+    /// The names that lead elsewhere in another one, with those that only one of the two has.
+    pub fn changed<'a>(
+        &'a self,
+        other: &'a Self,
+    ) -> impl Iterator<Item = &'a (Port<IpAddr>, String)> {
+        let changes = self.routes.diff(&other.routes);
+        changes.map(|change| match change {
+            DiffItem::Add(key, _)
+            | DiffItem::Remove(key, _)
+            | DiffItem::Update { new: (key, _), .. } => key,
+        })
     }
 
     /// The public sockets on which there are names.
