@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use adit_lab::wait_until;
+use adit_lab::{Lab, Topology, wait_until};
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{SHORT, SOON, leases};
-use crate::support::{Device, PUBLIC4, World, at, connect, converse, listen, udp};
+use crate::support::{Device, PUBLIC4, World, at, binary, connect, converse, listen, udp};
 
 const ASKING: &str = include_str!("asking.py");
 
@@ -18,6 +18,8 @@ const UDP: &[&str] = &["udp"];
 
 /// How many ports are asked for at once, the reserved one among them.
 const SET: u64 = 4;
+
+const API: u16 = 8443;
 
 /// Ports by what they are for, with the protocols that they are reserved for.
 const RESERVED: &[(&str, u16, &[&str])] = &[
@@ -36,6 +38,7 @@ const RESERVED: &[(&str, u16, &[&str])] = &[
     ("clients of port control", 5350, UDP),
     ("port control", 5351, BOTH),
     ("WireGuard", 51820, UDP),
+    ("the API", API, TCP),
     ("the first of outbound connections", 32768, BOTH),
     ("one of outbound connections", 40000, BOTH),
     ("the last of outbound connections", 49151, BOTH),
@@ -76,7 +79,12 @@ fn ask(device: &Device, wishes: &[Value]) -> Result<Vec<Outcome>> {
 
 #[test]
 fn reserved_ports_are_nobodys() -> Result<()> {
-    let world = World::with_subnet("routed", "e2e-leases-reserved")?;
+    let lab = Lab::temporary(&Topology::by_name("routed")?, "e2e-leases-reserved")?;
+    let mut gateway = lab.gateway(binary())?;
+    gateway.run_with(["--listen", &format!("[::]:{API}")]);
+    gateway.start()?;
+    let world = World::of(gateway, lab);
+    world.adit("subnet add lan --ipv4 10.59.0.0/24")?;
     let server = world.join("box", "--kind server")?;
     let laptop = world.join("laptop", "--kind server")?;
     let internet = world.host("internet")?;
