@@ -3,6 +3,7 @@
 
 mod crash;
 mod flood;
+mod outsiders;
 mod reserved;
 mod told;
 mod whole;
