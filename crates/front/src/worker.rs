@@ -2,6 +2,7 @@
 //! wakes it.
 
 mod connection;
+mod datagrams;
 mod deadlines;
 mod direction;
 mod flows;

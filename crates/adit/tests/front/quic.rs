@@ -1,13 +1,14 @@
 //! QUIC: by the name in the first packets, and then by the addresses.
 
 use std::fs;
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
 use adit_front::Service;
-use adit_lab::{Process, wait_until};
+use adit_lab::{Host, Process, wait_until};
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::findings::Findings;
 use crate::network::{FAMILIES, Family, LIMIT, Network, Place, file, listeners};
@@ -215,5 +216,55 @@ fn datagrams_of_others_hold_nothing_and_get_no_answer() -> Result<()> {
         status.flows == 0 && status.names.iter().all(|name| name.total == 0),
         "{status:?}"
     );
+    Ok(())
+}
+
+#[test]
+fn datagrams_that_are_sent_together_arrive_as_they_were_sent() -> Result<()> {
+    const INITIAL: &str = include_str!("../../../proto/src/quic/vectors/initial-v1.hex");
+    let network = Network::new("front-quic-together")?;
+    let front = network.start_front()?;
+    // That of RFC 9001 appendix A.2.
+    let names = [("example.com", Place::Nas, 443)];
+    front.set(listeners(Service::Quic, 443, &names, None))?;
+    let digits: Vec<char> = INITIAL.chars().filter(char::is_ascii_hexdigit).collect();
+    let initial = digits
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(&pair.iter().collect::<String>(), 16));
+    let initial = initial.collect::<Result<Vec<u8>, _>>()?;
+    ensure!(initial.len() == 1200, "{}", initial.len());
+    for family in FAMILIES {
+        let bound = |host: &Host, address: SocketAddr| -> Result<UdpSocket> {
+            let socket = host.enter(|| UdpSocket::bind(address))??;
+            socket.set_read_timeout(Some(LIMIT))?;
+            setsockopt(&socket, sockopt::UdpGsoSegment, &1200)?;
+            Ok(socket)
+        };
+        let device = bound(&network.nas, Place::Nas.at(family, 443))?;
+        let client = bound(&network.client, Place::Client.at(family, 0))?;
+        client.connect(Place::Front.at(family, 443))?;
+        // The first leads the others, in this call and the next.
+        let more: Vec<u8> = (0..20 * 1200 + 300)
+            .map(|place| (place % 251) as u8)
+            .collect();
+        let first = [&initial[..], &more].concat();
+        let mut buffer = [0; 4096];
+        let mut source = None;
+        for sent in [&first, &more] {
+            client.send(sent)?;
+            for expected in sent.chunks(1200) {
+                let (length, from) = device.recv_from(&mut buffer)?;
+                ensure!(buffer[..length] == *expected, "{length} from {from}");
+                source = Some(from);
+            }
+        }
+        let source = source.context("a source")?;
+        ensure!(source == client.local_addr()?, "{source}");
+        device.send_to(&more, source)?;
+        for expected in more.chunks(1200) {
+            let length = client.recv(&mut buffer)?;
+            ensure!(buffer[..length] == *expected, "{length} back");
+        }
+    }
     Ok(())
 }

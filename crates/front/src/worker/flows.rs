@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use adit_proto::quic::{InitialReader, QuicError};
 use rustix::event::epoll::{self, EventFlags};
-use rustix::net::{RecvFlags, SendFlags, recv, recvfrom, send, sendto};
 use slab::Slab;
 
 use super::Subject;
+use super::datagrams;
 use super::deadlines::Deadlines;
 use crate::admission::{Excess, Held, Permit};
 use crate::route::{Entry, OpenEntry};
@@ -54,6 +54,7 @@ pub(super) struct Flows {
     next_id: u64,
     deadlines: Deadlines,
     buffer: Vec<u8>,
+    control: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -104,12 +105,14 @@ impl Flows {
             next_id: 0,
             deadlines: Deadlines::default(),
             buffer: vec![0; LARGEST_DATAGRAM],
+            control: nix::cmsg_space!(i32),
         }
     }
 
     /// Begins with a gate, and goes on with flows that it had before.
     pub(super) fn carry(&mut self, gate: Arc<Gate>, flows: Vec<Flow>, now: Instant) {
         let id = gate.id;
+        datagrams::take_together(&gate.socket);
         let subject = Subject::Datagrams(id).data();
         if let Err(error) = epoll::add(&self.epoll, &gate.socket, subject, EventFlags::IN) {
             tracing::error!(address = %gate.address, %error, "cannot wait for datagrams");
@@ -175,15 +178,13 @@ impl Flows {
         let gate = Arc::clone(&side.gate);
         let mut buffer = std::mem::take(&mut self.buffer);
         for _ in 0..TURN {
-            let Ok((length, _, client)) =
-                recvfrom(&gate.socket, &mut buffer[..], RecvFlags::empty())
+            let Ok(received) = datagrams::receive(&gate.socket, &mut buffer, &mut self.control)
             else {
                 break;
             };
-            let client = client.and_then(|client| SocketAddr::try_from(client).ok());
-            let datagram = buffer.get(..length).unwrap_or_default();
-            if let Some(client) = client {
-                self.receive_one(&gate, client, datagram, now);
+            let bytes = buffer.get(..received.length).unwrap_or_default();
+            if let Some(client) = received.from {
+                self.receive_from(&gate, client, bytes, received.each, now);
             }
         }
         self.buffer = buffer;
@@ -200,20 +201,16 @@ impl Flows {
         };
         for _ in 0..TURN {
             // A port that is closed is an error once; the client learns it by the silence.
-            let Ok((length, _)) = recv(&pinned.socket, &mut self.buffer[..], RecvFlags::empty())
+            let Ok(received) =
+                datagrams::receive(&pinned.socket, &mut self.buffer, &mut self.control)
             else {
                 break;
             };
             pinned.is_answered = true;
             pinned.last = now;
-            let datagram = self.buffer.get(..length).unwrap_or_default();
-            // Where there is no room, it is lost like any datagram.
-            let _ = sendto(
-                &side.gate.socket,
-                datagram,
-                SendFlags::empty(),
-                &flow.client,
-            );
+            let bytes = self.buffer.get(..received.length).unwrap_or_default();
+            let client = Some(flow.client);
+            datagrams::send(&side.gate.socket, bytes, received.each, client);
         }
     }
 
@@ -244,21 +241,49 @@ impl Flows {
         }
     }
 
-    fn receive_one(&mut self, gate: &Arc<Gate>, client: SocketAddr, datagram: &[u8], now: Instant) {
-        let known = self
-            .gates
-            .get(&gate.id)
-            .and_then(|side| side.by_client.get(&client).copied());
-        if let Some(key) = known
-            && let Some(Kept {
-                state: State::Pinned(pinned),
-                ..
-            }) = self.flows.get_mut(key)
-        {
-            pinned.last = now;
-            let _ = send(&pinned.socket, datagram, SendFlags::NOSIGNAL);
-            return;
+    /// Datagrams of `each` bytes from one client.
+    fn receive_from(
+        &mut self,
+        gate: &Arc<Gate>,
+        client: SocketAddr,
+        mut bytes: &[u8],
+        each: usize,
+        now: Instant,
+    ) {
+        // One may be what leads the rest to the device.
+        loop {
+            let known = self
+                .gates
+                .get(&gate.id)
+                .and_then(|side| side.by_client.get(&client).copied());
+            if let Some(key) = known
+                && let Some(Kept {
+                    state: State::Pinned(pinned),
+                    ..
+                }) = self.flows.get_mut(key)
+            {
+                pinned.last = now;
+                datagrams::send(&pinned.socket, bytes, each, None);
+                return;
+            }
+            let (datagram, rest) = bytes.split_at(each.min(bytes.len()));
+            self.receive_one(gate, client, known, datagram, now);
+            if rest.is_empty() {
+                return;
+            }
+            bytes = rest;
         }
+    }
+
+    /// A datagram of one who leads nowhere yet.
+    fn receive_one(
+        &mut self,
+        gate: &Arc<Gate>,
+        client: SocketAddr,
+        known: Option<usize>,
+        datagram: &[u8],
+        now: Instant,
+    ) {
         match known {
             Some(key) => self.ask(gate, key, datagram, now),
             None => {
@@ -333,7 +358,7 @@ impl Flows {
         };
         if let State::Asking(asking) = &flow.state {
             for datagram in &asking.datagrams {
-                let _ = send(&socket, datagram, SendFlags::NOSIGNAL);
+                datagrams::send(&socket, datagram, datagram.len().max(1), None);
             }
         }
         self.pin(key, entry, socket, false, now);
@@ -377,6 +402,7 @@ impl Flows {
         let Some(flow) = self.flows.get_mut(key) else {
             return;
         };
+        datagrams::take_together(&socket);
         let subject = Subject::Flow(key).data();
         if epoll::add(&self.epoll, &socket, subject, EventFlags::IN).is_err() {
             self.remove(key);
