@@ -6,7 +6,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{begun, check_address, refuse, release, renew};
+use super::ending::release;
+use super::{begun, check_address, refuse, renew};
 use crate::change::{EndLease, RequestLease};
 use crate::decide::Draft;
 use crate::edit::Object;
