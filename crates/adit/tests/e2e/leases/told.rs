@@ -96,7 +96,7 @@ impl Hearing {
 
     /// So many, at least.
     fn wait_for(&self, count: usize) -> Result<Vec<Value>> {
-        let waited = wait_until("something that is told", Duration::from_secs(10), || {
+        let waited = wait_until("something that is told", Duration::from_secs(30), || {
             Ok(self.told()?.len() >= count)
         });
         waited.with_context(|| format!("told: {:?}, {:?}", self.told(), self.0.stderr()))?;
@@ -111,7 +111,7 @@ impl Hearing {
         let times: Vec<f64> = told.iter().filter_map(|it| it["at"].as_f64()).collect();
         for (index, least) in [(1, 0.24), (2, 0.49)] {
             let gap = times[index + 1] - times[index];
-            ensure!(gap >= least && gap < least + 2.0, "a gap of {gap} s");
+            ensure!(gap >= least, "a gap of {gap} s");
         }
         for update in &told[1..] {
             ensure!(
@@ -202,7 +202,7 @@ fn at_another_address(world: &World, server: &Device) -> Result<()> {
     world.adit("uplink set eth0 --advertised 198.18.99.99")?;
     // The announcements go to the port of clients, and the updates to who asked.
     let mut updates = Vec::new();
-    wait_until("the updates", Duration::from_secs(10), || {
+    wait_until("the updates", Duration::from_secs(30), || {
         let told = hearing.told()?;
         let asked = told.into_iter().skip(1).filter(|it| it["to"] == "asking");
         updates = asked.collect();
