@@ -24,6 +24,9 @@ use super::{PortControl, failure, lock};
 use crate::control::{Basis, Control};
 use crate::writer::seconds_since_1970;
 
+/// Contacts of leases that are gone, of which there may be so many.
+const SPARE: usize = 64;
+
 /// Where the last answer about each lease went, as far as is known since the start.
 #[derive(Debug, Default)]
 pub(super) struct Contacts(Mutex<HashMap<LeaseId, Contact>>);
@@ -77,10 +80,17 @@ impl Contacts {
         self.lock().insert(lease, contact);
     }
 
-    /// Forgets leases that are gone.
-    fn retain(&self, state: &State) {
+    /// Forgets those of some leases that are gone.
+    fn forget(&self, ids: &[LeaseId], state: &State) {
         let is_open = |id: &LeaseId| state.leases.get(id).is_some_and(Lease::is_open);
-        self.lock().retain(|id, _| is_open(id));
+        let mut contacts = self.lock();
+        for id in ids.iter().filter(|id| !is_open(id)) {
+            contacts.remove(id);
+        }
+        // An answer may have gone out after the end of its lease.
+        if contacts.len() > 2 * state.leases.len() + SPARE {
+            contacts.retain(|id, _| is_open(id));
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<LeaseId, Contact>> {
@@ -104,7 +114,6 @@ pub(super) async fn run(ports: Arc<PortControl>) {
                 // An address that is another begins the epoch anew, which has to be in what is sent from here on.
                 ports.watch_addresses(&control);
                 compare(&ports, &control, before, &after);
-                ports.contacts.retain(&after.state);
             }
             before = Some(after);
         }
@@ -126,8 +135,8 @@ fn compare(ports: &PortControl, control: &Control, before: &Basis, after: &Basis
         let changed = before.state.leases.difference(&after.state.leases);
         changed.map(|(id, _)| id).collect()
     };
-    for id in ids {
-        let lease = before.state.leases.get(&id);
+    for id in &ids {
+        let lease = before.state.leases.get(id);
         let asked = lease.filter(|it| it.is_open() && it.mechanism == Mechanism::Pcp);
         if let Some(lease) = asked {
             follow(
@@ -139,6 +148,7 @@ fn compare(ports: &PortControl, control: &Control, before: &Basis, after: &Basis
             );
         }
     }
+    ports.contacts.forget(&ids, &after.state);
 }
 
 fn follow(

@@ -19,6 +19,10 @@ const UPDATES: u32 = 3;
 /// The time before the second of a kind, which doubles for each after it.
 const FIRST_GAP: Duration = Duration::from_millis(250);
 
+/// The time between what begins at once: thousands of mappings may be lost in one moment, and nobody's buffer holds thousands
+/// of datagrams.
+const PACE: Duration = Duration::from_micros(250);
+
 /// An announcement to a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Announcement {
@@ -36,9 +40,17 @@ pub enum Announcement {
 pub struct Notifier {
     notices: BTreeMap<u64, Notice>,
     schedule: BTreeSet<(Instant, u64)>,
-    clients: BTreeMap<IpAddr, BTreeSet<u64>>,
+    /// By client; few each.
+    announcements: BTreeMap<IpAddr, BTreeSet<u64>>,
+    /// There may be thousands for one client.
+    updates: BTreeMap<Subject, u64>,
     last: u64,
+    /// Before this nothing more begins.
+    free: Option<Instant>,
 }
+
+/// Which mapping of whom an update is about: the client, its port, and the remote peer of an outbound one.
+type Subject = (IpAddr, Target, Option<SocketAddr>);
 
 #[derive(Debug)]
 struct Notice {
@@ -77,8 +89,9 @@ impl Notifier {
             }
             (What::Announcement(_) | What::Update(_), _) => false,
         };
-        self.forget(to.ip(), same);
-        self.begin(to, What::Announcement(announcement), now);
+        self.forget_announcements(to.ip(), same);
+        let id = self.begin(to, What::Announcement(announcement), now);
+        self.announcements.entry(to.ip()).or_default().insert(id);
     }
 
     /// A mapping has another external address or port, or cannot stay: tells who made it, at the place of its last request.
@@ -89,28 +102,27 @@ impl Notifier {
         outcome: Result<Granted, Refused>,
         now: Instant,
     ) {
-        self.forget(to.ip(), |notice| {
-            is_about(notice, mapping.target, mapping.remote)
-        });
+        let subject = (to.ip(), mapping.target, mapping.remote);
+        self.renewed(to.ip(), mapping.target, mapping.remote);
         let update = Update {
             mapping,
             outcome,
             since: now,
         };
-        self.begin(to, What::Update(Box::new(update)), now);
+        let id = self.begin(to, What::Update(Box::new(update)), now);
+        self.updates.insert(subject, id);
     }
 
     /// A client was answered after it was told: the answer had the epoch, so it needs no further announcement.
     pub fn heard(&mut self, client: IpAddr) {
-        self.forget(client, |notice| match notice.what {
-            What::Announcement(_) => true,
-            What::Update(_) => false,
-        });
+        self.forget_announcements(client, |_| true);
     }
 
     /// A client renewed or deleted a mapping: it needs no further update about it.
     pub fn renewed(&mut self, client: IpAddr, target: Target, remote: Option<SocketAddr>) {
-        self.forget(client, |notice| is_about(notice, target, remote));
+        if let Some(id) = self.updates.get(&(client, target, remote)) {
+            self.end(*id);
+        }
     }
 
     /// When [`Self::poll_transmit`] has something next.
@@ -136,7 +148,7 @@ impl Notifier {
             notice.sent += 1;
             let is_last = notice.sent == notice.times();
             if is_last || datagram.is_none() {
-                self.end(to.ip(), id);
+                self.end(id);
             } else {
                 notice.due = now + gap;
                 self.schedule.insert((notice.due, id));
@@ -147,37 +159,49 @@ impl Notifier {
         }
     }
 
-    fn begin(&mut self, to: SocketAddr, what: What, now: Instant) {
+    fn begin(&mut self, to: SocketAddr, what: What, now: Instant) -> u64 {
         self.last += 1;
         let id = self.last;
+        let due = self.free.map_or(now, |free| free.max(now));
+        self.free = Some(due + PACE);
         let notice = Notice {
             to,
             what,
             sent: 0,
-            due: now,
+            due,
         };
         self.notices.insert(id, notice);
-        self.schedule.insert((now, id));
-        self.clients.entry(to.ip()).or_default().insert(id);
+        self.schedule.insert((due, id));
+        id
     }
 
-    fn end(&mut self, client: IpAddr, id: u64) {
-        if let Some(notice) = self.notices.remove(&id) {
-            self.schedule.remove(&(notice.due, id));
-        }
-        if let Some(ids) = self.clients.get_mut(&client) {
-            ids.remove(&id);
-            if ids.is_empty() {
-                self.clients.remove(&client);
+    fn end(&mut self, id: u64) {
+        let Some(notice) = self.notices.remove(&id) else {
+            return;
+        };
+        self.schedule.remove(&(notice.due, id));
+        let client = notice.to.ip();
+        match &notice.what {
+            What::Announcement(_) => {
+                if let Some(ids) = self.announcements.get_mut(&client) {
+                    ids.remove(&id);
+                    if ids.is_empty() {
+                        self.announcements.remove(&client);
+                    }
+                }
+            }
+            What::Update(update) => {
+                let subject = (client, update.mapping.target, update.mapping.remote);
+                self.updates.remove(&subject);
             }
         }
     }
 
-    fn forget(&mut self, client: IpAddr, is_told: impl Fn(&Notice) -> bool) {
-        let ids = self.clients.get(&client).cloned().unwrap_or_default();
+    fn forget_announcements(&mut self, client: IpAddr, is_told: impl Fn(&Notice) -> bool) {
+        let ids = self.announcements.get(&client).cloned().unwrap_or_default();
         for id in ids {
             if self.notices.get(&id).is_some_and(&is_told) {
-                self.end(client, id);
+                self.end(id);
             }
         }
     }
@@ -215,13 +239,6 @@ impl Notice {
                 Some(update.mapping.update(&outcome, epoch))
             }
         }
-    }
-}
-
-fn is_about(notice: &Notice, target: Target, remote: Option<SocketAddr>) -> bool {
-    match &notice.what {
-        What::Announcement(_) => false,
-        What::Update(update) => update.mapping.target == target && update.mapping.remote == remote,
     }
 }
 
@@ -285,8 +302,10 @@ mod tests {
         let address = Ipv4Addr::new(198, 51, 100, 8);
         notifier.announce(client(), Announcement::NatPmp(address), start);
         notifier.announce(client(), Announcement::Pcp { hostnames: true }, start);
-        assert!(notifier.poll_transmit(5, start).is_some());
-        assert!(notifier.poll_transmit(5, start).is_some());
+        let soon = start + 3 * PACE;
+        assert!(notifier.poll_transmit(5, soon).is_some());
+        assert!(notifier.poll_transmit(5, soon).is_some());
+        assert!(notifier.poll_transmit(5, soon).is_none());
         notifier.heard(client().ip());
         assert_eq!(notifier.poll_timeout(), None);
     }
@@ -299,9 +318,35 @@ mod tests {
         assert_eq!(times(&mut notifier, start), [0, 250, 750]);
         notifier.update(client(), mapping(), granted(), start);
         notifier.heard(client().ip());
-        assert_eq!(notifier.poll_timeout(), Some(start));
+        assert_eq!(notifier.poll_timeout(), Some(start + PACE));
         notifier.renewed(client().ip(), mapping().target, None);
         assert_eq!(notifier.poll_timeout(), None);
+    }
+
+    #[test]
+    fn what_is_lost_in_one_moment_is_told_one_by_one() {
+        let start = Instant::now();
+        let mut notifier = Notifier::new();
+        let target = |port| Target::Port(Protocol::Tcp, NonZeroU16::new(port).unwrap());
+        for port in 1..=1000 {
+            let lost = Mapping {
+                target: target(port),
+                ..mapping()
+            };
+            notifier.update(client(), lost, granted(), start);
+        }
+        let mut count = |after: Duration| {
+            let now = start + after;
+            std::iter::from_fn(|| notifier.poll_transmit(5, now)).count()
+        };
+        assert_eq!(count(Duration::ZERO), 1);
+        assert_eq!(count(Duration::from_millis(1)), 4);
+        assert_eq!(count(Duration::from_millis(200)), 796);
+        for port in 1..=1000 {
+            notifier.renewed(client().ip(), target(port), None);
+        }
+        assert_eq!(notifier.poll_timeout(), None);
+        assert!(notifier.updates.is_empty() && notifier.notices.is_empty());
     }
 
     #[test]
