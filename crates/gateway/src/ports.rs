@@ -10,6 +10,7 @@ mod limit;
 mod outcome;
 mod promise;
 mod socket;
+mod thread;
 mod translation;
 mod updates;
 
@@ -22,8 +23,10 @@ use std::time::{Duration, Instant};
 use adit_model::change::Change;
 use adit_model::decide::decide;
 use adit_model::decide::lease::granted;
+use adit_model::facts::Facts;
 use adit_model::refusal::Refusal;
 use adit_model::state::{Device, DeviceId, State};
+use adit_model::uplink::{self, Uplink};
 use adit_proto::nat_pmp;
 use adit_proto::pcp;
 use adit_proto::pcp::server::Target;
@@ -60,6 +63,15 @@ pub(crate) struct PortControl {
     limits: Limits,
     /// By the gateway's address.
     sockets: Mutex<BTreeMap<IpAddr, Arc<UdpSocket>>>,
+    outlook: Mutex<Option<Outlook>>,
+}
+
+/// The uplinks as they were last looked at: most who ask want to know their address, and little changes between them.
+#[derive(Clone)]
+struct Outlook {
+    revision: u64,
+    facts: Arc<Facts>,
+    uplinks: Arc<[Uplink]>,
 }
 
 impl PortControl {
@@ -74,18 +86,24 @@ impl PortControl {
             contacts: Contacts::default(),
             limits: Limits::default(),
             sockets: Mutex::default(),
+            outlook: Mutex::default(),
         })
     }
 
     /// Works until the daemon ends.
     pub(crate) async fn run(self: Arc<Self>) {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(clock::run(self.control.clone(), Arc::clone(&self.promises)));
+        tasks.spawn(updates::run(Arc::clone(&self)));
+        tasks.spawn(igd::serve(Arc::clone(&self)));
+        thread::run("ports", || self.listen()).await;
+    }
+
+    async fn listen(self: Arc<Self>) {
         let mut listening = socket::Listening::default();
         let mut tasks = JoinSet::new();
         let mut serving_at: BTreeMap<IpAddr, AbortHandle> = BTreeMap::new();
-        tasks.spawn(clock::run(self.control.clone(), Arc::clone(&self.promises)));
         tasks.spawn(Arc::clone(&self).tell());
-        tasks.spawn(updates::run(Arc::clone(&self)));
-        tasks.spawn(igd::serve(Arc::clone(&self)));
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let Some(mut state) = self.control.upgrade().map(|control| control.state.clone()) else {
@@ -246,7 +264,8 @@ impl PortControl {
     fn at_once(&self, control: &Control, state: &State, wish: &Wish, now: u64) -> Option<Outcome> {
         let change = match wish {
             Wish::Address(device) => {
-                return Some(match translation::address(control, state, *device) {
+                let outlook = self.outlook(control, state);
+                return Some(match translation::address(state, &outlook, *device) {
                     Some(address) => Outcome::Address(address),
                     None => Outcome::Failed(Failure::no_address()),
                 });
@@ -325,12 +344,28 @@ impl PortControl {
         }
     }
 
+    fn outlook(&self, control: &Control, state: &State) -> Outlook {
+        let facts = Arc::clone(&control.facts.borrow());
+        let mut known = lock(&self.outlook);
+        let is_same = |known: &&Outlook| {
+            known.revision == state.revision && Arc::ptr_eq(&known.facts, &facts)
+        };
+        if let Some(known) = known.as_ref().filter(is_same) {
+            return known.clone();
+        }
+        let outlook = Outlook {
+            revision: state.revision,
+            uplinks: uplink::list(state, &facts).into(),
+            facts,
+        };
+        known.insert(outlook).clone()
+    }
+
     /// Clients have to know when their ports have another address (RFC 6887 section 8.5).
     fn watch_addresses(&self, control: &Control) {
         let state = Arc::clone(&control.state.borrow());
-        let facts = Arc::clone(&control.facts.borrow());
-        let uplinks = adit_model::uplink::list(&state, &facts);
-        let begins = lock(&self.epoch).follow(&uplinks);
+        let outlook = self.outlook(control, &state);
+        let begins = lock(&self.epoch).follow(&outlook.uplinks);
         if !begins {
             return;
         }
@@ -348,7 +383,7 @@ impl PortControl {
             };
             let ipv4 = SocketAddr::new(device.ipv4.into(), CLIENT_PORT);
             notifier.announce(ipv4, Announcement::Pcp { hostnames: true }, now);
-            if let Some(IpAddr::V4(address)) = translation::address(control, &state, device.id) {
+            if let Some(IpAddr::V4(address)) = translation::address(&state, &outlook, device.id) {
                 notifier.announce(ipv4, Announcement::NatPmp(address), now);
             }
             if let Some(ipv6) = subnet.ipv6_of(device.ipv4) {

@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
-use std::sync::Arc;
 
 use adit_model::change::{EndLease, EndLeases, LeasePort, Parties, RequestLease};
 use adit_model::refusal::LeaseRefusal;
@@ -14,8 +13,8 @@ use adit_proto::pcp::server::{self as pcp, Target};
 use adit_proto::pcp::wire::FilterChange;
 use adit_proto::port_control::Request;
 
+use super::Outlook;
 use super::outcome::{Failure, Outcome};
-use crate::control::Control;
 
 /// What a request asks for.
 #[derive(Clone, Debug)]
@@ -183,16 +182,15 @@ fn parties(
 }
 
 /// The IPv4 address that a device's ports have on the Internet.
-pub(super) fn address(control: &Control, state: &State, device: DeviceId) -> Option<IpAddr> {
+pub(super) fn address(state: &State, outlook: &Outlook, device: DeviceId) -> Option<IpAddr> {
     let device = state
         .devices
         .get(&device)
         .filter(|it| it.has_auto_ports())?;
     let subnet = state.subnets.get(&device.subnet)?;
-    let facts = Arc::clone(&control.facts.borrow());
-    let uplinks = uplink::list(state, &facts);
-    let (_, local) = uplink::place_ipv4(&uplinks, &facts, subnet, device)?;
-    Some(advertised(local.into(), &uplinks))
+    let Outlook { facts, uplinks, .. } = outlook;
+    let (_, local) = uplink::place_ipv4(uplinks, facts, subnet, device)?;
+    Some(advertised(local.into(), uplinks))
 }
 
 /// Whether a port of a device stays open that it wanted closed: an administrator or another mechanism made it.
