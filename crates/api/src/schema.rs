@@ -1,5 +1,6 @@
 //! Schemas of the model's types that have none of their own.
 
+use adit_model::protocol::or_all;
 use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Type};
 use utoipa::openapi::{Array, Object};
 
@@ -10,8 +11,11 @@ pub(crate) fn routing() -> Object {
     )
 }
 
-pub(crate) fn protocol() -> Object {
-    one_of(&["tcp", "udp"], "A transport protocol.")
+pub(crate) fn protocol_or_all() -> Object {
+    one_of(
+        &["tcp", "udp", or_all::ALL],
+        "A transport protocol; `all`: whatever comes in.",
+    )
 }
 
 pub(crate) fn protocols() -> Array {

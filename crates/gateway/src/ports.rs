@@ -270,7 +270,6 @@ impl PortControl {
                     None => Outcome::Failed(Failure::no_address()),
                 });
             }
-            Wish::Nothing => return Some(Outcome::Ended),
             Wish::Request(wish) => Change::RequestLease(wish.clone()),
             Wish::End(wish) => Change::EndLease(wish.clone()),
             Wish::EndAll(wish) => Change::EndLeases(*wish),
@@ -288,7 +287,7 @@ impl PortControl {
             Wish::EndAll(wish) if translation::is_left(state, wish) => {
                 return Some(Outcome::Failed(Failure::left()));
             }
-            Wish::Address(_) | Wish::Nothing | Wish::End(_) | Wish::EndAll(_) => {
+            Wish::Address(_) | Wish::End(_) | Wish::EndAll(_) => {
                 return Some(Outcome::Ended);
             }
         };
@@ -304,7 +303,7 @@ impl PortControl {
             Wish::Request(wish) => Change::RequestLease(wish.clone()),
             Wish::End(wish) => Change::EndLease(wish.clone()),
             Wish::EndAll(wish) => Change::EndLeases(*wish),
-            Wish::Address(_) | Wish::Nothing => return Outcome::Ended,
+            Wish::Address(_) => return Outcome::Ended,
         };
         loop {
             let committed = match control.lease(change.clone()).await {
@@ -323,7 +322,7 @@ impl PortControl {
                 Wish::EndAll(wish) if translation::is_left(&committed.state, wish) => {
                     return Outcome::Failed(Failure::left());
                 }
-                Wish::Address(_) | Wish::Nothing | Wish::End(_) | Wish::EndAll(_) => {
+                Wish::Address(_) | Wish::End(_) | Wish::EndAll(_) => {
                     return Outcome::Ended;
                 }
             };

@@ -277,7 +277,7 @@ pub struct SetDevice {
     pub auto_port_ranges: Patch<Vec<(u16, u16)>>,
     /// Whether it may open ports for other devices.
     pub third_party: Option<bool>,
-    /// Whether it may open all ports of its own address at once.
+    /// Whether it may open all ports, or all protocols, of its own address at once.
     pub all_ports: Option<bool>,
 }
 

@@ -170,7 +170,7 @@ pub struct DeclaredDevice {
     /// Whether it may open ports for other devices; it may not unless said.
     #[serde(default, skip_serializing_if = "is_default")]
     pub third_party: bool,
-    /// Whether it may open all ports of its own IPv6 address at once; it may not unless said.
+    /// Whether it may open its own IPv6 address whole: all ports, or all protocols, at once; not unless said.
     #[serde(default, skip_serializing_if = "is_default")]
     pub all_ports: bool,
 }

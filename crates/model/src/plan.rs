@@ -467,7 +467,11 @@ fn sweep(view: &View<'_>, desired: &Desired, lost: &[PeerDifference<'_>]) -> Swe
         (Table::Absent | Table::Unknown | Table::Unsure | Table::Holds(_), _) => BTreeSet::new(),
     };
     let endpoints = endpoints.difference(&opened).copied().collect();
-    let mut prefixes = BTreeSet::new();
+    let mut prefixes = match (&view.firewall, &desired.firewall) {
+        (Table::Holds(before), Some(after)) => Firewall::closed_addresses(before, after),
+        (Table::Holds(before), None) => Firewall::closed_addresses(before, &without_way_in(before)),
+        (Table::Absent | Table::Unknown | Table::Unsure, _) => BTreeSet::new(),
+    };
     for peer in lost {
         match (peer.present, peer.wanted) {
             (Some(present), Some(wanted)) => {
@@ -522,6 +526,7 @@ fn without_way_in(firewall: &Firewall) -> Firewall {
         translations4: Translations::default(),
         translations6: Translations::default(),
         pinholes: OrdSet::new(),
+        open_addresses: OrdSet::new(),
         names: BTreeSet::new(),
         advertised_names: BTreeMap::new(),
         filters: OrdMap::new(),

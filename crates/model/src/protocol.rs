@@ -54,6 +54,41 @@ impl FromStr for Protocol {
     }
 }
 
+/// One transport protocol, or with `None` all that is carried by IP: written as its name, or as `all`.
+pub mod or_all {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    use super::Protocol;
+
+    /// What stands for all of them.
+    pub const ALL: &str = "all";
+
+    /// The name as users see it.
+    pub const fn name(protocol: Option<Protocol>) -> &'static str {
+        match protocol {
+            Some(protocol) => protocol.name(),
+            None => ALL,
+        }
+    }
+
+    pub fn serialize<S: Serializer>(
+        protocol: &Option<Protocol>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(name(*protocol))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Protocol>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.as_str() {
+            ALL => Ok(None),
+            one => one.parse().map(Some).map_err(D::Error::custom),
+        }
+    }
+}
+
 /// Consecutive ports, both ends included; never empty, never port 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortRange {

@@ -256,8 +256,8 @@ impl State {
 
     /// The leases of a device in one family.
     pub fn leases_by(&self, device: DeviceId, family: Family) -> impl Iterator<Item = &Lease> {
-        let ids = Protocol::ALL
-            .into_iter()
+        let ids = (Protocol::ALL.into_iter().map(Some))
+            .chain([None])
             .flat_map(move |protocol| self.index.leases_by((device, family, protocol)));
         ids.filter_map(|id| self.leases.get(&id))
     }
@@ -270,7 +270,7 @@ impl State {
     /// The leases of a device that hold a port of it, by id.
     pub fn leases_at(
         &self,
-        (device, family, protocol): (DeviceId, Family, Protocol),
+        (device, family, protocol): (DeviceId, Family, Option<Protocol>),
         internal: PortRange,
     ) -> Vec<&Lease> {
         let ids = self.index.leases_at((device, family, protocol), internal);

@@ -1,6 +1,7 @@
 //! `adit lease`: the ports that devices opened by themselves.
 
 use adit_api::types::lease::Lease;
+use adit_model::protocol::or_all;
 use adit_model::state::Opening;
 use clap::Subcommand;
 
@@ -79,7 +80,8 @@ fn external(lease: &Lease) -> String {
         1 => String::new(),
         count => format!(" (+{})", count - 1),
     };
-    format!("{}/{}{more}", or_dash(lease.external), lease.protocol)
+    let protocol = or_all::name(lease.protocol);
+    format!("{}/{protocol}{more}", or_dash(lease.external))
 }
 
 fn state(lease: &Lease) -> String {

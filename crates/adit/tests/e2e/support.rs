@@ -25,7 +25,7 @@ pub(crate) use packet::{Injector, syn4, udp4, udp6};
 pub(crate) use probe::probe;
 pub(crate) use snapshot::{FILLED_BY_PACKETS, Snapshot};
 pub(crate) use socket::{
-    Conversation, accept, at, connect, converse, exchange, listen, receive, send, udp,
+    Conversation, accept, at, connect, converse, exchange, listen, raw, receive, send, udp,
 };
 pub(crate) use stream::Stream;
 pub(crate) use traffic::{Account, Dialogue, Transfer};

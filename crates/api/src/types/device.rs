@@ -66,7 +66,7 @@ pub struct Device {
     /// Whether it may open ports for other devices.
     #[serde(default)]
     pub third_party: bool,
-    /// Whether it may open all ports of its own IPv6 address at once.
+    /// Whether it may open its own IPv6 address whole: all ports, or all protocols, at once.
     #[serde(default)]
     pub all_ports: bool,
     /// Whether it shook hands within the last three minutes.
@@ -211,7 +211,7 @@ pub struct SetDevice {
     /// Whether it may open ports for other devices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub third_party: Option<bool>,
-    /// Whether it may open all ports of its own IPv6 address at once.
+    /// Whether it may open its own IPv6 address whole: all ports, or all protocols, at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub all_ports: Option<bool>,
 }

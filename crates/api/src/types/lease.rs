@@ -24,9 +24,10 @@ pub struct Lease {
     pub mechanism: Mechanism,
     /// What it opens.
     pub opening: Opening,
-    /// The transport protocol.
-    #[schema(schema_with = schema::protocol)]
-    pub protocol: Protocol,
+    /// The transport protocol; `all`: whatever comes in.
+    #[serde(with = "adit_model::protocol::or_all")]
+    #[schema(required = true, schema_with = schema::protocol_or_all)]
+    pub protocol: Option<Protocol>,
     /// The address and the first port that the Internet sees; none while the gateway has no address for it.
     #[schema(value_type = Option<String>, example = "203.0.113.10:51413")]
     pub external: Option<SocketAddr>,

@@ -218,14 +218,17 @@ fn name_of(object: &Object, before: &State, after: &State) -> String {
             &pinhole.protocols,
             &device_name(pinhole.device, before, after),
         ),
-        Object::Lease(lease) => reach(
-            lease.external,
-            lease
-                .external_ports()
-                .map_or(lease.external, PortRange::last),
-            &[lease.protocol].into(),
-            &device_name(lease.device, before, after),
-        ),
+        Object::Lease(lease) => {
+            let device = device_name(lease.device, before, after);
+            let last = lease.external_ports().map(PortRange::last);
+            match lease.protocol {
+                Some(protocol) => {
+                    let last = last.unwrap_or(lease.external);
+                    reach(lease.external, last, &[protocol].into(), &device)
+                }
+                None => format!("whatever comes in to {device}"),
+            }
+        }
         Object::Token(token) => token.name.clone(),
         Object::Settings(_) => "settings".to_owned(),
         Object::Sequence(_) => "sequence".to_owned(),

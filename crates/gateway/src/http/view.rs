@@ -13,7 +13,7 @@ use adit_api::types::subnet::{EffectiveDelivery, Subnet};
 use adit_api::types::token::Token;
 use adit_api::types::uplink::Uplink;
 use adit_model::edit::Key;
-use adit_model::protocol::PortRange;
+use adit_model::protocol::{PortRange, Protocol};
 use adit_model::state::{Family, Opening, Origin};
 use adit_model::{state, uplink};
 use ipnet::IpNet;
@@ -270,7 +270,7 @@ pub(super) fn forward_of_lease(snapshot: &Snapshot, lease: &state::Lease) -> Opt
         port_end: lease
             .external_ports()
             .map_or(lease.external, PortRange::last),
-        protocols: [lease.protocol].into(),
+        protocols: lease.protocol.into_iter().collect(),
         device: name_of(snapshot, lease.device),
         target_port: lease.internal,
         hostname: lease.hostnames.first().cloned(),
@@ -301,7 +301,11 @@ pub(super) fn pinhole_of_lease(snapshot: &Snapshot, lease: &state::Lease) -> Opt
         port_end: lease
             .external_ports()
             .map_or(lease.external, PortRange::last),
-        protocols: [lease.protocol].into(),
+        // Of all protocols, those that a pinhole can tell.
+        protocols: match lease.protocol {
+            Some(protocol) => [protocol].into(),
+            None => Protocol::ALL.into(),
+        },
         label: lease.description.clone(),
         enabled: true,
         origin: Origin::Lease,

@@ -27,8 +27,6 @@ pub(super) enum Wish {
     End(EndLease),
     /// The end of all leases of a kind.
     EndAll(EndLeases),
-    /// The end of what cannot be there.
-    Nothing,
 }
 
 /// What a device asks for; or what it is told, where that is certain.
@@ -43,10 +41,9 @@ pub(super) fn wish(state: &State, request: &Request, asking: DeviceId) -> Result
 
 fn of_map(state: &State, map: &pcp::MapRequest, asking: DeviceId) -> Result<Wish, Outcome> {
     let (protocol, internal) = match map.target {
-        Target::Port(protocol, internal) => (protocol, internal.get()),
-        Target::AllPorts(protocol) => (protocol, 0),
-        // The firewall lets TCP and UDP in, and no more: this cannot be fulfilled in its entirety (RFC 6887 section 11.3).
-        Target::AllProtocols => return Err(Failure::Refused(LeaseRefusal::AllPorts).into()),
+        Target::Port(protocol, internal) => (Some(protocol), internal.get()),
+        Target::AllPorts(protocol) => (Some(protocol), 0),
+        Target::AllProtocols => (None, 0),
     };
     let cleared = map.filters.iter().rposition(|change| match change {
         FilterChange::Clear => true,
@@ -93,10 +90,9 @@ fn of_delete(
     asking: DeviceId,
 ) -> Result<Wish, Outcome> {
     let (protocol, internal) = match delete.target {
-        Target::Port(protocol, internal) => (protocol, internal.get()),
-        Target::AllPorts(protocol) => (protocol, 0),
-        // All protocols are never given, so they cannot be taken away.
-        Target::AllProtocols => return Ok(Wish::Nothing),
+        Target::Port(protocol, internal) => (Some(protocol), internal.get()),
+        Target::AllPorts(protocol) => (Some(protocol), 0),
+        Target::AllProtocols => (None, 0),
     };
     Ok(Wish::End(EndLease {
         parties: parties(state, delete.third_party, asking)?,
@@ -113,7 +109,7 @@ fn of_peer(state: &State, peer: &pcp::PeerRequest, asking: DeviceId) -> Result<W
         parties: parties(state, peer.third_party, asking)?,
         mechanism: Mechanism::Pcp,
         family: Family::of(peer.internal()),
-        protocol: peer.protocol,
+        protocol: Some(peer.protocol),
         internal: peer.internal_port.get(),
         external: peer.suggestion.port.map(NonZeroU16::get),
         address: peer.suggestion.address,
@@ -137,7 +133,7 @@ fn of_nat_pmp(request: nat_pmp::Request, asking: DeviceId) -> Wish {
             parties: Parties::own(asking),
             mechanism: Mechanism::NatPmp,
             family: Family::Ipv4,
-            protocol: map.protocol,
+            protocol: Some(map.protocol),
             internal: map.internal_port.get(),
             external: map.suggested.map(NonZeroU16::get),
             address: None,
@@ -156,7 +152,7 @@ fn of_nat_pmp(request: nat_pmp::Request, asking: DeviceId) -> Wish {
             parties: Parties::own(asking),
             mechanism: Mechanism::NatPmp,
             family: Family::Ipv4,
-            protocol: delete.protocol,
+            protocol: Some(delete.protocol),
             port: LeasePort::Internal(delete.internal_port.get()),
             nonce: None,
         }),
@@ -198,6 +194,6 @@ pub(super) fn is_left(state: &State, wish: &EndLeases) -> bool {
     let mut leases = state.leases_of(wish.device);
     let mut forwards = state.forwards_of(wish.device);
     leases.any(|lease| {
-        lease.is_open() && lease.protocol == wish.protocol && lease.family == Family::Ipv4
+        lease.is_open() && lease.protocol == Some(wish.protocol) && lease.family == Family::Ipv4
     }) || forwards.any(|forward| forward.enabled && forward.protocols.contains(&wish.protocol))
 }

@@ -305,9 +305,12 @@ fn mapping(lease: &Lease, contact: Option<&Contact>, prefer_failure: bool) -> Op
     let names = lease.hostnames.iter();
     Some(Mapping {
         nonce: Nonce(lease.nonce?.0),
-        target: match NonZeroU16::new(lease.internal).filter(|_| !lease.is_whole()) {
-            Some(internal) => Target::Port(lease.protocol, internal),
-            None => Target::AllPorts(lease.protocol),
+        target: match (lease.protocol, NonZeroU16::new(lease.internal)) {
+            (Some(protocol), Some(internal)) if !lease.is_whole() => {
+                Target::Port(protocol, internal)
+            }
+            (Some(protocol), _) => Target::AllPorts(protocol),
+            (None, _) => Target::AllProtocols,
         },
         remote: lease.remote,
         third_party: contact.and_then(|contact| contact.third_party),

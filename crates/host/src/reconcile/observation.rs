@@ -1,12 +1,14 @@
 //! What this host holds of ours, part by part.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use adit_model::desired::Desired;
 use adit_model::desired::firewall::Elements;
 use adit_model::plan::{Actual, ActualFirewall, ActualLink, ActualWireGuard, Sweep};
 use adit_model::problem::Problem;
+use ipnet::IpNet;
 use nix::errno::Errno;
 
 use super::sweeps::endpoints_in;
@@ -193,8 +195,13 @@ impl Reconciler {
             .sets()
             .filter(|(set, _)| WAYS_IN.contains(set))
             .flat_map(|(_, elements)| elements.keys().map(String::as_str));
+        let addresses = (strays.sets())
+            .filter(|(set, _)| *set == OPEN_ADDRESSES)
+            .flat_map(|(_, elements)| elements.keys())
+            .filter_map(|address| address.parse::<IpAddr>().ok());
         self.sweeps.add(Sweep {
             endpoints: endpoints_in(keys),
+            prefixes: addresses.map(IpNet::from).collect(),
             ..Sweep::default()
         });
     }
@@ -209,6 +216,9 @@ const WAYS_IN: [&str; 6] = [
     "pinholes",
     "pinhole_ranges",
 ];
+
+/// The set of addresses of which everything is let in.
+const OPEN_ADDRESSES: &str = "open_addresses";
 
 fn by_netlink(object: &str, error: &NetlinkError) -> Problem {
     let fix = if error.errno() == Some(Errno::EPERM) {

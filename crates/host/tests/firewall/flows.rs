@@ -150,6 +150,52 @@ fn sweep_ends_what_changed_and_nothing_else() {
 }
 
 #[test]
+fn an_open_address_has_whatever_comes_in_until_it_closes() {
+    World::build().on_gateway(async |world| {
+        let mut table = Table::default();
+        let closed = firewall();
+        table.replace(&closed).await.unwrap();
+        let mut open = closed.clone();
+        open.open_addresses = vec!["2001:db8:0:1::3".parse().unwrap()].into();
+        let outside = world.udp("outside", "[2001:db8:ff::9]:9001");
+        let outside_raw = world.raw("outside", "[2001:db8:ff::9]:0");
+        let device = world.udp("device2", "[2001:db8:0:1::3]:9000");
+        let device_raw = world.raw("device2", "[2001:db8:0:1::3]:0");
+        let other = world.udp("device1", "[2001:db8:0:1::2]:7050");
+        let other_raw = world.raw("device1", "[2001:db8:0:1::2]:0");
+        let device3 = world.udp("device3", "[2001:db8:0:2::2]:9000");
+        let arrives = |sender, to, receiver| delivered(sender, to, receiver, SOON).is_some();
+        let is_dropped = |sender, to, receiver| delivered(sender, to, receiver, NEVER).is_none();
+        let is_closed = || {
+            is_dropped(&outside, "[2001:db8:0:1::3]:9000", &device)
+                && is_dropped(&outside_raw, "[2001:db8:0:1::3]:0", &device_raw)
+                && is_dropped(&device3, "[2001:db8:0:1::3]:9000", &device)
+        };
+        assert!(is_closed());
+
+        table.update(&closed, &open).await.unwrap();
+        assert!(arrives(&outside, "[2001:db8:0:1::3]:9000", &device));
+        assert!(arrives(&outside_raw, "[2001:db8:0:1::3]:0", &device_raw));
+        assert!(arrives(&device3, "[2001:db8:0:1::3]:9000", &device));
+        assert!(arrives(&device_raw, "[2001:db8:ff::9]:0", &outside_raw));
+        assert!(is_dropped(&outside, "[2001:db8:0:1::2]:7050", &other));
+        assert!(is_dropped(&outside_raw, "[2001:db8:0:1::2]:0", &other_raw));
+
+        table.update(&open, &closed).await.unwrap();
+        assert!(
+            arrives(&outside_raw, "[2001:db8:0:1::3]:0", &device_raw),
+            "still tracked"
+        );
+        let ended = sweep(Changed {
+            networks: Firewall::closed_addresses(&open, &closed),
+            ..Changed::default()
+        });
+        assert_eq!(ended.await.unwrap(), 3);
+        assert!(is_closed());
+    });
+}
+
+#[test]
 fn sweep_of_many_connections_is_quick() {
     World::build().on_gateway(async |world| {
         let mut table = Table::default();

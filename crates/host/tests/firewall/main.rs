@@ -105,6 +105,7 @@ fn firewall() -> Firewall {
             .map(pinhole)
             .into_iter()
             .collect(),
+        open_addresses: Default::default(),
         names: BTreeSet::new(),
         advertised_names: BTreeMap::new(),
         filters: filters().into(),

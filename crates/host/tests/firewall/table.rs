@@ -138,6 +138,7 @@ fn changes() -> [fn(&mut Firewall); 8] {
             next.uplinks.insert("wan-2.7".to_owned());
             next.services.clear();
             next.pinholes.remove_min();
+            next.open_addresses = vec!["2001:db8:0:1::3".parse().unwrap()].into();
         },
         |next| {
             let (ports, mut peers) = next.filters.get_min().unwrap().clone();

@@ -118,6 +118,20 @@ impl World {
         socket
     }
 
+    /// A socket of a protocol that has no ports: the one for experiments (RFC 3692 section 2.1).
+    pub(crate) fn raw(&self, place: &str, address: &str) -> UdpSocket {
+        const EXPERIMENT: i32 = 253;
+        let address: SocketAddr = address.parse().unwrap();
+        self.within(place, || {
+            let kind = socket2::Type::RAW;
+            let protocol = socket2::Protocol::from(EXPERIMENT);
+            let domain = socket2::Domain::for_address(address);
+            let socket = socket2::Socket::new(domain, kind, Some(protocol)).unwrap();
+            socket.bind(&address.into()).unwrap();
+            socket.into()
+        })
+    }
+
     pub(crate) fn shell(&self, place: &str, script: &str) -> String {
         shell(&format!(
             "ip netns exec {} sh -ec '{}'",

@@ -148,6 +148,7 @@ fn firewall(interface: &str) -> Firewall {
         names: BTreeSet::new(),
         advertised_names: BTreeMap::new(),
         filters: Vec::<(Endpoint<IpAddr>, BTreeSet<Filter>)>::new().into(),
+        open_addresses: Default::default(),
         pinholes: vec![Endpoint {
             address: "2001:db8:1::1".parse().unwrap(),
             protocol: Protocol::Tcp,

@@ -15,8 +15,8 @@ pub struct RequestLease {
     pub mechanism: Mechanism,
     /// The address family.
     pub family: Family,
-    /// The transport protocol.
-    pub protocol: Protocol,
+    /// The transport protocol; none: whatever comes in, with all ports only.
+    pub protocol: Option<Protocol>,
     /// The port on the device; 0: all ports.
     pub internal: u16,
     /// The public port that is wished for.
@@ -83,8 +83,8 @@ pub struct EndLease {
     pub mechanism: Mechanism,
     /// The address family.
     pub family: Family,
-    /// The transport protocol.
-    pub protocol: Protocol,
+    /// The transport protocol; none: whatever comes in, with all ports only.
+    pub protocol: Option<Protocol>,
     /// Which port is meant.
     pub port: LeasePort,
     /// The nonce of PCP.

@@ -10,7 +10,7 @@ use crate::edit::Object;
 use crate::name;
 use crate::protocol::{PortRange, Protocol};
 use crate::refusal::Refusal;
-use crate::state::{Device, Forward, ForwardId, GatewayId, Origin, Subnet};
+use crate::state::{Device, Forward, ForwardId, GatewayId, Lease, Origin, Subnet};
 
 pub(super) fn add(draft: &mut Draft<'_>, wish: AddForward) -> Result<(), Refusal> {
     let (hostname, protocols) = hostname::settle(&wish)?;
@@ -255,14 +255,14 @@ fn check_leases(
         return Ok(());
     }
     let lease = ports::lease_on(draft, forward, |address| externals.contains(&address));
-    let Some((lease, range)) = lease.and_then(|lease| Some((lease, lease.external_ports()?)))
-    else {
+    let of = |lease: &Lease| Some((lease.external_ports()?, lease.protocol?));
+    let Some((lease, (range, protocol))) = lease.and_then(|lease| Some((lease, of(lease)?))) else {
         return Ok(());
     };
     let device = draft.state.devices.get(&lease.device);
     Err(Refusal::PortLeased {
         range,
-        protocol: lease.protocol,
+        protocol,
         lease: lease.id.0,
         device: device.map_or_else(String::new, |device| device.name.clone()),
     })

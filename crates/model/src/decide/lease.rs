@@ -20,7 +20,7 @@ use super::ports::Site;
 use crate::change::{EndLease, Parties, RequestLease};
 use crate::configuration::Routing;
 use crate::edit::{Key, Object};
-use crate::protocol::PortRange;
+use crate::protocol::{PortRange, Protocol};
 use crate::refusal::{LeaseRefusal, Obstacle, Refusal};
 use crate::state::{
     Device, DeviceId, Family, Filter, GatewayId, Lease, LeaseId, Mechanism, Opening, Settings,
@@ -59,9 +59,9 @@ pub(super) fn request(draft: &mut Draft<'_>, wish: &RequestLease) -> Result<(), 
     if wish.internal == 0 {
         return whole::request(draft, device, subnet, wish);
     }
-    if wish.count == 0 {
+    let Some(protocol) = wish.protocol.filter(|_| wish.count > 0) else {
         return refuse(LeaseRefusal::AllPorts);
-    }
+    };
     let hostnames = names::settle(subnet, wish)?;
     match holder(draft.state, draft.facts, &draft.uplinks, wish) {
         Some(Holder::Lease(lease)) => renew(draft, lease, (device, subnet), wish, hostnames),
@@ -75,7 +75,7 @@ pub(super) fn request(draft: &mut Draft<'_>, wish: &RequestLease) -> Result<(), 
             }
             check_address(draft, wish, address)
         }
-        None => grant(draft, device, subnet, wish, hostnames),
+        None => grant(draft, (device, subnet), wish, protocol, hostnames),
     }
 }
 
@@ -202,9 +202,9 @@ fn check_address(draft: &Draft<'_>, wish: &RequestLease, local: IpAddr) -> Resul
 
 fn grant(
     draft: &mut Draft<'_>,
-    device: &Device,
-    subnet: &Subnet,
+    (device, subnet): (&Device, &Subnet),
     wish: &RequestLease,
+    protocol: Protocol,
     hostnames: BTreeSet<String>,
 ) -> Result<(), Refusal> {
     let limit = device.lease_quota();
@@ -225,7 +225,7 @@ fn grant(
         opening,
         family: wish.family,
         mechanism: wish.mechanism,
-        protocol: wish.protocol,
+        protocol,
         address,
         hostnames: &lease.hostnames.clone(),
     };
@@ -424,7 +424,7 @@ fn drop_kept(draft: &mut Draft<'_>, site: &Site<'_>, wish: &RequestLease, range:
     let taken = draft.state.leases_on(place, range).into_iter();
     let taken: BTreeSet<LeaseId> = taken
         .filter(|lease| {
-            let is_own = lease.device == site.device.id && lease.protocol == site.protocol;
+            let is_own = lease.device == site.device.id && lease.protocol == Some(site.protocol);
             is_own && lease.family == site.family && !lease.is_open() && !lease.is_whole()
         })
         .map(|lease| lease.id)

@@ -201,13 +201,14 @@ impl Site<'_> {
                     && lease.is_open()
                     && (lease.mechanism == Mechanism::NatPmp
                         || self.mechanism == Mechanism::NatPmp);
-                let meets = lease.protocol == self.protocol || is_companion;
+                let is_same_protocol = lease.protocol == Some(self.protocol);
+                let meets = is_same_protocol || is_companion;
                 let is_held = lease.is_open() || (!is_own && lease.kept > Some(draft.now));
                 let is_shared = lease.is_named() && !self.hostnames.is_empty();
                 if is_shared {
                     let is_same = !lease.hostnames.is_disjoint(self.hostnames);
                     return lease.is_open()
-                        && lease.protocol == self.protocol
+                        && is_same_protocol
                         && is_same
                         && self.is_here(draft, lease);
                 }
@@ -243,7 +244,7 @@ pub(super) fn lease_on<'a>(
     let leases = draft.state.leases_on(None, range).into_iter();
     let mut open = leases.filter(|lease| {
         lease.is_open()
-            && forward.protocols.contains(&lease.protocol)
+            && lease.is_of(&forward.protocols)
             && lease.end() > draft.now
             && !lease.shares_with(forward)
     });

@@ -168,6 +168,7 @@ struct Part {
     translations4: Translations<Ipv4Addr>,
     translations6: Translations<Ipv6Addr>,
     pinholes: OrdSet<Endpoint<Ipv6Addr>>,
+    open_addresses: OrdSet<Ipv6Addr>,
     names: Names,
     filters: OrdMap<Endpoint<IpAddr>, BTreeSet<Filter>>,
 }

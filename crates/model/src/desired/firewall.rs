@@ -12,7 +12,7 @@ use crate::state::Filter;
 use imbl::ordmap;
 use imbl::ordset;
 use imbl::{OrdMap, OrdSet};
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 mod elements;
 mod skeleton;
@@ -50,6 +50,8 @@ pub struct Firewall {
     pub translations6: Translations<Ipv6Addr>,
     /// Inbound permissions for untranslated IPv6 addresses.
     pub pinholes: OrdSet<Endpoint<Ipv6Addr>>,
+    /// Untranslated IPv6 addresses to which everything is let in, of whatever protocol.
+    pub open_addresses: OrdSet<Ipv6Addr>,
     /// Public sockets of this host on which the front takes connections for names.
     pub names: BTreeSet<Port<IpAddr>>,
     /// How devices reach them that know a local address by its advertised one.
@@ -226,6 +228,16 @@ impl Firewall {
         opened
     }
 
+    /// The addresses that are open no more: whatever came to them has to end.
+    pub fn closed_addresses(from: &Self, to: &Self) -> BTreeSet<IpNet> {
+        let changed = from.open_addresses.diff(&to.open_addresses);
+        let closed = changed.filter_map(|item| match item {
+            ordset::DiffItem::Remove(address) => Some(IpNet::from(IpAddr::V6(*address))),
+            ordset::DiffItem::Add(_) => None,
+        });
+        closed.collect()
+    }
+
     /// What the skeleton is made of, at the most, besides the lengths of delegated prefixes.
     fn without_elements(&self) -> Self {
         let policies = self.subnets.iter().map(|(id, policy)| {
@@ -246,6 +258,7 @@ impl Firewall {
             translations4: Translations::default(),
             translations6: Translations::default(),
             pinholes: OrdSet::new(),
+            open_addresses: OrdSet::new(),
             names: BTreeSet::new(),
             advertised_names: BTreeMap::new(),
             filters: OrdMap::new(),

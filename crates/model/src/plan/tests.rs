@@ -216,6 +216,7 @@ fn firewall(forwards: BTreeMap<u16, u8>) -> Firewall {
         translations6: Translations::default(),
         filters: OrdMap::new(),
         pinholes: OrdSet::new(),
+        open_addresses: OrdSet::new(),
         names: BTreeSet::new(),
         advertised_names: BTreeMap::new(),
     };

@@ -62,7 +62,7 @@ pub struct PortPolicy {
     /// Whether it may open ports for other devices (RFC 6887 section 13.1).
     #[serde(skip_serializing_if = "is_false")]
     pub third_party: bool,
-    /// Whether it may open all ports of its own address at once (RFC 6887 section 11.1).
+    /// Whether it may open all ports, or all protocols, of its own address at once (RFC 6887 section 11.1).
     #[serde(skip_serializing_if = "is_false")]
     pub all_ports: bool,
 }
@@ -148,7 +148,7 @@ impl Device {
         ranges.iter().any(is_inside) || (is_named && is_well_known)
     }
 
-    /// Whether it may have all ports of its own address; ranges that are said hold for that, too.
+    /// Whether it may have all of its own address; ranges that are said hold for that, too.
     pub(crate) fn may_open_all(&self) -> bool {
         let ranges = self.auto_port_ranges();
         let is_limited = !self.port_policy.ranges.is_empty()

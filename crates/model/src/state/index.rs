@@ -41,7 +41,7 @@ pub(super) struct Index {
     leased: OrdMap<DeviceId, u32>,
     /// By their public ports: of this host, or of the device's own address.
     externals: Ranges<Option<DeviceId>, LeaseId>,
-    internals: Ranges<(DeviceId, Family, Protocol), LeaseId>,
+    internals: Ranges<(DeviceId, Family, Option<Protocol>), LeaseId>,
     endings: OrdSet<(u64, LeaseId)>,
 }
 
@@ -193,7 +193,7 @@ impl Index {
     /// The leases whose ports on the device may meet a range, and few others.
     pub(super) fn leases_at(
         &self,
-        side: (DeviceId, Family, Protocol),
+        side: (DeviceId, Family, Option<Protocol>),
         ports: PortRange,
     ) -> impl Iterator<Item = LeaseId> {
         self.internals
@@ -203,7 +203,7 @@ impl Index {
     /// The leases of a device in one family and protocol.
     pub(super) fn leases_by(
         &self,
-        side: (DeviceId, Family, Protocol),
+        side: (DeviceId, Family, Option<Protocol>),
     ) -> impl Iterator<Item = LeaseId> {
         let all = PortRange::new(1, u16::MAX);
         all.into_iter()
@@ -378,7 +378,7 @@ const fn place_of(lease: &Lease) -> Option<DeviceId> {
     }
 }
 
-const fn side_of(lease: &Lease) -> (DeviceId, Family, Protocol) {
+const fn side_of(lease: &Lease) -> (DeviceId, Family, Option<Protocol>) {
     (lease.device, lease.family, lease.protocol)
 }
 

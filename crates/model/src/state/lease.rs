@@ -28,8 +28,9 @@ pub struct Lease {
     pub family: Family,
     /// What it opens.
     pub opening: Opening,
-    /// The transport protocol.
-    pub protocol: Protocol,
+    /// The transport protocol; none: whatever comes in, of which all ports are a part.
+    #[serde(with = "crate::protocol::or_all")]
+    pub protocol: Option<Protocol>,
     /// First port on the device.
     pub internal: u16,
     /// First port that the Internet sees.
@@ -237,6 +238,11 @@ impl Lease {
         (self.internal, self.external, self.count) == Self::WHOLE
     }
 
+    /// Whether what it opens is of some protocols alone.
+    pub fn is_of(&self, protocols: &BTreeSet<Protocol>) -> bool {
+        (self.protocol).is_some_and(|protocol| protocols.contains(&protocol))
+    }
+
     /// How many of the ports that a device may have it takes: all at once take none from anyone.
     pub fn weight(&self) -> u16 {
         if self.is_whole() { 1 } else { self.count }
@@ -334,7 +340,7 @@ impl Lease {
             address,
             port: ports.first(),
             port_end: ports.last(),
-            protocols: [self.protocol].into(),
+            protocols: self.protocol.into_iter().collect(),
             device: self.device,
             target_port: self.internal,
             hostname: None,

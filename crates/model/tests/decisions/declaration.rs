@@ -207,7 +207,7 @@ fn leases_are_not_declared_and_give_way() {
     };
     world.change(set_device("nas", patch)).unwrap();
     let mut wish = wish(world.device("nas").id, Mechanism::Pcp, 8080);
-    (wish.protocol, wish.external) = (Protocol::Tcp, Some(8080));
+    (wish.protocol, wish.external) = (Some(Protocol::Tcp), Some(8080));
     let ask = Change::RequestLease(Box::new(wish));
     world.change(ask).unwrap();
     let mut declaration = Declaration::of(&world.state);

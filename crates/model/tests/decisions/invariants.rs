@@ -771,16 +771,22 @@ fn the_generated_changes_are_not_all_refused() {
             };
             for edit in edits {
                 *made.entry(edit.key().kind()).or_default() += 1;
+                let is_of_all = match &edit {
+                    Edit::Set(Object::Lease(lease)) => lease.protocol.is_none(),
+                    Edit::Set(_) | Edit::Remove(_) => false,
+                };
+                *made.entry("lease of all protocols").or_default() += u32::from(is_of_all);
             }
         }
     }
     for (kind, least) in [
         ("subnet", 60),
         ("device", 200),
-        ("delegation", 50),
+        ("delegation", 40),
         ("forward", 100),
         ("pinhole", 40),
         ("lease", 60),
+        ("lease of all protocols", 2),
         ("uplink", 20),
         ("settings", 20),
     ] {

@@ -28,7 +28,7 @@ pub(crate) fn wish(device: DeviceId, mechanism: Mechanism, internal: u16) -> Req
         parties: Parties::own(device),
         mechanism,
         family: Family::Ipv4,
-        protocol: Protocol::Udp,
+        protocol: Some(Protocol::Udp),
         internal,
         external: None,
         address: None,
@@ -91,7 +91,7 @@ impl World {
             parties: Parties::own(device),
             mechanism: Mechanism::Pcp,
             family: Family::Ipv4,
-            protocol: Protocol::Udp,
+            protocol: Some(Protocol::Udp),
             port: LeasePort::Internal(internal),
             nonce: Some(Nonce([nonce; 12])),
         };
@@ -303,6 +303,82 @@ fn all_ports_at_once_are_for_who_may_have_them() {
 }
 
 #[test]
+fn whatever_comes_in_is_for_who_may_have_it() {
+    let mut world = home();
+    let nas = world.id("nas");
+    let all = RequestLease {
+        family: Family::Ipv6,
+        protocol: None,
+        ..wish(nas, Mechanism::Pcp, 0)
+    };
+    assert_eq!(world.ask(&all), Err(LeaseRefusal::AllPorts));
+    world = world.with([all_ports("nas")]);
+    let grant = world.ask(&all).unwrap();
+    let id = grant.lease.unwrap();
+    assert!(grant.is_whole);
+    assert_eq!(world.state.leased_ports(nas), 1);
+    assert_eq!(world.ask(&all).unwrap().lease, Some(id));
+    let open = |world: &World| {
+        let firewall = world.desired().firewall.unwrap();
+        let addresses = firewall.open_addresses.iter().map(ToString::to_string);
+        (addresses.collect::<Vec<_>>(), firewall.pinholes.len())
+    };
+    let address = grant.address.to_string();
+    assert_eq!(open(&world), (vec![address.clone()], 0));
+    // Beside what is of TCP or UDP, even of all their ports.
+    let udp = RequestLease {
+        protocol: Some(Protocol::Udp),
+        nonce: Some(Nonce([2; 12])),
+        ..all.clone()
+    };
+    world.ask(&udp).unwrap();
+    assert_eq!(open(&world), (vec![address.clone()], 1));
+    world = world.with([add_pinhole("nas", "1-65535")]);
+    assert_eq!(
+        world.open().iter().map(|it| it.id).collect::<Vec<_>>(),
+        [id]
+    );
+    assert_eq!(open(&world), (vec![address], 2));
+    for refused in [
+        RequestLease {
+            family: Family::Ipv4,
+            ..all.clone()
+        },
+        RequestLease {
+            internal: 7000,
+            ..all.clone()
+        },
+        RequestLease {
+            remote: Some(parse("[2001:db8::1]:53")),
+            ..all.clone()
+        },
+    ] {
+        assert_eq!(world.ask(&refused), Err(LeaseRefusal::AllPorts));
+    }
+    let stored = serde_json::to_value(&world.state.leases[&id]).unwrap();
+    assert_eq!(stored["protocol"], "all");
+    let read: Lease = serde_json::from_value(stored).unwrap();
+    assert_eq!(read, world.state.leases[&id]);
+    let end = |nonce| {
+        Change::EndLease(EndLease {
+            parties: Parties::own(nas),
+            mechanism: Mechanism::Pcp,
+            family: Family::Ipv6,
+            protocol: None,
+            port: LeasePort::Internal(0),
+            nonce: Some(Nonce([nonce; 12])),
+        })
+    };
+    assert!(world.change(end(2)).is_err());
+    world = world.with([end(1)]);
+    assert_eq!(open(&world), (Vec::new(), 2));
+    assert_ne!(world.ask(&all).unwrap().lease, Some(id));
+    world = world.with([kind("nas", DeviceKind::Server)]);
+    assert!(world.open().is_empty());
+    assert_eq!(open(&world), (Vec::new(), 2));
+}
+
+#[test]
 fn administrators_go_first() {
     let mut world = home().with([
         add_forward("7000/udp", "box"),
@@ -349,7 +425,7 @@ fn companions_of_nat_pmp_stay_with_their_owner() {
     let mut world = home();
     let (nas, other) = (world.id("nas"), world.id("box"));
     let mut tcp = wish(nas, Mechanism::NatPmp, 8080);
-    (tcp.protocol, tcp.external) = (Protocol::Tcp, Some(8080));
+    (tcp.protocol, tcp.external) = (Some(Protocol::Tcp), Some(8080));
     assert_eq!(world.ask(&tcp).unwrap().external, 8080);
     for mechanism in Mechanism::ALL {
         let mut udp = wish(other, mechanism, 8080);
@@ -517,8 +593,7 @@ fn requests() -> impl Strategy<Value = Change> {
     });
     let side = (
         select(vec![Family::Ipv4, Family::Ipv4, Family::Ipv6]),
-        select(&Protocol::ALL[..]),
-        ports(),
+        targets(),
     );
     let external = (proptest::option::of(ports()), any::<bool>(), any::<bool>());
     let set = (select(vec![1_u16, 1, 1, 2, 7, 300, 65535]), any::<bool>());
@@ -529,7 +604,7 @@ fn requests() -> impl Strategy<Value = Change> {
         proptest::option::weighted(0.2, select(vec!["192.0.2.0/24", "192.0.2.7/32"])),
     );
     (parties, mechanisms(), side, external, set, rest).prop_map(
-        |(parties, mechanism, (family, protocol, internal), external, set, rest)| {
+        |(parties, mechanism, (family, (protocol, internal)), external, set, rest)| {
             let (external, exact, clear_filters) = external;
             let (lifetime, nonce, remote, filter) = rest;
             let is_pcp = mechanism == Mechanism::Pcp;
@@ -560,18 +635,40 @@ fn requests() -> impl Strategy<Value = Change> {
     )
 }
 
+/// A port or all of them, and sometimes all protocols, which single ports cannot have.
+fn targets() -> impl Strategy<Value = (Option<Protocol>, u16)> {
+    prop_oneof![
+        18 => (select(&Protocol::ALL[..]).prop_map(Some), ports()),
+        2 => Just((None, 0)),
+        1 => (Just(None), ports()),
+    ]
+}
+
+/// What few of the other requests are: for all of the device's own address, as it may be had.
+fn requests_for_all() -> impl Strategy<Value = Change> {
+    let protocols = select(vec![None, None, Some(Protocol::Tcp), Some(Protocol::Udp)]);
+    let nonces = select(vec![1_u8, 1, 2]);
+    (owners(), protocols, nonces).prop_map(|(device, protocol, nonce)| {
+        Change::RequestLease(Box::new(RequestLease {
+            family: Family::Ipv6,
+            protocol,
+            nonce: Some(Nonce([nonce; 12])),
+            ..wish(device, Mechanism::Pcp, 0)
+        }))
+    })
+}
+
 /// Whatever devices ask, and time that passes.
 pub(crate) fn lease_changes() -> impl Strategy<Value = Change> {
     let end = (
         owners(),
         mechanisms(),
-        select(&Protocol::ALL[..]),
-        ports(),
+        targets(),
         select(vec![1_u8, 1, 2]),
         any::<[bool; 2]>(),
     )
         .prop_map(
-            |(device, mechanism, protocol, port, nonce, [by_external, is_ipv6])| {
+            |(device, mechanism, (protocol, port), nonce, [by_external, is_ipv6])| {
                 Change::EndLease(EndLease {
                     parties: Parties::own(device),
                     mechanism,
@@ -602,7 +699,7 @@ pub(crate) fn lease_changes() -> impl Strategy<Value = Change> {
         })
     });
     let remove = (1_u64..40).prop_map(|id| Change::RemoveLease(id.to_string()));
-    prop_oneof![12 => requests(), 3 => end, 1 => all, 1 => expire, 1 => remove]
+    prop_oneof![10 => requests(), 2 => requests_for_all(), 3 => end, 1 => all, 1 => expire, 1 => remove]
 }
 
 /// What must always be true of leases.
@@ -647,8 +744,9 @@ pub(crate) fn check_leases(world: &World) {
             Some(place) => place,
             None => continue,
         };
+        let protocol = lease.protocol.unwrap();
         if shares {
-            let side = (lease.device, lease.protocol, lease.internal);
+            let side = (lease.device, protocol, lease.internal);
             let first = outbound.entry(side).or_insert(lease.external);
             assert_eq!(*first, lease.external, "one port outwards");
             continue;
@@ -656,16 +754,16 @@ pub(crate) fn check_leases(world: &World) {
         assert!(is_own, "{lease:?} is none of the ports of its device");
         if lease.opening == Opening::Forward {
             assert!(!external.overlaps(snat), "{lease:?}");
-            assert!(lease.protocol != Protocol::Tcp || !external.contains(22));
+            assert!(protocol != Protocol::Tcp || !external.contains(22));
             assert!(!external.contains(5351), "{lease:?}");
-            if lease.protocol == Protocol::Udp {
+            if protocol == Protocol::Udp {
                 for port in [1900, 5350, state.settings.listen_port] {
                     assert!(!external.contains(port), "{lease:?}");
                 }
             }
         }
         for port in external.first()..=external.last() {
-            let key = (address, lease.protocol, port);
+            let key = (address, protocol, port);
             let other = taken.insert(key, format!("lease {}", lease.id));
             assert_eq!(other, None, "{address} {port} of {lease:?}");
         }

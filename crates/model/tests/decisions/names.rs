@@ -302,7 +302,7 @@ fn what_is_derived_a_little_at_a_time_is_what_is_derived_whole() {
 /// What a device asks for by PCP with names.
 fn named(world: &World, device: &str, port: u16, names: &[&str]) -> RequestLease {
     RequestLease {
-        protocol: Protocol::Tcp,
+        protocol: Some(Protocol::Tcp),
         external: Some(port),
         hostnames: names.iter().map(|name| (*name).to_owned()).collect(),
         ..wish(world.device(device).id, Mechanism::Pcp, port)

@@ -112,7 +112,7 @@ pub(crate) struct SetArguments {
     /// Whether it may open ports for other devices of its subnet
     #[arg(long, value_enum)]
     pub(super) third_party: Option<Switch>,
-    /// Whether it may open all ports of its own IPv6 address at once
+    /// Whether it may open its own IPv6 address whole: all ports, or all protocols, at once
     #[arg(long, value_enum)]
     pub(super) all_ports: Option<Switch>,
     #[command(flatten)]

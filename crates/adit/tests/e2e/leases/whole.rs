@@ -1,10 +1,10 @@
-//! All ports of a device's own address at once, where that is allowed.
+//! All ports of a device's own address at once, and all protocols, where that is allowed.
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::{SHORT, granted, leases, refused};
-use crate::support::{Device, INTERNET6, World, at, connect, converse, exchange, listen, udp};
+use crate::support::{Device, INTERNET6, World, at, connect, converse, exchange, listen, raw, udp};
 
 /// The program's request in IPv6.
 fn side(world: &World, device: &Device, fields: Value) -> Result<Value> {
@@ -63,7 +63,7 @@ fn all_ports_at_once_are_for_who_may_have_them() -> Result<()> {
     world.adit("device set box --lease-quota 3")?;
     // What cannot be had in its entirety.
     refused(&server, json!({"internal": 0}), 9)?;
-    refused(&server, ask(json!({"protocol": 0}))?, 9)?;
+    refused(&server, json!({"internal": 0, "protocol": 0}), 9)?;
     let filter = json!([[3, format!("0080{:04x}{}", 0, "20010db8".repeat(4))]]);
     refused(&server, ask(json!({"options": filter}))?, 13)?;
     // Single ports beside them, and with nonces of their own.
@@ -97,6 +97,102 @@ fn all_ports_at_once_are_for_who_may_have_them() -> Result<()> {
     converse(&internet, from, at(inside, 60123), &high)?;
     world.adit("device set box --kind server")?;
     ensure!(!is_open(443), "open after the kind was set back");
+    refused(&server, ask(json!({}))?, 9)?;
+    Ok(())
+}
+
+#[test]
+fn whatever_comes_in_is_for_who_may_have_it() -> Result<()> {
+    let world = World::with_subnet("routed", "e2e-leases-whole-all")?;
+    let server = world.join("box", "--kind server")?;
+    let laptop = world.join("laptop", "")?;
+    let internet = world.host("internet")?;
+    let (inside, theirs) = (server.ipv6()?, laptop.ipv6()?);
+    let ask = |fields: Value| {
+        let mut wish = side(&world, &server, json!({"protocol": 0}))?;
+        let all = wish.as_object_mut().context("an object")?;
+        all.extend(fields.as_object().context("an object")?.clone());
+        Ok::<_, anyhow::Error>(wish)
+    };
+    let from = Some(at(INTERNET6, 0));
+    let web = listen(&server.host, at(inside, 443))?;
+    let other = listen(&laptop.host, at(theirs, 443))?;
+    let datagrams = udp(&server.host, at(inside, 4000))?;
+    let packets = raw(&server.host, inside.into())?;
+    let other_packets = raw(&laptop.host, theirs.into())?;
+    let far = udp(&internet, at(INTERNET6, 4001))?;
+    let far_packets = raw(&internet, INTERNET6.into())?;
+    let closed = |when: &str| -> Result<()> {
+        let is_open = connect(&internet, from, at(inside, 443), SHORT).is_ok();
+        ensure!(!is_open, "TCP comes in {when}");
+        for (socket, far, port) in [(&datagrams, &far, 4000), (&packets, &far_packets, 0)] {
+            let limit = socket.read_timeout()?;
+            socket.set_read_timeout(Some(SHORT))?;
+            let arrived = exchange(far, at(inside, port), socket, when).is_ok();
+            ensure!(!arrived, "a packet to port {port} comes in {when}");
+            socket.set_read_timeout(limit)?;
+        }
+        Ok(())
+    };
+
+    refused(&server, ask(json!({}))?, 9)?;
+    world.adit("device set box --all-ports on")?;
+    closed("without a lease")?;
+    refused(&server, ask(json!({"internal": 443}))?, 3)?;
+    let filter = json!([[3, format!("0080{:04x}{}", 0, "20010db8".repeat(4))]]);
+    refused(&server, ask(json!({"options": filter}))?, 13)?;
+
+    let told = granted(&server, ask(json!({}))?)?;
+    ensure!(
+        told["external"] == 0
+            && told["internal"] == 0
+            && told["address"] == inside.to_string()
+            && told["lifetime"] == 3600,
+        "{told}"
+    );
+    let lease = world.find("lease", &json!({"device": "box"}))?;
+    ensure!(lease["protocol"] == "all", "{lease}");
+    let listed = world.gateway.adit(["lease", "list"])?.stdout;
+    ensure!(listed.contains("/all"), "{listed}");
+    let pinhole = world.find("pinhole", &json!({"origin": "lease"}))?;
+    ensure!(
+        pinhole["protocols"] == json!(["tcp", "udp"]) && pinhole["port_end"] == 65535,
+        "{pinhole}"
+    );
+    let mut conversation = converse(&internet, from, at(inside, 443), &web)?;
+    exchange(&far, at(inside, 4000), &datagrams, "a datagram")?;
+    exchange(&far_packets, at(inside, 0), &packets, "a packet")?;
+    internet.exec(["ping", "-6", "-c1", "-W4", &inside.to_string()])?;
+    let is_open = connect(&internet, from, at(theirs, 443), SHORT).is_ok();
+    ensure!(!is_open, "another device's port is open");
+    other_packets.set_read_timeout(Some(SHORT))?;
+    let arrived = exchange(&far_packets, at(theirs, 0), &other_packets, "astray").is_ok();
+    ensure!(!arrived, "another device's address is open");
+    drop(other);
+
+    // Renewed, beside others, and ended by who knows the nonce alone.
+    granted(&server, ask(json!({}))?)?;
+    granted(&server, ask(json!({"protocol": 6, "internal": 443}))?)?;
+    granted(&server, ask(json!({"protocol": 17}))?)?;
+    ensure!(leases(&world)?.len() == 3, "{:?}", leases(&world));
+    granted(&server, ask(json!({"protocol": 17, "lifetime": 0}))?)?;
+    granted(
+        &server,
+        ask(json!({"protocol": 6, "internal": 443, "lifetime": 0}))?,
+    )?;
+    exchange(&far, at(inside, 4000), &datagrams, "another datagram")?;
+    let other_nonce = json!({"nonce": "02".repeat(12), "lifetime": 0});
+    refused(&server, ask(other_nonce)?, 2)?;
+    exchange(&far_packets, at(inside, 0), &packets, "another packet")?;
+    granted(&server, ask(json!({"lifetime": 0}))?)?;
+    ensure!(conversation.is_cut()?, "a connection goes on");
+    closed("after the end")?;
+
+    granted(&server, ask(json!({}))?)?;
+    exchange(&far_packets, at(inside, 0), &packets, "again")?;
+    world.adit("device set box --all-ports off")?;
+    ensure!(leases(&world)?.is_empty(), "{:?}", leases(&world));
+    closed("after the right to it was withdrawn")?;
     refused(&server, ask(json!({}))?, 9)?;
     Ok(())
 }

@@ -30,6 +30,20 @@ pub(crate) fn udp(host: &Host, address: SocketAddr) -> Result<UdpSocket> {
     Ok(socket)
 }
 
+/// A socket of a protocol that has no ports: the one for experiments (RFC 3692 section 2.1).
+pub(crate) fn raw(host: &Host, address: IpAddr) -> Result<UdpSocket> {
+    const EXPERIMENT: i32 = 253;
+    let address = at(address, 0);
+    let socket = host.enter(|| -> std::io::Result<UdpSocket> {
+        let protocol = Some(EXPERIMENT.into());
+        let socket = Socket::new(Domain::for_address(address), Type::RAW, protocol)?;
+        socket.bind(&address.into())?;
+        Ok(socket.into())
+    })??;
+    socket.set_read_timeout(Some(LIMIT))?;
+    Ok(socket)
+}
+
 pub(crate) fn send(from: &UdpSocket, to: SocketAddr, text: &str) -> Result<()> {
     from.send_to(text.as_bytes(), to)
         .with_context(|| format!("send {text:?} to {to}"))?;

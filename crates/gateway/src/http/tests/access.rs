@@ -44,7 +44,7 @@ fn lease_wish(device: DeviceId) -> RequestLease {
         parties: Parties::own(device),
         mechanism: Mechanism::NatPmp,
         family: Family::Ipv4,
-        protocol: Protocol::Tcp,
+        protocol: Some(Protocol::Tcp),
         internal: 9090,
         external: None,
         address: None,

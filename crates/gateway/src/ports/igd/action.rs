@@ -183,7 +183,7 @@ impl Call<'_> {
         }
         let wish = RequestLease {
             family: Family::Ipv4,
-            protocol: transport(mapping.protocol),
+            protocol: Some(transport(mapping.protocol)),
             internal: mapping.internal_port,
             external,
             exact,
@@ -236,13 +236,13 @@ impl Call<'_> {
     fn entry(&self, index: u16) -> Result<Answer, Fault> {
         let view = self.snapshot()?;
         let mapping = view.mappings().nth(usize::from(index));
-        let mapping = mapping.map(|lease| view.mapping_of(lease));
+        let mapping = mapping.and_then(|lease| view.mapping_of(lease));
         mapping.map(Answer::Entry).ok_or(Fault::ArrayIndexInvalid)
     }
 
     fn specific(&self, key: &MappingKey) -> Result<Answer, Fault> {
         let view = self.snapshot()?;
-        let own = view.mapping(key).map(|lease| view.mapping_of(lease));
+        let own = view.mapping(key).and_then(|lease| view.mapping_of(lease));
         let mapping = own.or_else(|| {
             let other = view.otherwise(key.external_port, key.protocol)?;
             (key.outside == Outside::Anyone).then_some(other)
@@ -259,7 +259,9 @@ impl Call<'_> {
         };
         let mappings = leases.into_iter().take(most);
         Ok(Answer::List(
-            mappings.map(|lease| view.mapping_of(lease)).collect(),
+            mappings
+                .filter_map(|lease| view.mapping_of(lease))
+                .collect(),
         ))
     }
 
@@ -292,7 +294,7 @@ impl Call<'_> {
         }
         let wish = RequestLease {
             family: Family::Ipv6,
-            protocol,
+            protocol: Some(protocol),
             internal: request.internal_port,
             external: Some(request.internal_port),
             exact: true,
@@ -364,7 +366,7 @@ impl Call<'_> {
             parties: Parties::own(self.client.device),
             mechanism: Mechanism::Upnp,
             family: Family::of(self.client.source),
-            protocol: Protocol::Tcp,
+            protocol: Some(Protocol::Tcp),
             internal: 0,
             external: None,
             address: None,
@@ -460,7 +462,7 @@ impl View {
                 Outside::Address(address) => outside(lease) == Outside::Address(*address),
                 Outside::Name(_) => false,
             };
-            lease.external == key.external_port && lease.protocol == protocol && is_meant
+            lease.external == key.external_port && lease.protocol == Some(protocol) && is_meant
         })
     }
 
@@ -473,7 +475,7 @@ impl View {
             let is_meant = lease.mechanism != Mechanism::Upnp
                 && lease.opening == Opening::Forward
                 && lease.family == Family::Ipv4
-                && lease.protocol == transport
+                && lease.protocol == Some(transport)
                 && lease.filters.is_empty()
                 && lease.hostnames.is_empty()
                 && lease.is_valid(now)
@@ -491,7 +493,7 @@ impl View {
                 external_port: external,
                 internal_port: lease.internal.checked_add(offset)?,
                 description: lease.mechanism.name().to_owned(),
-                ..self.mapping_of(lease)
+                ..self.mapping_of(lease)?
             })
         })
     }
@@ -504,7 +506,7 @@ impl View {
         let ports = range.start..=range.end;
         let found: Vec<&Lease> = self
             .mappings()
-            .filter(|lease| lease.protocol == protocol && ports.contains(&lease.external))
+            .filter(|lease| lease.protocol == Some(protocol) && ports.contains(&lease.external))
             .collect();
         if found.is_empty() {
             return Err(Fault::MappingNotFound);
@@ -512,16 +514,17 @@ impl View {
         Ok(found)
     }
 
-    fn mapping_of(&self, lease: &Lease) -> Mapping {
+    /// None of what has no ports.
+    fn mapping_of(&self, lease: &Lease) -> Option<Mapping> {
         let rest = self
             .snapshot
             .promises
             .expiry(lease)
             .saturating_sub(seconds_since_1970());
-        Mapping {
+        Some(Mapping {
             outside: outside(lease),
             external_port: lease.external,
-            protocol: match lease.protocol {
+            protocol: match lease.protocol? {
                 Protocol::Tcp => PortProtocol::Tcp,
                 Protocol::Udp => PortProtocol::Udp,
             },
@@ -533,7 +536,7 @@ impl View {
             lease: u32::try_from(rest)
                 .unwrap_or(LONGEST_LEASE)
                 .clamp(1, LONGEST_LEASE),
-        }
+        })
     }
 
     fn pinhole(&self, id: u16) -> Result<&Lease, Fault> {

@@ -85,7 +85,7 @@ pub(in crate::decide) fn end_all(draft: &mut Draft<'_>, wish: EndLeases) -> Resu
     let (device, _) = parties(draft, Parties::own(wish.device))?;
     let leases: Vec<&Lease> = (draft.state.leases_of(device.id))
         .filter(|lease| lease.is_open() && lease.mechanism == wish.mechanism)
-        .filter(|lease| lease.protocol == wish.protocol)
+        .filter(|lease| lease.protocol == Some(wish.protocol))
         .collect();
     for lease in leases {
         release(draft, lease);

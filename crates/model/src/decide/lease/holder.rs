@@ -137,7 +137,7 @@ pub(super) fn holder<'a>(
     if !wish.hostnames.is_empty() {
         return find_named(state, facts, uplinks, device, wish);
     }
-    let side = (wish.family, wish.protocol, wish.internal);
+    let side = (wish.family, wish.protocol?, wish.internal);
     find_manual(state, facts, uplinks, device, side)
 }
 
@@ -150,7 +150,7 @@ pub(super) fn manual<'a>(
     wish: &EndLease,
     port: u16,
 ) -> Option<Holder<'a>> {
-    let side = (wish.family, wish.protocol, port);
+    let side = (wish.family, wish.protocol?, port);
     find_manual(state, facts, uplinks, device, side)
 }
 
@@ -169,7 +169,7 @@ fn find_named<'a>(
             let is_meant = forward.enabled
                 && forward.hostname.as_ref() == Some(&name)
                 && forward.target_port == wish.internal
-                && forward.protocols.contains(&wish.protocol);
+                && (wish.protocol).is_some_and(|protocol| forward.protocols.contains(&protocol));
             let locals = forward.local_addresses(subnet, device, uplinks, facts);
             let mut locals = locals.into_iter().filter(|_| is_meant);
             let address = locals.find(|address| Family::of(*address) == wish.family)?;

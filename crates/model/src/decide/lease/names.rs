@@ -65,7 +65,7 @@ pub(super) fn check(
     for hostname in &lease.hostnames {
         let mut forwards = draft.state.forwards_named(port, hostname);
         let is_forwarded = forwards.any(|forward| {
-            forward.protocols.contains(&lease.protocol) && ports::is_at(draft, forward, address)
+            lease.is_of(&forward.protocols) && ports::is_at(draft, forward, address)
         });
         let is_leased = leases.iter().any(|other| {
             other.id != lease.id

@@ -6,7 +6,7 @@ use super::super::Draft;
 use super::super::ports::Site;
 use super::{Choice, choose};
 use crate::change::RequestLease;
-use crate::refusal::Refusal;
+use crate::refusal::{LeaseRefusal, Refusal};
 use crate::state::{Device, Lease, Subnet};
 
 /// The lease with other public ports; what may only be as wished is refused.
@@ -17,6 +17,8 @@ pub(super) fn relocated(
     wish: &RequestLease,
     address: IpAddr,
 ) -> Result<Lease, Refusal> {
+    // All ports of an own address are in no service's way.
+    let protocol = lease.protocol.ok_or(LeaseRefusal::AllPorts)?;
     let is_first = wish.internal == lease.internal;
     let whole = RequestLease {
         internal: lease.internal,
@@ -31,7 +33,7 @@ pub(super) fn relocated(
         opening: lease.opening,
         family: lease.family,
         mechanism: lease.mechanism,
-        protocol: lease.protocol,
+        protocol,
         address,
         hostnames: &lease.hostnames,
     };

@@ -1,4 +1,4 @@
-//! All ports of a protocol at once (RFC 6887 section 11.1: internal port 0).
+//! All ports of a protocol at once, or of all protocols whatever comes in (RFC 6887 section 11.1: internal port 0).
 //!
 //! What cannot be had in its entirety has to be UNSUPP_PROTOCOL (section 11.3), and is for everyone that the administrator has not
 //! allowed it (NOT_AUTHORIZED of section 7.4 would be true as well, but less is told that way). Of an IPv4 address, and of the IPv6
@@ -73,12 +73,12 @@ pub(super) fn end(draft: &mut Draft<'_>, device: DeviceId, wish: &EndLease) -> R
     }
 }
 
-/// The lease of all ports that a device has.
+/// The lease of all ports of a protocol, or of all protocols, that a device has.
 pub(super) fn find(
     state: &State,
     device: DeviceId,
     family: Family,
-    protocol: Protocol,
+    protocol: Option<Protocol>,
 ) -> Option<&Lease> {
     let mut leases = state.leases_of(device);
     leases.find(|lease| {

@@ -65,7 +65,7 @@ pub(in crate::decide) fn withdraw(
                     let range = PortRange::new(settings.listen_port, settings.listen_port);
                     let leases = range.map(|range| after.leases_on(None, range));
                     let leases = leases.into_iter().flatten();
-                    let udp = leases.filter(|lease| lease.protocol == Protocol::Udp);
+                    let udp = leases.filter(|lease| lease.protocol == Some(Protocol::Udp));
                     withdrawn.extend(udp.map(|lease| lease.id));
                 }
             }
@@ -154,7 +154,7 @@ fn under_forward(
     };
     let leases = after.leases_on(None, range).into_iter();
     let met = leases.filter(|lease| {
-        forward.protocols.contains(&lease.protocol)
+        lease.is_of(&forward.protocols)
             && !lease.shares_with(forward)
             && after
                 .lease_place(lease, uplinks, facts)
@@ -207,9 +207,7 @@ fn under_pinhole(after: &State, pinhole: &Pinhole, withdrawn: &mut BTreeSet<Leas
     let met = leases.filter(|lease| {
         // One port more or less is nothing to who has all of them.
         let is_covered = !lease.is_whole() || range == PortRange::ALL;
-        lease.opening == Opening::Pinhole
-            && is_covered
-            && pinhole.protocols.contains(&lease.protocol)
+        lease.opening == Opening::Pinhole && is_covered && lease.is_of(&pinhole.protocols)
     });
     withdrawn.extend(met.map(|lease| lease.id));
 }

@@ -60,6 +60,7 @@ pub(super) fn of_gateway(context: &Context<'_>) -> Firewall {
         translations4: Translations::default(),
         translations6: Translations::default(),
         pinholes: OrdSet::new(),
+        open_addresses: OrdSet::new(),
         names: BTreeSet::new(),
         advertised_names: BTreeMap::new(),
         filters: OrdMap::new(),

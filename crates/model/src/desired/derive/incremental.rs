@@ -260,7 +260,7 @@ impl Waiting {
             .filter(|other| targets_of(other).is_some_and(|theirs| theirs.overlaps(targets)));
         self.forwards.extend(met.map(|other| other.id));
         for family in [Family::Ipv4, Family::Ipv6] {
-            for protocol in Protocol::ALL {
+            for protocol in Protocol::ALL.map(Some) {
                 let leases = state.leases_at((device, family, protocol), targets);
                 self.leases.extend(leases.into_iter().map(|other| other.id));
             }

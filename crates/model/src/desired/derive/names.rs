@@ -47,7 +47,7 @@ pub(super) fn name(
 
 /// What a lease with names does.
 pub(super) fn lease(context: &Context<'_>, lease: &Lease, place: &Place, part: &mut Part) {
-    let Some(member) = context.member_of(lease.device) else {
+    let (Some(member), Some(protocol)) = (context.member_of(lease.device), lease.protocol) else {
         return;
     };
     let (local, address) = place.ends();
@@ -58,10 +58,7 @@ pub(super) fn lease(context: &Context<'_>, lease: &Lease, place: &Place, part: &
         false,
     );
     for hostname in &lease.hostnames {
-        let key = (
-            socket(local, lease.protocol, lease.external),
-            hostname.clone(),
-        );
+        let key = (socket(local, protocol, lease.external), hostname.clone());
         part.names
             .routes
             .entry(key)
@@ -109,7 +106,7 @@ pub(super) fn shared(
     let leased: BTreeSet<Protocol> = leases
         .filter(|lease| lease.is_named())
         .filter(|lease| way_of(context, lease).is_some_and(|way| way.local() == local))
-        .map(|lease| lease.protocol)
+        .filter_map(|lease| lease.protocol)
         .collect();
     let is_here = |other: &Forward| ways(context, other).iter().any(|way| way.local() == local);
     let is_named = |protocol: &&Protocol| {

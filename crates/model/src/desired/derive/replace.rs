@@ -23,6 +23,7 @@ impl Part {
             translations4,
             translations6,
             pinholes,
+            open_addresses,
             names,
             filters,
         } = self;
@@ -81,6 +82,11 @@ impl Part {
         translations4.replace(&before.translations4, &mut firewall.translations4);
         translations6.replace(&before.translations6, &mut firewall.translations6);
         exchange_all(&mut firewall.pinholes, &before.pinholes, pinholes);
+        exchange_all(
+            &mut firewall.open_addresses,
+            &before.open_addresses,
+            open_addresses,
+        );
         exchange(&mut firewall.filters, &before.filters, filters);
     }
 }

@@ -230,6 +230,9 @@ impl Elements {
         self.insert_translations("4", &firewall.translations4, has_marks);
         self.insert_translations("6", &firewall.translations6, has_marks);
         self.insert_pinholes(firewall.pinholes.iter());
+        for address in &firewall.open_addresses {
+            self.insert("open_addresses", address.to_string(), None);
+        }
         for name in &firewall.names {
             let family = if name.address.is_ipv4() { "4" } else { "6" };
             self.insert(format!("names{family}"), port(name), None);
@@ -345,6 +348,7 @@ fn reduced(here: &Firewall, there: &Firewall) -> Firewall {
         translations4: translations_missing(&here.translations4, &there.translations4),
         translations6: translations_missing(&here.translations6, &there.translations6),
         pinholes: touched_pinholes(&here.pinholes, &there.pinholes),
+        open_addresses: missing_among(&here.open_addresses, &there.open_addresses),
         filters: missing_in(&here.filters, &there.filters),
         ..here.clone()
     }

@@ -472,6 +472,7 @@ fn render_chains(firewall: &Firewall) -> String {
     chain resume {{
         meta nfproto ipv6 ip6 saddr . meta l4proto . th sport @pinholes return comment "its pinhole is open: it goes on although it is not tracked"
         meta nfproto ipv6 ip6 saddr . meta l4proto . th sport @pinhole_ranges return
+        meta nfproto ipv6 ip6 saddr @open_addresses return
         meta nfproto ipv6 meta l4proto tcp reject with tcp reset comment "a connection that was ended here does not begin again in the middle"
     }}
 
@@ -489,6 +490,7 @@ fn render_chains(firewall: &Firewall) -> String {
         meta nfproto ipv6 meta l4proto {{ tcp, udp }} ip6 daddr . meta l4proto . th dport @filtered6 goto filtered_pinhole
         meta nfproto ipv6 meta l4proto {{ tcp, udp }} ip6 daddr . meta l4proto . th dport @pinholes goto admit
         meta nfproto ipv6 meta l4proto {{ tcp, udp }} ip6 daddr . meta l4proto . th dport @pinhole_ranges goto admit
+        meta nfproto ipv6 ip6 daddr @open_addresses goto admit comment "devices that opened their whole address"
         drop
     }}
 

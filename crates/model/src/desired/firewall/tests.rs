@@ -114,6 +114,7 @@ fn small() -> Firewall {
             })
             .into_iter()
             .collect(),
+        open_addresses: OrdSet::unit("2001:db8:0:1::3".parse().unwrap()),
         names: BTreeSet::new(),
         advertised_names: BTreeMap::new(),
     }
@@ -263,6 +264,7 @@ fn small_table_reads_well() {
         map hairpins6 { type ipv6_addr . ipv6_addr : ipv6_addr; }
         set pinholes { type ipv6_addr . inet_proto . inet_service; }
         set pinhole_ranges { type ipv6_addr . inet_proto . inet_service; flags interval; }
+        set open_addresses { type ipv6_addr; }
         set filtered4 { type ipv4_addr . inet_proto . inet_service; flags interval; }
         set filtered6 { type ipv6_addr . inet_proto . inet_service; flags interval; }
         set peers_of_ports4 { type ipv4_addr . inet_proto . inet_service . ipv4_addr; flags interval; }
@@ -369,6 +371,7 @@ fn small_table_reads_well() {
         chain resume {
             meta nfproto ipv6 ip6 saddr . meta l4proto . th sport @pinholes return comment "its pinhole is open: it goes on although it is not tracked"
             meta nfproto ipv6 ip6 saddr . meta l4proto . th sport @pinhole_ranges return
+            meta nfproto ipv6 ip6 saddr @open_addresses return
             meta nfproto ipv6 meta l4proto tcp reject with tcp reset comment "a connection that was ended here does not begin again in the middle"
         }
 
@@ -386,6 +389,7 @@ fn small_table_reads_well() {
             meta nfproto ipv6 meta l4proto { tcp, udp } ip6 daddr . meta l4proto . th dport @filtered6 goto filtered_pinhole
             meta nfproto ipv6 meta l4proto { tcp, udp } ip6 daddr . meta l4proto . th dport @pinholes goto admit
             meta nfproto ipv6 meta l4proto { tcp, udp } ip6 daddr . meta l4proto . th dport @pinhole_ranges goto admit
+            meta nfproto ipv6 ip6 daddr @open_addresses goto admit comment "devices that opened their whole address"
             drop
         }
 
@@ -473,6 +477,7 @@ fn small_table_reads_well() {
     add element inet adit keeps4 { "eth0" . 10.59.0.2 . tcp . 8080 : 192.0.2.1 . 80 }
     add element inet adit networks4 { 10.59.0.0/24, 10.60.0.0/24, 192.168.7.0/24 }
     add element inet adit networks6 { 2001:db8:0:1::/64, fd00:60::/64 }
+    add element inet adit open_addresses { 2001:db8:0:1::3 }
     add element inet adit own_prefixes6 { 2001:db8:0:1::/64 }
     add element inet adit peers4 { 10.59.0.0/24 : jump subnet_1, 192.168.7.0/24 : jump subnet_1 }
     add element inet adit peers6 { 2001:db8:0:1::/64 : jump subnet_1 }
@@ -521,6 +526,22 @@ fn forward_that_moves_is_deleted_and_added() {
 }
 
 #[test]
+fn an_address_that_closes_takes_all_that_came_to_it_along() {
+    let from = small();
+    let mut to = small();
+    to.open_addresses = OrdSet::unit("2001:db8:0:1::4".parse().unwrap());
+    insta::assert_snapshot!(Firewall::delta(&from, &to).unwrap().render(), @r#"
+    delete element inet adit open_addresses { 2001:db8:0:1::3 }
+    add element inet adit open_addresses { 2001:db8:0:1::4 }
+    "#);
+    assert!(Firewall::changed_endpoints(&from, &to).is_empty());
+    assert_eq!(
+        Firewall::closed_addresses(&from, &to),
+        ["2001:db8:0:1::3/128".parse().unwrap()].into()
+    );
+}
+
+#[test]
 fn another_source_address_is_no_delta() {
     let mut to = small();
     to.subnets.get_mut(&1).unwrap().snat4 = None;
@@ -561,8 +582,12 @@ fn firewall() -> impl Strategy<Value = Firewall> {
             .collect()
     });
     let pinholes = btree_set(pinhole(), 0..6);
-    (networks, forwards, pinholes, any::<[bool; 2]>()).prop_map(
-        |(networks4, forwards, pinholes, [peers, host])| {
+    let open = btree_set(0..3u16, 0..3).prop_map(|hosts| {
+        let address = |host| Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, host);
+        hosts.into_iter().map(address).collect()
+    });
+    (networks, forwards, (pinholes, open), any::<[bool; 2]>()).prop_map(
+        |(networks4, forwards, (pinholes, open_addresses), [peers, host])| {
             let mut firewall = small();
             let policy = firewall.subnets.get_mut(&1).unwrap();
             policy.networks4 = networks4;
@@ -570,6 +595,7 @@ fn firewall() -> impl Strategy<Value = Firewall> {
             policy.host_access = host;
             firewall.translations4.forwards = forwards;
             firewall.pinholes = pinholes.into();
+            firewall.open_addresses = open_addresses;
             firewall
         },
     )

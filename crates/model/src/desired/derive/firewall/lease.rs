@@ -87,10 +87,14 @@ fn own_port(context: &Context<'_>, lease: &Lease, part: &mut Part) {
     let Some(address) = address else {
         return;
     };
+    let Some(protocol) = lease.protocol else {
+        part.open_addresses.insert(address);
+        return;
+    };
     if lease.keeps_numbers() {
         part.pinholes.insert(Endpoint {
             address,
-            protocol: lease.protocol,
+            protocol,
             ports,
         });
     } else {
@@ -127,13 +131,13 @@ fn pieces(lease: &Lease) -> Vec<Forward> {
 
 /// Lets in none but the peers that a lease is for.
 fn filter(lease: &Lease, address: IpAddr, part: &mut Part) {
-    let Some(ports) = lease.external_ports() else {
+    let (Some(protocol), Some(ports)) = (lease.protocol, lease.external_ports()) else {
         return;
     };
     if !lease.filters.is_empty() {
         let endpoint = Endpoint {
             address,
-            protocol: lease.protocol,
+            protocol,
             ports,
         };
         // Overlapping ranges would make the whole table fail to load.
@@ -143,9 +147,7 @@ fn filter(lease: &Lease, address: IpAddr, part: &mut Part) {
         };
         let before = part.filters.range(..=highest).next_back();
         let overlaps = before.is_some_and(|(other, _)| {
-            other.address == address
-                && other.protocol == lease.protocol
-                && other.ports.overlaps(ports)
+            other.address == address && other.protocol == protocol && other.ports.overlaps(ports)
         });
         if !overlaps {
             part.filters.insert(endpoint, lease.filters.clone());
@@ -166,7 +168,7 @@ pub(in crate::desired::derive) fn way_of<'a>(
     let uplinks = &context.frame.uplinks;
     let (subnet, device) = (member.subnet, member.device);
     let local = lease.local_address(subnet, device, uplinks, inputs.facts)?;
-    let is_hidden = lease.protocol == Protocol::Udp
+    let is_hidden = lease.protocol == Some(Protocol::Udp)
         && ports.contains(inputs.state.settings.listen_port)
         || lease.conflict(local, inputs.facts).is_some();
     let uplink = holder(uplinks, local).filter(|_| !is_hidden)?;

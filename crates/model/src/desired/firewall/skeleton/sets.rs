@@ -88,6 +88,7 @@ pub(super) const SETS: &[(&str, &str, &str, bool)] = &[
         "ipv6_addr . inet_proto . inet_service",
         true,
     ),
+    ("set", "open_addresses", "ipv6_addr", false),
     (
         "set",
         "filtered4",
