@@ -314,9 +314,12 @@ fn without_nft_for_a_while() -> Result<()> {
     let mut conversation = converse(&internet, None, at(PUBLIC4, 80), &web)?;
 
     fs::remove_file(&nft)?;
+    // A single port goes to the kernel without it; a range does not.
+    world.adit("forward add 90 box:80")?;
+    converse(&internet, None, at(PUBLIC4, 90), &web).context("a single port without nft")?;
     let output = world
         .gateway
-        .try_adit(["forward", "add", "81", "box", "--json"])?;
+        .try_adit(["forward", "add", "81-82", "box", "--json"])?;
     ensure!(
         output.status.code() == Some(1)
             && output.stderr.contains("not-applied")
