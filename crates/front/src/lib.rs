@@ -6,6 +6,7 @@
 mod admission;
 mod client;
 mod control;
+pub mod datagrams;
 mod front;
 mod handover;
 mod process;

@@ -2,7 +2,6 @@
 //! wakes it.
 
 mod connection;
-mod datagrams;
 mod deadlines;
 mod direction;
 mod flows;

@@ -10,11 +10,9 @@ mod limit;
 mod outcome;
 mod promise;
 mod socket;
-mod thread;
 mod translation;
 mod updates;
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -25,21 +23,23 @@ use adit_model::decide::decide;
 use adit_model::decide::lease::granted;
 use adit_model::facts::Facts;
 use adit_model::refusal::Refusal;
-use adit_model::state::{Device, DeviceId, State};
+use adit_model::state::{Device, DeviceId, State, Subnet};
 use adit_model::uplink::{self, Uplink};
 use adit_proto::nat_pmp;
 use adit_proto::pcp;
 use adit_proto::pcp::server::Target;
 use adit_proto::port_control::notifier::{Announcement, Notifier};
-use adit_proto::port_control::{BUFFER_LENGTH, CLIENT_PORT, Policy, Received, Request, receive};
-use tokio::net::UdpSocket;
+use adit_proto::port_control::{CLIENT_PORT, Policy, Received, Request, receive};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 
 use self::epoch::KeptEpoch;
 use self::limit::Limits;
 use self::outcome::{Failure, Outcome};
 pub(crate) use self::promise::Promises;
+use self::socket::{Listening, Path, PortSocket};
 use self::translation::Wish;
 use self::updates::Contacts;
 use crate::control::{ChangeError, Control};
@@ -61,8 +61,6 @@ pub(crate) struct PortControl {
     told: Notify,
     contacts: Contacts,
     limits: Limits,
-    /// By the gateway's address.
-    sockets: Mutex<BTreeMap<IpAddr, Arc<UdpSocket>>>,
     outlook: Mutex<Option<Outlook>>,
 }
 
@@ -85,7 +83,6 @@ impl PortControl {
             told: Notify::new(),
             contacts: Contacts::default(),
             limits: Limits::default(),
-            sockets: Mutex::default(),
             outlook: Mutex::default(),
         })
     }
@@ -96,109 +93,64 @@ impl PortControl {
         tasks.spawn(clock::run(self.control.clone(), Arc::clone(&self.promises)));
         tasks.spawn(updates::run(Arc::clone(&self)));
         tasks.spawn(igd::serve(Arc::clone(&self)));
-        thread::run("ports", || self.listen()).await;
-    }
-
-    async fn listen(self: Arc<Self>) {
-        let mut listening = socket::Listening::default();
-        let mut tasks = JoinSet::new();
-        let mut serving_at: BTreeMap<IpAddr, AbortHandle> = BTreeMap::new();
-        tasks.spawn(Arc::clone(&self).tell());
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let Some(mut state) = self.control.upgrade().map(|control| control.state.clone()) else {
-            return;
+        let take = {
+            let (ports, runtime) = (Arc::clone(&self), Handle::current());
+            move |datagram: &[u8], path: Path, socket: &Arc<PortSocket>| {
+                ports.receive(datagram, path, socket, &runtime)
+            }
         };
+        let mut listening = Listening::default();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let Some(control) = self.control.upgrade() else {
-                return;
-            };
-            self.watch_addresses(&control);
-            self.limits.forget_idle();
-            while tasks.try_join_next().is_some() {}
-            for (address, socket) in listening.follow(&control) {
-                let serving = tasks.spawn(Arc::clone(&self).serve(address, socket));
-                if let Some(former) = serving_at.insert(address, serving) {
-                    former.abort();
-                }
-            }
-            let sockets = listening.sockets();
-            serving_at.retain(|address, serving| {
-                let is_kept = sockets.contains_key(address);
-                if !is_kept {
-                    serving.abort();
-                }
-                is_kept
-            });
-            *lock(&self.sockets) = sockets;
-            drop(control);
-            let subnets = state.borrow_and_update().subnets.clone();
-            // A new subnet is listened to at once.
-            let is_other = async {
-                while state.changed().await.is_ok() {
-                    if state.borrow_and_update().subnets != subnets {
-                        return;
-                    }
-                }
-                std::future::pending().await
-            };
-            tokio::select! {
-                _ = tick.tick() => {}
-                () = is_other => {}
-            }
-        }
-    }
-
-    /// Takes requests at one of the gateway's addresses until it is no longer the gateway's.
-    async fn serve(self: Arc<Self>, address: IpAddr, socket: Arc<UdpSocket>) {
-        let mut buffer = vec![0; BUFFER_LENGTH];
-        loop {
-            let (length, from) = match socket.recv_from(&mut buffer).await {
-                Ok(received) => received,
-                Err(error) => {
-                    tracing::debug!(%error, %address, "a request for a port was not received");
-                    tokio::time::sleep(PATIENCE).await;
-                    continue;
-                }
+            let due = lock(&self.notifier).poll_timeout();
+            let wait = due.map_or(TICK, |due| due.saturating_duration_since(Instant::now()));
+            let is_tick = tokio::select! {
+                _ = tick.tick() => true,
+                () = tokio::time::sleep(wait) => false,
+                () = self.told.notified() => false,
             };
             let Some(control) = self.control.upgrade() else {
                 return;
             };
-            if let Some(datagram) = buffer.get(..length) {
-                self.receive(control, datagram, from, &socket);
+            if is_tick {
+                self.watch_addresses(&control);
+                self.limits.forget_idle();
+                listening.follow(&control.interface, &take);
             }
+            self.tell(&control, &listening);
         }
     }
 
+    /// The answer to a datagram, if it can be given at once.
     fn receive(
         self: &Arc<Self>,
-        control: Arc<Control>,
         datagram: &[u8],
-        from: SocketAddr,
-        socket: &Arc<UdpSocket>,
-    ) {
+        path: Path,
+        socket: &Arc<PortSocket>,
+        runtime: &Handle,
+    ) -> Option<Vec<u8>> {
+        let control = self.control.upgrade()?;
         let state = Arc::clone(&control.state.borrow());
-        let source = from.ip().to_canonical();
+        let source = path.from.ip();
         // WireGuard lets a device send from its own addresses only; a host behind a device is no device.
-        let Some(device) = state.device_at(source) else {
-            return;
-        };
+        let device = state.device_at(source)?;
         let now = seconds_since_1970();
-        if !device.is_active(now) {
-            return;
+        if !is_gateway(&state, path.at) || !device.is_active(now) {
+            return None;
         }
         if !self.limits.pass(device) {
             control.metrics.port_asked("limited");
-            return;
+            return None;
         }
         let epoch = lock(&self.epoch).value();
         let received = receive(datagram, source, &policy(device), epoch);
         lock(&self.notifier).heard(source);
         let request = match received {
-            Received::Silence => return,
+            Received::Silence => return None,
             Received::Answer(answer) => {
                 control.metrics.port_asked("plain");
-                return send(socket, &answer, from);
+                return Some(answer);
             }
             Received::Request(request) => request,
         };
@@ -206,28 +158,29 @@ impl PortControl {
             Ok(wish) => wish,
             Err(outcome) => {
                 control.metrics.port_asked(outcome.name());
-                return send(socket, &outcome::answer(&request, &outcome, epoch), from);
+                return Some(outcome::answer(&request, &outcome, epoch));
             }
         };
         if let Some(outcome) = self.at_once(&control, &state, &wish, now) {
             control.metrics.port_asked(outcome.name());
-            self.answering(&request, &outcome, device.id, from);
-            return send(socket, &outcome::answer(&request, &outcome, epoch), from);
+            self.answering(&request, &outcome, device.id, path.from);
+            return Some(outcome::answer(&request, &outcome, epoch));
         }
         let asking = device.id;
         let Some(turn) = self.limits.enter(device.id) else {
             control.metrics.port_asked("limited");
-            return;
+            return None;
         };
         let (ports, socket) = (Arc::clone(self), Arc::clone(socket));
-        tokio::spawn(async move {
+        runtime.spawn(async move {
             let _turn = turn;
             let outcome = ports.in_turn(&control, &wish).await;
             control.metrics.port_asked(outcome.name());
-            ports.answering(&request, &outcome, asking, from);
+            ports.answering(&request, &outcome, asking, path.from);
             let epoch = lock(&ports.epoch).value();
-            send(&socket, &outcome::answer(&request, &outcome, epoch), from);
+            socket.send(&outcome::answer(&request, &outcome, epoch), path);
         });
+        None
     }
 
     /// Who is answered needs no more telling of it, and is told of changes where the answer goes.
@@ -392,40 +345,35 @@ impl PortControl {
         }
     }
 
-    /// Sends what clients are told without having asked.
-    async fn tell(self: Arc<Self>) {
+    /// Sends what clients are to be told now without having asked.
+    fn tell(&self, control: &Control, listening: &Listening) {
+        let epoch = lock(&self.epoch).value();
+        let state = Arc::clone(&control.state.borrow());
         loop {
-            let next = lock(&self.notifier).poll_timeout();
-            let now = Instant::now();
-            let wait = next.map_or(TICK, |at| at.saturating_duration_since(now).min(TICK));
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = self.told.notified() => {}
-            }
-            let Some(control) = self.control.upgrade() else {
+            let due = lock(&self.notifier).poll_transmit(epoch, Instant::now());
+            let Some(transmit) = due else {
                 return;
             };
-            let epoch = lock(&self.epoch).value();
-            let state = Arc::clone(&control.state.borrow());
-            loop {
-                let due = lock(&self.notifier).poll_transmit(epoch, Instant::now());
-                let Some(transmit) = due else {
-                    break;
-                };
-                let gateway = state.device_at(transmit.to.ip()).and_then(|device| {
-                    let subnet = state.subnets.get(&device.subnet)?;
-                    match transmit.to.ip() {
-                        IpAddr::V4(_) => Some(IpAddr::V4(subnet.gateway_ipv4())),
-                        IpAddr::V6(_) => subnet.gateway_ipv6().map(IpAddr::V6),
-                    }
-                });
-                let sockets = lock(&self.sockets);
-                if let Some(socket) = gateway.and_then(|address| sockets.get(&address)) {
-                    send(socket, &transmit.datagram, transmit.to);
-                }
+            let subnet = (state.device_at(transmit.to.ip()))
+                .and_then(|device| state.subnets.get(&device.subnet));
+            let gateway = subnet.and_then(|subnet| match transmit.to {
+                SocketAddr::V4(_) => Some(IpAddr::V4(subnet.gateway_ipv4())),
+                SocketAddr::V6(_) => subnet.gateway_ipv6().map(IpAddr::V6),
+            });
+            if let Some(at) = gateway
+                && let Some(socket) = listening.at(at)
+            {
+                let from = transmit.to;
+                socket.send(&transmit.datagram, Path { from, at });
             }
         }
     }
+}
+
+/// The tunnel interface may have addresses that are not Adit's.
+fn is_gateway(state: &State, address: IpAddr) -> bool {
+    let mut addresses = state.subnets.values().flat_map(Subnet::gateway_addresses);
+    addresses.any(|gateway| gateway == address)
 }
 
 /// What a device may ask.
@@ -453,13 +401,6 @@ fn failure(refusal: Refusal) -> Failure {
     }
     tracing::warn!(%refusal, "a device's request for a port was refused");
     Failure::Gateway
-}
-
-/// A datagram that the socket does not take at once is lost: the client asks again.
-fn send(socket: &UdpSocket, datagram: &[u8], to: SocketAddr) {
-    if let Err(error) = socket.try_send_to(datagram, to) {
-        tracing::debug!(%error, %to, "an answer about a port was not sent");
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

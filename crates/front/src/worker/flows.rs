@@ -12,9 +12,9 @@ use rustix::event::epoll::{self, EventFlags};
 use slab::Slab;
 
 use super::Subject;
-use super::datagrams;
 use super::deadlines::Deadlines;
 use crate::admission::{Excess, Held, Permit};
+use crate::datagrams;
 use crate::route::{Entry, OpenEntry};
 use crate::shared::{Counted, Gate, Shared, count};
 use crate::socket;
@@ -105,7 +105,7 @@ impl Flows {
             next_id: 0,
             deadlines: Deadlines::default(),
             buffer: vec![0; LARGEST_DATAGRAM],
-            control: nix::cmsg_space!(i32),
+            control: datagrams::room(),
         }
     }
 
@@ -210,7 +210,7 @@ impl Flows {
             pinned.last = now;
             let bytes = self.buffer.get(..received.length).unwrap_or_default();
             let client = Some(flow.client);
-            datagrams::send(&side.gate.socket, bytes, received.each, client);
+            datagrams::send(&side.gate.socket, bytes, received.each, None, client);
         }
     }
 
@@ -263,7 +263,7 @@ impl Flows {
                 }) = self.flows.get_mut(key)
             {
                 pinned.last = now;
-                datagrams::send(&pinned.socket, bytes, each, None);
+                datagrams::send(&pinned.socket, bytes, each, None, None);
                 return;
             }
             let (datagram, rest) = bytes.split_at(each.min(bytes.len()));
@@ -358,7 +358,7 @@ impl Flows {
         };
         if let State::Asking(asking) = &flow.state {
             for datagram in &asking.datagrams {
-                datagrams::send(&socket, datagram, datagram.len().max(1), None);
+                datagrams::send(&socket, datagram, datagram.len().max(1), None, None);
             }
         }
         self.pin(key, entry, socket, false, now);

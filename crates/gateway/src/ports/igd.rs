@@ -15,7 +15,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use adit_model::state::{DeviceId, State};
+use adit_model::state::{DeviceId, State, Subnet};
 use adit_proto::igd::{Identity, SSDP_GROUP_IPV4, SSDP_GROUPS_IPV6, SSDP_PORT, receive_search};
 use nix::net::if_::if_nametoindex;
 use sha2::{Digest, Sha256};
@@ -134,12 +134,8 @@ struct Wanted {
 impl Wanted {
     fn of(state: &State, interface: &str) -> Self {
         let index = if_nametoindex(interface).unwrap_or(0);
-        let subnets =
-            (state.subnets.values()).filter(|subnet| index != 0 && subnet.gateway_address);
-        let addresses = subnets.flat_map(|subnet| {
-            let ipv6 = subnet.gateway_ipv6().map(IpAddr::V6);
-            [IpAddr::V4(subnet.gateway_ipv4())].into_iter().chain(ipv6)
-        });
+        let subnets = state.subnets.values().filter(|_| index != 0);
+        let addresses = subnets.flat_map(Subnet::gateway_addresses);
         Self {
             interface: interface.to_owned(),
             index,

@@ -111,6 +111,13 @@ impl Subnet {
         self.ipv6_of(self.gateway_ipv4())
     }
 
+    /// The addresses of the gateway in the subnet, if it has any there.
+    pub fn gateway_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let ipv6 = self.gateway_ipv6().map(IpAddr::V6);
+        let all = [IpAddr::V4(self.gateway_ipv4())].into_iter().chain(ipv6);
+        all.filter(|_| self.gateway_address)
+    }
+
     /// The IPv6 address of the host with an IPv4 address of this subnet.
     pub fn ipv6_of(&self, ipv4: Ipv4Addr) -> Option<Ipv6Addr> {
         self.ipv6.map(|prefix| address::host_ipv6(prefix, ipv4))

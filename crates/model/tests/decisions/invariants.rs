@@ -762,7 +762,7 @@ fn the_generated_changes_are_not_all_refused() {
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
     let mut made: BTreeMap<&'static str, u32> = BTreeMap::new();
-    for _ in 0..90 {
+    for _ in 0..110 {
         let history = (starts(), proptest::collection::vec(changes(), 50));
         let (mut world, sequence) = history.new_tree(&mut runner).unwrap().current();
         for change in sequence {
@@ -782,7 +782,7 @@ fn the_generated_changes_are_not_all_refused() {
     for (kind, least) in [
         ("subnet", 60),
         ("device", 200),
-        ("delegation", 40),
+        ("delegation", 50),
         ("forward", 100),
         ("pinhole", 40),
         ("lease", 60),
