@@ -348,12 +348,6 @@ fn push_evidence(text: &mut String, firewall: &Firewall) {
 
     chain spoke {{
 {spoke}    }}
-
-    chain evidence {{
-        type filter hook prerouting priority mangle; policy accept;
-        iifname @uplinks meta nfproto ipv6 icmpv6 type nd-neighbor-solicit jump asked
-        iifname @uplinks meta nfproto ipv6 ct state new,established ct status & assured == 0 jump heard
-    }}
 "#
     ));
 }
@@ -417,11 +411,16 @@ fn render_replies(firewall: &Firewall) -> String {
     )
 }
 
+/// What is always there has one base chain a hook: each costs every packet of the host, whatever its rules say.
 fn render_chains(firewall: &Firewall) -> String {
-    let spoke = if firewall.watched.is_empty() {
-        ""
+    let (spoke, evidence) = if firewall.watched.is_empty() {
+        ("", "")
     } else {
-        "        oifname @uplinks meta nfproto ipv6 ct state new jump spoke\n"
+        (
+            "        oifname @uplinks meta nfproto ipv6 ct state new jump spoke\n",
+            "        meta nfproto ipv6 icmpv6 type nd-neighbor-solicit jump asked
+        meta nfproto ipv6 ct state new,established ct status & assured == 0 jump heard\n",
+        )
     };
     let mut egresses = String::new();
     if !firewall.sources.ipv4.is_empty() {
@@ -550,25 +549,29 @@ fn render_chains(firewall: &Firewall) -> String {
         oifname @uplinks meta nfproto ipv6 ip6 saddr vmap @snat6
 {elsewhere}    }}
 
-    chain unassigned {{
+    chain arriving {{
         type filter hook prerouting priority mangle; policy accept;
-        iifname @uplinks meta nfproto ipv6 ip6 daddr @own_prefixes6 fib daddr type unreachable drop comment "whoever probes does not learn which addresses have a device"
+        iifname "{tunnel}" goto clamp
+        iifname @uplinks meta nfproto ipv6 goto from_uplink6
     }}
 
-    chain clamp_in {{
-        type filter hook prerouting priority mangle; policy accept;
-        iifname "{tunnel}" meta nfproto ipv4 tcp flags & (syn | rst) == syn tcp option maxseg size > {clamp4} tcp option maxseg size set {clamp4}
-        iifname "{tunnel}" meta nfproto ipv6 tcp flags & (syn | rst) == syn tcp option maxseg size > {clamp6} tcp option maxseg size set {clamp6}
+    chain from_uplink6 {{
+{evidence}        meta nfproto ipv6 ip6 daddr @own_prefixes6 fib daddr type unreachable drop comment "whoever probes does not learn which addresses have a device"
     }}
 
-    chain clamp_out {{
+    chain leaving {{
         type filter hook postrouting priority mangle; policy accept;
-        oifname "{tunnel}" meta nfproto ipv4 tcp flags & (syn | rst) == syn tcp option maxseg size > {clamp4} tcp option maxseg size set {clamp4}
-        oifname "{tunnel}" meta nfproto ipv6 tcp flags & (syn | rst) == syn tcp option maxseg size > {clamp6} tcp option maxseg size set {clamp6}
+        oifname "{tunnel}" goto clamp
+    }}
+
+    chain clamp {{
+        meta nfproto ipv4 tcp flags & (syn | rst) == syn tcp option maxseg size > {clamp4} tcp option maxseg size set {clamp4}
+        meta nfproto ipv6 tcp flags & (syn | rst) == syn tcp option maxseg size > {clamp6} tcp option maxseg size set {clamp6}
     }}
 "#,
         tunnel = firewall.interface,
         egresses = egresses,
+        evidence = evidence,
         spoke = spoke,
         elsewhere = render_elsewhere(firewall),
         clamp4 = firewall.clamp.ipv4,

@@ -341,12 +341,6 @@ fn small_table_reads_well() {
             ip6 saddr 2001:db8:0:1::/64 add @spoke6 { ip6 saddr & ffff:ffff:ffff:ffff:: } return
         }
 
-        chain evidence {
-            type filter hook prerouting priority mangle; policy accept;
-            iifname @uplinks meta nfproto ipv6 icmpv6 type nd-neighbor-solicit jump asked
-            iifname @uplinks meta nfproto ipv6 ct state new,established ct status & assured == 0 jump heard
-        }
-
         chain forward {
             type filter hook forward priority filter; policy accept;
             iifname "adit0" jump from_tunnel
@@ -449,21 +443,26 @@ fn small_table_reads_well() {
             oifname @uplinks meta nfproto ipv6 ip6 saddr vmap @snat6
         }
 
-        chain unassigned {
+        chain arriving {
             type filter hook prerouting priority mangle; policy accept;
-            iifname @uplinks meta nfproto ipv6 ip6 daddr @own_prefixes6 fib daddr type unreachable drop comment "whoever probes does not learn which addresses have a device"
+            iifname "adit0" goto clamp
+            iifname @uplinks meta nfproto ipv6 goto from_uplink6
         }
 
-        chain clamp_in {
-            type filter hook prerouting priority mangle; policy accept;
-            iifname "adit0" meta nfproto ipv4 tcp flags & (syn | rst) == syn tcp option maxseg size > 1380 tcp option maxseg size set 1380
-            iifname "adit0" meta nfproto ipv6 tcp flags & (syn | rst) == syn tcp option maxseg size > 1360 tcp option maxseg size set 1360
+        chain from_uplink6 {
+            meta nfproto ipv6 icmpv6 type nd-neighbor-solicit jump asked
+            meta nfproto ipv6 ct state new,established ct status & assured == 0 jump heard
+            meta nfproto ipv6 ip6 daddr @own_prefixes6 fib daddr type unreachable drop comment "whoever probes does not learn which addresses have a device"
         }
 
-        chain clamp_out {
+        chain leaving {
             type filter hook postrouting priority mangle; policy accept;
-            oifname "adit0" meta nfproto ipv4 tcp flags & (syn | rst) == syn tcp option maxseg size > 1380 tcp option maxseg size set 1380
-            oifname "adit0" meta nfproto ipv6 tcp flags & (syn | rst) == syn tcp option maxseg size > 1360 tcp option maxseg size set 1360
+            oifname "adit0" goto clamp
+        }
+
+        chain clamp {
+            meta nfproto ipv4 tcp flags & (syn | rst) == syn tcp option maxseg size > 1380 tcp option maxseg size set 1380
+            meta nfproto ipv6 tcp flags & (syn | rst) == syn tcp option maxseg size > 1360 tcp option maxseg size set 1360
         }
     }
     add element inet adit delegations4 { 192.168.7.0/24 : goto delegation4_24 }
