@@ -100,6 +100,10 @@ impl PortControl {
             }
         };
         let mut listening = Listening::default();
+        let Some(mut progress) = (self.control.upgrade()).map(|control| control.progress.clone())
+        else {
+            return;
+        };
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -107,6 +111,11 @@ impl PortControl {
             let wait = due.map_or(TICK, |due| due.saturating_duration_since(Instant::now()));
             let is_tick = tokio::select! {
                 _ = tick.tick() => true,
+                // The interface may be there now.
+                changed = progress.changed(), if !listening.is_complete() => match changed {
+                    Ok(()) => true,
+                    Err(_) => return,
+                },
                 () = tokio::time::sleep(wait) => false,
                 () = self.told.notified() => false,
             };

@@ -286,21 +286,17 @@ impl State {
 
     /// The device with an IPv6 or IPv4 address inside the tunnel.
     pub fn device_at(&self, address: IpAddr) -> Option<&Device> {
-        let candidates = |subnet: &Subnet| -> Vec<&Device> {
-            match (address, subnet.embeds()) {
-                (IpAddr::V4(address), _) => self.devices_in(subnet.id, address..=address).collect(),
-                (IpAddr::V6(address), true) => match subnet.ipv4_of(address) {
-                    Some(ipv4) => self.devices_in(subnet.id, ipv4..=ipv4).collect(),
-                    None => Vec::new(),
-                },
-                (IpAddr::V6(_), false) => self.devices_of(subnet.id).collect(),
-            }
-        };
         self.subnets.values().find_map(|subnet| {
-            candidates(subnet).into_iter().find(|device| {
-                let ipv6 = subnet.ipv6_of(device.ipv4);
-                address == device.ipv4 || ipv6.is_some_and(|ipv6| address == ipv6)
-            })
+            let is_its = |device: &&Device| match address {
+                IpAddr::V4(ipv4) => device.ipv4 == ipv4,
+                IpAddr::V6(ipv6) => subnet.ipv6_of(device.ipv4) == Some(ipv6),
+            };
+            let ipv4 = match address {
+                IpAddr::V4(ipv4) => ipv4,
+                IpAddr::V6(ipv6) if subnet.embeds() => subnet.ipv4_of(ipv6)?,
+                IpAddr::V6(_) => return self.devices_of(subnet.id).find(is_its),
+            };
+            self.devices_in(subnet.id, ipv4..=ipv4).find(is_its)
         })
     }
 

@@ -76,6 +76,11 @@ impl Listening {
         }
     }
 
+    /// Whether both families are heard.
+    pub(super) fn is_complete(&self) -> bool {
+        self.ipv4.socket.is_some() && self.ipv6.socket.is_some()
+    }
+
     /// The socket that sends from an address.
     pub(super) fn at(&self, address: IpAddr) -> Option<&Arc<PortSocket>> {
         match address {

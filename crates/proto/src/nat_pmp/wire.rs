@@ -13,6 +13,9 @@ pub const VERSION: u8 = 0;
 /// What the opcode of an answer has more than that of its request.
 pub(crate) const RESPONSE_BIT: u8 = 0x80;
 
+/// Octets of the longest answer.
+const LONGEST: usize = 16;
+
 const EXTERNAL_ADDRESS: u8 = 0;
 const MAP_UDP: u8 = 1;
 const MAP_TCP: u8 = 2;
@@ -176,7 +179,8 @@ impl ResponseMessage {
             ResponseBody::ExternalAddress(_) | ResponseBody::Nothing => EXTERNAL_ADDRESS,
             ResponseBody::Map(fields) => opcode_of(fields.protocol),
         };
-        let mut message = vec![VERSION, opcode | RESPONSE_BIT];
+        let mut message = Vec::with_capacity(LONGEST);
+        message.extend([VERSION, opcode | RESPONSE_BIT]);
         message.extend(self.error.map_or(0, ErrorCode::number).to_be_bytes());
         message.extend(self.epoch.to_be_bytes());
         match self.body {

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use adit_lab::wait_until;
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::{SOON, granted, leases, pcp};
-use crate::support::{Findings, PUBLIC4, World, at, converse, listen, oracle};
+use crate::support::{Findings, PUBLIC4, World, at, converse, dataplane, listen, oracle};
 
 #[test]
 fn leases_outlive_the_daemon() -> Result<()> {
@@ -52,6 +54,30 @@ fn leases_outlive_the_daemon() -> Result<()> {
         first.is_some() && last >= first,
         "the epoch went from {first:?} to {last:?}"
     );
+    Ok(())
+}
+
+/// The interface comes back with the dataplane, and is another one of the same name.
+#[test]
+fn devices_are_heard_on_a_new_interface() -> Result<()> {
+    let world = World::with_subnet("routed", "e2e-leases-interface")?;
+    let server = world.join("box", "--kind server")?;
+    let ipv6 = json!({
+        "server": world.list("subnet")?[0]["gateway_ipv6"], "source": server.ipv6()?, "internal": 7001,
+        "timeout": 1,
+    });
+    let wishes = [json!({"internal": 7000, "timeout": 1}), ipv6];
+    for wish in &wishes {
+        granted(&server, wish.clone())?;
+    }
+    let process = dataplane(world.gateway.interface())?;
+    kill(Pid::from_raw(process), Signal::SIGKILL)?;
+    for wish in &wishes {
+        wait_until("an answer on the new interface", SOON, || {
+            let answer = pcp(&server, wish.clone())?;
+            Ok(answer["result"] == 0)
+        })?;
+    }
     Ok(())
 }
 

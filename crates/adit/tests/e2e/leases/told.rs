@@ -71,25 +71,32 @@ const HEARING: &str = include_str!("hearing.py");
 const NONCE: &str = "0a0b0c0d0e0f101112131415";
 
 /// A program that asked for a port, and hears what comes.
-struct Hearing(Process);
+struct Hearing {
+    process: Process,
+    wish: Value,
+}
 
 impl Hearing {
     fn start(device: &Device, mechanism: &str, internal: u16, exact: bool) -> Result<Self> {
         let wish = json!({
-            "source": device.ipv4, "mechanism": mechanism, "internal": internal, "nonce": NONCE,
-            "exact": exact,
+            "server": GATEWAY4, "source": device.ipv4, "mechanism": mechanism, "protocol": 6,
+            "internal": internal, "nonce": NONCE, "exact": exact,
         });
+        Self::of(device, wish)
+    }
+
+    fn of(device: &Device, wish: Value) -> Result<Self> {
         let process = device
             .host
             .spawn(["python3", "-c", HEARING, &wish.to_string()])?;
-        let hearing = Self(process);
+        let hearing = Self { process, wish };
         hearing.wait_for(1)?;
         Ok(hearing)
     }
 
     /// All that came, the answer first.
     fn told(&self) -> Result<Vec<Value>> {
-        let text = self.0.stdout()?;
+        let text = self.process.stdout()?;
         let whole = text.lines().filter(|line| line.ends_with('}'));
         Ok(whole.map(serde_json::from_str).collect::<Result<_, _>>()?)
     }
@@ -99,7 +106,7 @@ impl Hearing {
         let waited = wait_until("something that is told", Duration::from_secs(30), || {
             Ok(self.told()?.len() >= count)
         });
-        waited.with_context(|| format!("told: {:?}, {:?}", self.told(), self.0.stderr()))?;
+        waited.with_context(|| format!("told: {:?}, {:?}", self.told(), self.process.stderr()))?;
         self.told()
     }
 
@@ -115,11 +122,12 @@ impl Hearing {
         }
         for update in &told[1..] {
             ensure!(
-                update["by"] == GATEWAY4
+                update["by"] == self.wish["server"]
                     && update["to"] == "asking"
                     && update["opcode"] == 0x81
                     && update["nonce"] == NONCE
-                    && update["internal"] == told[0]["internal"]
+                    && update["internal"] == self.wish["internal"]
+                    && update["protocol"] == self.wish["protocol"]
                     && update["result"] == told[1]["result"]
                     && update["external"] == told[1]["external"],
                 "{update} after {}",
@@ -140,6 +148,7 @@ fn devices_are_told_what_became_of_their_mappings() -> Result<()> {
     findings.check("not theirs to have", out_of_policy(&world, &server));
     findings.check("another address", at_another_address(&world, &server));
     findings.check("a service of the host", taken_by_a_service(&world, &server));
+    findings.check("all protocols", whole_address(&world, &server));
     findings.check("NAT-PMP", not_by_nat_pmp(&world, &server));
     findings.conclude()
 }
@@ -282,6 +291,26 @@ fn taken_by_a_service(world: &World, server: &Device) -> Result<()> {
     refused(server, exact, 11)?;
     remove(world, &format!("{}:8706", server.ipv4))?;
     remove(world, &format!("{}:8707", server.ipv4))?;
+    Ok(())
+}
+
+fn whole_address(world: &World, server: &Device) -> Result<()> {
+    world.adit("device set box --all-ports on")?;
+    let wish = json!({
+        "server": world.list("subnet")?[0]["gateway_ipv6"], "source": server.ipv6()?, "mechanism": "pcp",
+        "protocol": 0, "internal": 0, "nonce": NONCE,
+    });
+    let hearing = Hearing::of(server, wish)?;
+    let answer = &hearing.told()?[0];
+    ensure!(answer["result"] == 0 && answer["protocol"] == 0, "{answer}");
+    let lease = world.find("lease", &json!({"protocol": "all"}))?;
+    world.adit(&format!("lease remove {}", lease["id"]))?;
+    let update = hearing.update()?;
+    ensure!(
+        update["result"] == 2 && update["lifetime"] == 1800 && update["external"] == 0,
+        "{update}"
+    );
+    world.adit("device set box --all-ports off")?;
     Ok(())
 }
 

@@ -103,13 +103,14 @@ fn all_ports_at_once_are_for_who_may_have_them() -> Result<()> {
 
 #[test]
 fn whatever_comes_in_is_for_who_may_have_it() -> Result<()> {
-    let world = World::with_subnet("routed", "e2e-leases-whole-all")?;
+    let mut world = World::with_subnet("routed", "e2e-leases-whole-all")?;
     let server = world.join("box", "--kind server")?;
     let laptop = world.join("laptop", "")?;
     let internet = world.host("internet")?;
     let (inside, theirs) = (server.ipv6()?, laptop.ipv6()?);
+    let common = side(&world, &server, json!({"protocol": 0}))?;
     let ask = |fields: Value| {
-        let mut wish = side(&world, &server, json!({"protocol": 0}))?;
+        let mut wish = common.clone();
         let all = wish.as_object_mut().context("an object")?;
         all.extend(fields.as_object().context("an object")?.clone());
         Ok::<_, anyhow::Error>(wish)
@@ -194,5 +195,13 @@ fn whatever_comes_in_is_for_who_may_have_it() -> Result<()> {
     ensure!(leases(&world)?.is_empty(), "{:?}", leases(&world));
     closed("after the right to it was withdrawn")?;
     refused(&server, ask(json!({}))?, 9)?;
+
+    // What was left open by a daemon that had no time to close it.
+    world.gateway.kill()?;
+    let element = format!("add element inet adit open_addresses {{ {inside} }}");
+    world.host("vps")?.exec(["nft", &element])?;
+    exchange(&far_packets, at(inside, 0), &packets, "left open")?;
+    world.gateway.start()?;
+    closed("after the restart")?;
     Ok(())
 }
