@@ -202,4 +202,21 @@ mod tests {
             assert_eq!(calls == 71, !grouped, "{calls}");
         }
     }
+
+    #[test]
+    fn an_answer_comes_from_the_address_that_was_asked() {
+        for (any, ours) in [("0.0.0.0:0", "127.0.0.2"), ("[::]:0", "::1")] {
+            let server = UdpSocket::bind(any).unwrap();
+            let ours: IpAddr = ours.parse().unwrap();
+            tell_destination(&server, ours.is_ipv6()).unwrap();
+            let at = SocketAddr::new(ours, server.local_addr().unwrap().port());
+            let client = UdpSocket::bind(any).unwrap();
+            client.send_to(b"question", at).unwrap();
+            let mut buffer = [0; 100];
+            let received = receive(&server, &mut buffer, &mut room()).unwrap();
+            assert_eq!((received.length, received.at), (8, Some(ours)));
+            send(&server, b"answer", 6, received.at, received.from);
+            assert_eq!(client.recv_from(&mut buffer).unwrap(), (6, at));
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Leases over the death of the daemon: what was answered is there.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::time::Duration;
 
 use adit_lab::wait_until;
@@ -60,7 +61,7 @@ fn leases_outlive_the_daemon() -> Result<()> {
 /// The interface comes back with the dataplane, and is another one of the same name.
 #[test]
 fn devices_are_heard_on_a_new_interface() -> Result<()> {
-    let world = World::with_subnet("routed", "e2e-leases-interface")?;
+    let mut world = World::with_subnet("routed", "e2e-leases-interface")?;
     let server = world.join("box", "--kind server")?;
     let ipv6 = json!({
         "server": world.list("subnet")?[0]["gateway_ipv6"], "source": server.ipv6()?, "internal": 7001,
@@ -78,6 +79,13 @@ fn devices_are_heard_on_a_new_interface() -> Result<()> {
             Ok(answer["result"] == 0)
         })?;
     }
+    let daemon = world.gateway.process_id()?.context("the daemon runs")?;
+    let mut readers = 0;
+    for thread in fs::read_dir(format!("/proc/{daemon}/task"))? {
+        let name = fs::read_to_string(thread?.path().join("comm"))?;
+        readers += u32::from(name.trim() == "ports");
+    }
+    ensure!(readers == 2, "{readers} threads read");
     Ok(())
 }
 
