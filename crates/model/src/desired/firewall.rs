@@ -14,6 +14,7 @@ use imbl::ordset;
 use imbl::{OrdMap, OrdSet};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+mod difference;
 mod elements;
 mod skeleton;
 
@@ -195,7 +196,7 @@ impl Firewall {
         if !is_same && from.render_skeleton() != to.render_skeleton() {
             return None;
         }
-        Some(elements::delta(from, to))
+        Some(difference::delta(from, to))
     }
 
     /// The public endpoints whose meaning changes from `from` to `to` and the pinholes that close: connections that
