@@ -236,10 +236,9 @@ fn strangers(world: &World) -> Result<()> {
 
     // Plain HTTP is not answered.
     let mut stream = connect(&door.host, None, at(PUBLIC4, PORT), LIMIT)?;
-    write!(
-        stream,
-        "GET /api/v1/status HTTP/1.1\r\nHost: {PUBLIC4}\r\n\r\n"
-    )?;
+    // In one piece: after the first the connection may be over.
+    let request = format!("GET /api/v1/status HTTP/1.1\r\nHost: {PUBLIC4}\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     // The connection may be reset instead of closed.
     let _ = stream.read_to_end(&mut answer);

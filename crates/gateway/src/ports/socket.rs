@@ -7,7 +7,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use adit_front::datagrams;
@@ -56,8 +56,14 @@ pub(super) struct Listening {
 
 #[derive(Default)]
 struct Family {
-    socket: Option<Arc<PortSocket>>,
+    reader: Option<Reader>,
     has_failed: bool,
+}
+
+/// A socket and the thread that reads it, which is told to end with this.
+struct Reader {
+    socket: Arc<PortSocket>,
+    thread: JoinHandle<()>,
 }
 
 impl Listening {
@@ -78,34 +84,38 @@ impl Listening {
 
     /// Whether both families are heard.
     pub(super) fn is_complete(&self) -> bool {
-        self.ipv4.socket.is_some() && self.ipv6.socket.is_some()
+        self.ipv4.is_heard() && self.ipv6.is_heard()
     }
 
     /// The socket that sends from an address.
     pub(super) fn at(&self, address: IpAddr) -> Option<&Arc<PortSocket>> {
         match address {
-            IpAddr::V4(_) => self.ipv4.socket.as_ref(),
-            IpAddr::V6(_) => self.ipv6.socket.as_ref(),
+            IpAddr::V4(_) => self.ipv4.socket(),
+            IpAddr::V6(_) => self.ipv6.socket(),
         }
     }
 }
 
 impl Family {
+    fn socket(&self) -> Option<&Arc<PortSocket>> {
+        self.reader.as_ref().map(|reader| &reader.socket)
+    }
+
+    /// Whether somebody reads: a request that our own code fails on ends the thread.
+    fn is_heard(&self) -> bool {
+        (self.reader.as_ref()).is_some_and(|reader| !reader.thread.is_finished())
+    }
+
     fn listen(&mut self, domain: Domain, interface: &str, take: &(impl Take + Clone)) {
-        if self.socket.is_some() {
+        if self.is_heard() {
             return;
         }
-        let begun = PortSocket::bind(domain, interface).and_then(|socket| {
-            let socket = Arc::new(socket);
-            let (ours, take) = (Arc::clone(&socket), take.clone());
-            let thread = thread::Builder::new().name("ports".to_owned());
-            thread.spawn(move || ours.read(take))?;
-            Ok(socket)
-        });
-        match begun {
-            Ok(socket) => {
+        // The next one needs its place.
+        self.reader = None;
+        match Reader::start(domain, interface, take.clone()) {
+            Ok(reader) => {
                 self.has_failed = false;
-                self.socket = Some(socket);
+                self.reader = Some(reader);
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.has_failed, true) {
@@ -117,11 +127,19 @@ impl Family {
     }
 }
 
-impl Drop for Family {
+impl Reader {
+    fn start(domain: Domain, interface: &str, take: impl Take) -> io::Result<Self> {
+        let socket = Arc::new(PortSocket::bind(domain, interface)?);
+        let ours = Arc::clone(&socket);
+        let thread = thread::Builder::new().name("ports".to_owned());
+        let thread = thread.spawn(move || ours.read(take))?;
+        Ok(Self { socket, thread })
+    }
+}
+
+impl Drop for Reader {
     fn drop(&mut self) {
-        if let Some(socket) = &self.socket {
-            socket.close();
-        }
+        self.socket.close();
     }
 }
 
@@ -216,5 +234,48 @@ impl Answers {
     fn send(&mut self, path: Path, socket: &PortSocket) {
         socket.send_together(&self.bytes, self.each, path);
         self.bytes.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::process::Command;
+
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+
+    /// What a request that breaks our own code ends, begins anew.
+    #[test]
+    fn a_thread_that_failed_is_followed_by_another() {
+        // A network of this thread's own, and of those that it starts.
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        let up = Command::new("ip")
+            .args(["link", "set", "lo", "up"])
+            .status();
+        assert!(up.unwrap().success());
+        let take = |datagram: &[u8], _: Path, _: &Arc<PortSocket>| {
+            assert_ne!(datagram, b"bad", "what breaks it");
+            Some(datagram.to_vec())
+        };
+        let mut listening = Listening::default();
+        for (own, server) in [("127.0.0.1:0", "127.0.0.1"), ("[::1]:0", "::1")] {
+            let client = UdpSocket::bind(own).unwrap();
+            let server = (server.parse::<IpAddr>().unwrap(), SERVER_PORT);
+            client
+                .set_read_timeout(Some(Duration::from_millis(200)))
+                .unwrap();
+            listening.follow("lo", &take);
+            assert!(listening.is_complete());
+            client.send_to(b"bad", server).unwrap();
+            let mut answer = [0; 10];
+            let is_heard = (0..50).any(|_| {
+                listening.follow("lo", &take);
+                client.send_to(b"good", server).unwrap();
+                matches!(client.recv(&mut answer), Ok(4))
+            });
+            assert!(is_heard, "{server:?}");
+        }
     }
 }
