@@ -112,11 +112,16 @@ impl Peer {
     pub(crate) fn add_address(&self, address: IpAddr) -> Result<()> {
         let address = only(address);
         let mut command = vec!["ip", "address", "add", &address, "dev", &self.interface];
-        if address.contains(':') {
+        let is_ipv6 = address.contains(':');
+        if is_ipv6 {
             command.push("nodad");
         }
         self.host.exec(command)?;
-        Ok(())
+        // What comes to an IPv6 address is taken a moment after it can be bound: the kernel adds the route on its own.
+        let routes = ["ip", "-6", "route", "show", "table", "local", &address];
+        wait_until("the address is local", LIMIT, || {
+            Ok(!is_ipv6 || !self.host.exec(routes)?.stdout.is_empty())
+        })
     }
 
     /// Leads a prefix into the tunnel.
