@@ -3,6 +3,7 @@
 mod ending;
 mod holder;
 mod names;
+mod quota;
 mod relocation;
 mod whole;
 mod withdrawal;
@@ -207,11 +208,7 @@ fn grant(
     protocol: Protocol,
     hostnames: BTreeSet<String>,
 ) -> Result<(), Refusal> {
-    let limit = device.lease_quota();
-    let left = limit.saturating_sub(draft.state.leased_ports(device.id));
-    if left == 0 {
-        return refuse(LeaseRefusal::Quota { limit });
-    }
+    let left = quota::left(draft, device)?;
     let opening = opening(subnet, wish);
     let mut lease = begun(draft, device, wish, opening);
     lease.hostnames = hostnames;
@@ -237,15 +234,16 @@ fn grant(
         address,
     )?;
     let count = fitting(draft, device.id, wish, left);
-    let range = match choose(draft, &site, wish, count)? {
-        Choice::Free(range) => {
-            drop_kept(draft, &site, wish, range);
-            range
-        }
-        Choice::Shared(range) => range,
+    let (range, taken) = match choose(draft, &site, wish, count)? {
+        Choice::Free(range) => (range, taken_again(draft, &site, wish, range)),
+        Choice::Shared(range) => (range, BTreeSet::new()),
     };
     lease.external = range.first();
     lease.count = range.last() - range.first() + 1;
+    let crowded_out = quota::crowded_out(draft, device, lease.count, &taken);
+    for id in taken.into_iter().chain(crowded_out) {
+        draft.remove(Key::Lease(id));
+    }
     lease.id = LeaseId(draft.next_id());
     draft.set(Object::Lease(lease));
     Ok(())
@@ -415,24 +413,26 @@ fn kept<'a>(draft: &Draft<'a>, site: &Site<'_>, wish: &RequestLease) -> Option<&
     leases.rfind(|lease| !lease.is_open() && !lease.is_whole() && lease.opening == site.opening)
 }
 
-/// What was kept for the device is taken by it.
-fn drop_kept(draft: &mut Draft<'_>, site: &Site<'_>, wish: &RequestLease, range: PortRange) {
+/// What was kept for the device and is taken by it now.
+fn taken_again(
+    draft: &Draft<'_>,
+    site: &Site<'_>,
+    wish: &RequestLease,
+    range: PortRange,
+) -> BTreeSet<LeaseId> {
     let place = match site.opening {
         Opening::Forward | Opening::Outbound => None,
         Opening::Pinhole => Some(site.device.id),
     };
     let taken = draft.state.leases_on(place, range).into_iter();
-    let taken: BTreeSet<LeaseId> = taken
+    taken
         .filter(|lease| {
             let is_own = lease.device == site.device.id && lease.protocol == Some(site.protocol);
             is_own && lease.family == site.family && !lease.is_open() && !lease.is_whole()
         })
         .map(|lease| lease.id)
         .chain(kept(draft, site, wish).map(|lease| lease.id))
-        .collect();
-    for id in taken {
-        draft.remove(Key::Lease(id));
-    }
+        .collect()
 }
 
 /// A number for a port of a device that is the same at all times and unlike those of others (FNV-1a).

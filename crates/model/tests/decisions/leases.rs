@@ -1,6 +1,7 @@
 //! Leases: who gets which port, by whatever mechanism.
 
 mod hostile;
+mod quota;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
