@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use super::refuse;
 use crate::decide::Draft;
 use crate::refusal::{LeaseRefusal, Refusal};
-use crate::state::{Device, LeaseId};
+use crate::state::{Device, Lease, LeaseId, State};
 
 /// How many ports a device may still open.
 pub(super) fn left(draft: &Draft<'_>, device: &Device) -> Result<u32, Refusal> {
@@ -41,4 +41,27 @@ pub(super) fn crowded_out(
     })
     .map(|lease| lease.id)
     .collect()
+}
+
+/// What a device can have no more whose quota is a lower one, beside what is `withdrawn` anyway: first what is only kept, and of what
+/// is open the youngest.
+pub(super) fn beyond(
+    after: &State,
+    device: &Device,
+    withdrawn: &BTreeSet<LeaseId>,
+) -> BTreeSet<LeaseId> {
+    let stays = |lease: &&Lease| !withdrawn.contains(&lease.id);
+    let weight = |lease: &Lease| u32::from(lease.weight());
+    let mut taken: u32 = after.leases_of(device.id).filter(stays).map(weight).sum();
+    let kept = after.leases_kept(device.id);
+    let open = after.leases_of(device.id).rev();
+    kept.chain(open.filter(|lease| lease.is_open()))
+        .filter(stays)
+        .take_while(|lease| {
+            let is_over = taken > device.lease_quota();
+            taken = taken.saturating_sub(weight(lease));
+            is_over
+        })
+        .map(|lease| lease.id)
+        .collect()
 }

@@ -2,7 +2,7 @@
 
 use adit_model::change::{Change, ExpireLeases, Patch, SetDevice};
 use adit_model::refusal::LeaseRefusal;
-use adit_model::state::Mechanism;
+use adit_model::state::{Mechanism, Nonce};
 
 use super::{World, home, wish};
 use crate::world::set_device;
@@ -85,4 +85,48 @@ fn what_is_kept_longest_goes_first_and_what_is_taken_again_stays() {
     );
     let more = wish(nas, Mechanism::Pcp, 6002);
     assert_eq!(world.ask(&more), Err(LeaseRefusal::Quota { limit: 4 }));
+}
+
+#[test]
+fn a_lower_quota_closes_what_came_last() {
+    let mut world = home();
+    let nas = world.id("nas");
+    let all: Vec<u16> = (5000..5006).collect();
+    for port in &all {
+        let mut wish = wish(nas, Mechanism::Pcp, *port);
+        wish.external = Some(*port);
+        assert_eq!(world.ask(&wish).unwrap().external, *port);
+    }
+    world.end(nas, 5001, 1).unwrap();
+    let other = world.id("box");
+    world.ask(&wish(other, Mechanism::Pcp, 5000)).unwrap();
+    let ports = |world: &World| -> Vec<u16> {
+        let leases = world.state.leases_of(nas);
+        leases.map(|lease| lease.internal).collect()
+    };
+    world = world.with([quota("nas", 6)]);
+    assert_eq!(ports(&world), all);
+    // What is only kept goes before what is open.
+    world = world.with([quota("nas", 5)]);
+    assert_eq!(ports(&world), [5000, 5002, 5003, 5004, 5005]);
+    world = world.with([quota("nas", 3)]);
+    assert_eq!(ports(&world), [5000, 5002, 5003]);
+    // A set is closed whole.
+    let mut set = wish(nas, Mechanism::Pcp, 6000);
+    (set.count, set.nonce) = (100, Some(Nonce([2; 12])));
+    world = world.with([quota("nas", 103)]);
+    assert_eq!(world.ask(&set).unwrap().count, 100);
+    world = world.with([quota("nas", 102)]);
+    assert_eq!(ports(&world), [5000, 5002, 5003]);
+    // What the same change takes away for another reason needs no room.
+    let patch = SetDevice {
+        lease_quota: Patch::Set(1),
+        auto_port_ranges: Patch::Set(vec![(5002, 5002)]),
+        ..SetDevice::default()
+    };
+    world = world.with([set_device("nas", patch)]);
+    assert_eq!(ports(&world), [5002]);
+    world = world.with([quota("nas", 0)]);
+    assert_eq!(ports(&world), [0_u16; 0]);
+    assert_eq!(world.open().len(), 1);
 }
