@@ -358,15 +358,21 @@ fn choose(
         .filter(|port| remainder.is_none_or(|remainder| port % 2 == remainder))
         .collect();
     let start = place_of(site.device.id, wish.internal);
+    // What is found is as many as are wished for, or the half of it, and so on.
+    let mut searched = None;
     let mut count = count;
     loop {
+        let is_wanted = |range: &PortRange| range.last() - range.first() == count - 1;
         let mut wished = candidates.iter().filter_map(|first| {
             let last = first.checked_add(count - 1)?;
             PortRange::new(*first, last)
         });
         let found = wished
             .find(|range| site.obstacle(draft, *range).is_none())
-            .or_else(|| site.search(draft, count, start, remainder));
+            .or_else(|| {
+                let search = || site.search(draft, count, start, remainder);
+                searched.get_or_insert_with(search).filter(is_wanted)
+            });
         if let Some(range) = found {
             return Ok(Choice::Free(range));
         }

@@ -2,6 +2,7 @@
 
 mod hostile;
 mod quota;
+mod search;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
