@@ -224,6 +224,7 @@ fn grant(
         mechanism: wish.mechanism,
         protocol,
         address,
+        internal: wish.internal,
         hostnames: &lease.hostnames.clone(),
     };
     check_address(draft, wish, address)?;
@@ -325,10 +326,17 @@ fn choose(
             Some(_) | None => Ok(Choice::Shared(range)),
         };
     }
+    let outwards = replicated(draft, site, wish);
     // What is asked for an outbound port cannot be exchanged for another (RFC 6887 section 12.3).
     let is_exact = wish.exact || (site.opening == Opening::Outbound && wish.wished().is_some());
     if is_exact {
-        let first = wish.wished().unwrap_or(wish.internal);
+        let first = wish.wished().or(outwards).unwrap_or(wish.internal);
+        if outwards.is_some_and(|outwards| outwards != first) {
+            return refuse(LeaseRefusal::Unavailable {
+                obstacle: Obstacle::Existing,
+                remaining: None,
+            });
+        }
         let range = first
             .checked_add(count - 1)
             .and_then(|last| PortRange::new(first, last));
@@ -352,7 +360,7 @@ fn choose(
         Opening::Forward | Opening::Outbound => None,
     };
     let before = kept(draft, site, wish).map(|lease| lease.external);
-    let candidates: Vec<u16> = [wish.wished(), before, own]
+    let candidates: Vec<u16> = [outwards, wish.wished(), before, own]
         .into_iter()
         .flatten()
         .filter(|port| remainder.is_none_or(|remainder| port % 2 == remainder))
@@ -401,14 +409,30 @@ fn shared(draft: &Draft<'_>, site: &Site<'_>, wish: &RequestLease) -> Option<u16
         Some(Holder::Manual { external, .. }) => Some(external),
         None => None,
     };
+    outwards(draft, site, wish).or(existing)
+}
+
+/// The public port that what is opened for a port of a device is to have since what that sends has it (RFC 6887 section 11.3).
+/// Names are on the port that they were asked for, and UPnP calls its mappings by it.
+fn replicated(draft: &Draft<'_>, site: &Site<'_>, wish: &RequestLease) -> Option<u16> {
+    let is_replicated = site.opening == Opening::Forward
+        && wish.mechanism != Mechanism::Upnp
+        && wish.hostnames.is_empty();
+    is_replicated.then(|| outwards(draft, site, wish))?
+}
+
+/// The public port of the outbound leases of a port of a device, if they are in force.
+fn outwards(draft: &Draft<'_>, site: &Site<'_>, wish: &RequestLease) -> Option<u16> {
     let port = PortRange::new(wish.internal, wish.internal)?;
     let side = (site.device.id, wish.family, wish.protocol);
-    existing.or_else(|| {
-        let leases = draft.state.leases_at(side, port).into_iter();
-        let mut outbound =
-            leases.filter(|lease| lease.is_open() && lease.opening == Opening::Outbound);
-        outbound.next().map(|lease| lease.external)
-    })
+    let leases = draft.state.leases_at(side, port).into_iter();
+    let mut outbound = leases.filter(|lease| {
+        let place = || (draft.state).lease_place(lease, &draft.uplinks, draft.facts);
+        lease.is_open()
+            && lease.opening == Opening::Outbound
+            && place().is_some_and(|(_, conflict)| conflict.is_none())
+    });
+    outbound.next().map(|lease| lease.external)
 }
 
 /// The port that is kept for a device since it had it for the same port of its own.

@@ -30,6 +30,8 @@ pub(super) struct Site<'a> {
     pub(super) protocol: Protocol,
     /// The address on this host, or the device's own.
     pub(super) address: IpAddr,
+    /// First port on the device.
+    pub(super) internal: u16,
     /// The names that are to lead there; empty: the whole port.
     pub(super) hostnames: &'a BTreeSet<String>,
 }
@@ -42,6 +44,8 @@ pub(super) struct Blocked {
     pub(super) ports: PortRange,
     /// Seconds since 1970 until which it is, if that is known.
     pub(super) until: Option<u64>,
+    /// The port of the device whose packets go out there, if that is all: what is opened for it may be there as well.
+    outbound: Option<u16>,
 }
 
 /// Whether the leases of devices of one family are where the site is, as far as it was looked at: hundreds may be one device's.
@@ -50,8 +54,24 @@ type Places = RefCell<BTreeMap<(DeviceId, Opening), bool>>;
 impl Site<'_> {
     /// What is in the way of a range of ports. A port that is only kept for the device itself is in nobody's way.
     pub(super) fn obstacle(&self, draft: &Draft<'_>, range: PortRange) -> Option<Blocked> {
-        self.policy(range)
-            .or_else(|| self.taken(draft, range, &Places::default()).next())
+        self.policy(range).or_else(|| {
+            let places = Places::default();
+            let mut taken = self.taken(draft, range, &places);
+            taken.find(|blocked| !self.replicates(range, blocked))
+        })
+    }
+
+    /// Whether a range has the port that the same port of the device has outwards already (RFC 6887 section 11.3).
+    fn replicates(&self, range: PortRange, blocked: &Blocked) -> bool {
+        blocked.outbound.is_some_and(|internal| {
+            let is_inbound = match self.opening {
+                Opening::Forward | Opening::Pinhole => true,
+                Opening::Outbound => false,
+            };
+            let offset = |port: u16, first: u16| i32::from(port) - i32::from(first);
+            is_inbound
+                && offset(internal, self.internal) == offset(blocked.ports.first(), range.first())
+        })
     }
 
     fn policy(&self, range: PortRange) -> Option<Blocked> {
@@ -60,6 +80,7 @@ impl Site<'_> {
             obstacle: Obstacle::Policy,
             ports: range,
             until: None,
+            outbound: None,
         })
     }
 
@@ -87,6 +108,7 @@ impl Site<'_> {
             obstacle,
             ports,
             until: None,
+            outbound: None,
         };
         let snat = PortRange::new(settings.snat_first, settings.snat_last)
             .filter(|snat| snat.overlaps(range))
@@ -149,6 +171,7 @@ impl Site<'_> {
                 obstacle: Obstacle::Manual,
                 ports,
                 until: None,
+                outbound: None,
             })
     }
 
@@ -166,10 +189,15 @@ impl Site<'_> {
         leases
             .filter(move |lease| self.is_held(draft, lease) && self.is_here(draft, lease, places))
             .filter_map(|lease| {
+                let is_outbound = match lease.opening {
+                    Opening::Forward | Opening::Pinhole => false,
+                    Opening::Outbound => lease.device == self.device.id && lease.is_open(),
+                };
                 Some(Blocked {
                     obstacle: Obstacle::Lease,
                     ports: lease.external_ports()?,
                     until: Some(lease.end()),
+                    outbound: is_outbound.then_some(lease.internal),
                 })
             })
     }
