@@ -139,13 +139,8 @@ fn leased(apart: usize) -> (World, DeviceId) {
 /// The whole table of ports is looked at once, whatever lies in it and however many ports are wished for.
 #[test]
 fn ports_that_lie_scattered_are_soon_found_or_not() {
-    let (whole, none) = (1024, 0);
-    for (apart, count, found) in [
-        (3, whole, 2),
-        (1000, whole, 512),
-        (1, 1, none),
-        (1, whole, none),
-    ] {
+    let none = 0;
+    for (apart, count, found) in [(3, 1024, 2), (1, 1, none)] {
         let (world, device) = leased(apart);
         let request = RequestLease {
             count,

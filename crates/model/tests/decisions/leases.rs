@@ -446,6 +446,13 @@ fn sets_of_ports_are_given_whole_and_within_the_quota() {
     assert_eq!((grant.count, grant.external % 2), (100, 1));
     let firewall = world.desired().firewall.unwrap();
     assert_eq!(firewall.translations4.forwards.len(), 100);
+    // What meets a port that the device has is given up to there, and the other lease is let be.
+    let mut met = world.clone();
+    let mut before = wish(nas, Mechanism::Pcp, 19_990);
+    (before.count, before.nonce) = (50, Some(Nonce([2; 12])));
+    assert_eq!(met.ask(&before).unwrap().count, 11);
+    let id = grant.lease.unwrap();
+    assert_eq!(met.state.leases[&id], world.state.leases[&id]);
     let patch = SetDevice {
         lease_quota: Patch::Set(104),
         ..SetDevice::default()
