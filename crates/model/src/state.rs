@@ -267,6 +267,11 @@ impl State {
         self.index.leased_ports(device)
     }
 
+    /// How many ports are only kept for a device.
+    pub fn kept_ports(&self, device: DeviceId) -> u32 {
+        self.index.kept_ports(device)
+    }
+
     /// The leases of a device that hold a port of it, by id.
     pub fn leases_at(
         &self,
@@ -440,6 +445,12 @@ impl State {
     /// The leases that end after one time and not after another.
     pub(crate) fn leases_ending(&self, after: u64, until: u64) -> impl Iterator<Item = LeaseId> {
         self.index.leases_ending(after.saturating_add(1), until)
+    }
+
+    /// The leases of a device whose ports are only kept, those first that were ended first.
+    pub(crate) fn leases_kept(&self, device: DeviceId) -> impl Iterator<Item = &Lease> {
+        let ids = self.index.leases_kept(device);
+        ids.filter_map(|id| self.leases.get(&id))
     }
 
     /// The leases with a public port of this host in a range, or, where a device is named, with one of its own address;

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     Capture, Device, Findings, INTERNET4, INTERNET6, PUBLIC4, STRANGER4, World, at, connect,
-    converse, exchange, listen, send, udp,
+    converse, exchange, listen, receive, send, udp,
 };
 
 const CLIENT: &str = include_str!("support/pcp.py");
@@ -414,6 +414,16 @@ fn demoted(world: &World, server: &Device, laptop: &Device) -> Result<()> {
     refused(laptop, json!({"internal": 8600}), 2)?;
     world.adit("device set laptop --auto-ports on")?;
     granted(laptop, json!({"internal": 8600}))?;
+    // Of what a device gives up no more than its quota is kept for it.
+    world.adit("device set box --lease-quota 1")?;
+    let given_up = json!({"internal": 8602, "external": 8602, "options": [[2, ""]]});
+    granted(server, given_up.clone())?;
+    granted(server, json!({"internal": 8602, "lifetime": 0}))?;
+    refused(laptop, given_up.clone(), 11)?;
+    granted(server, json!({"internal": 8603}))?;
+    granted(server, json!({"internal": 8603, "lifetime": 0}))?;
+    granted(laptop, given_up)?;
+    granted(laptop, json!({"internal": 8602, "lifetime": 0}))?;
     granted(server, json!({"internal": 8601}))?;
     let before = world.revision()?;
     world.adit("device set box --kind client")?;
@@ -463,5 +473,23 @@ fn outbound_ports_are_kept() -> Result<()> {
         "a stranger comes in by an outbound port"
     );
     granted(&server, peer)?;
+    // Opened as well, it has the same port, and what goes out by it is as before.
+    let map = json!({"protocol": 17, "internal": 7400, "external": 7555});
+    let told = granted(&server, map.clone())?;
+    ensure!(told["external"] == 7444, "{told}");
+    send(&other, at(PUBLIC4, 7444), "in")?;
+    receive(&own, "in")?;
+    let seen = exchange(&own, at(INTERNET4, 9000), &far, "out beside it")?;
+    ensure!(seen == at(PUBLIC4, 7444), "beside it seen as {seen}");
+    let mut end = map;
+    end["lifetime"] = json!(0);
+    granted(&server, end)?;
+    send(&other, at(PUBLIC4, 7444), "in no more")?;
+    let seen = exchange(&own, at(INTERNET4, 9000), &far, "out after it")?;
+    ensure!(seen == at(PUBLIC4, 7444), "after it seen as {seen}");
+    ensure!(
+        watch.count(&format!("{STRANGER4}.7000"))? == 1,
+        "what was opened stays open for a stranger"
+    );
     Ok(())
 }

@@ -3,6 +3,7 @@
 mod ending;
 mod holder;
 mod names;
+mod quota;
 mod relocation;
 mod whole;
 mod withdrawal;
@@ -207,11 +208,7 @@ fn grant(
     protocol: Protocol,
     hostnames: BTreeSet<String>,
 ) -> Result<(), Refusal> {
-    let limit = device.lease_quota();
-    let left = limit.saturating_sub(draft.state.leased_ports(device.id));
-    if left == 0 {
-        return refuse(LeaseRefusal::Quota { limit });
-    }
+    let left = quota::left(draft, device)?;
     let opening = opening(subnet, wish);
     let mut lease = begun(draft, device, wish, opening);
     lease.hostnames = hostnames;
@@ -227,6 +224,7 @@ fn grant(
         mechanism: wish.mechanism,
         protocol,
         address,
+        internal: wish.internal,
         hostnames: &lease.hostnames.clone(),
     };
     check_address(draft, wish, address)?;
@@ -237,15 +235,16 @@ fn grant(
         address,
     )?;
     let count = fitting(draft, device.id, wish, left);
-    let range = match choose(draft, &site, wish, count)? {
-        Choice::Free(range) => {
-            drop_kept(draft, &site, wish, range);
-            range
-        }
-        Choice::Shared(range) => range,
+    let (range, taken) = match choose(draft, &site, wish, count)? {
+        Choice::Free(range) => (range, taken_again(draft, &site, wish, range)),
+        Choice::Shared(range) => (range, BTreeSet::new()),
     };
     lease.external = range.first();
     lease.count = range.last() - range.first() + 1;
+    let crowded_out = quota::crowded_out(draft, device, lease.count, &taken);
+    for id in taken.into_iter().chain(crowded_out) {
+        draft.remove(Key::Lease(id));
+    }
     lease.id = LeaseId(draft.next_id());
     draft.set(Object::Lease(lease));
     Ok(())
@@ -327,10 +326,17 @@ fn choose(
             Some(_) | None => Ok(Choice::Shared(range)),
         };
     }
+    let outwards = replicated(draft, site, wish);
     // What is asked for an outbound port cannot be exchanged for another (RFC 6887 section 12.3).
     let is_exact = wish.exact || (site.opening == Opening::Outbound && wish.wished().is_some());
     if is_exact {
-        let first = wish.wished().unwrap_or(wish.internal);
+        let first = wish.wished().or(outwards).unwrap_or(wish.internal);
+        if outwards.is_some_and(|outwards| outwards != first) {
+            return refuse(LeaseRefusal::Unavailable {
+                obstacle: Obstacle::Existing,
+                remaining: None,
+            });
+        }
         let range = first
             .checked_add(count - 1)
             .and_then(|last| PortRange::new(first, last));
@@ -354,21 +360,27 @@ fn choose(
         Opening::Forward | Opening::Outbound => None,
     };
     let before = kept(draft, site, wish).map(|lease| lease.external);
-    let candidates: Vec<u16> = [wish.wished(), before, own]
+    let candidates: Vec<u16> = [outwards, wish.wished(), before, own]
         .into_iter()
         .flatten()
         .filter(|port| remainder.is_none_or(|remainder| port % 2 == remainder))
         .collect();
     let start = place_of(site.device.id, wish.internal);
+    // What is found is as many as are wished for, or the half of it, and so on.
+    let mut searched = None;
     let mut count = count;
     loop {
+        let is_wanted = |range: &PortRange| range.last() - range.first() == count - 1;
         let mut wished = candidates.iter().filter_map(|first| {
             let last = first.checked_add(count - 1)?;
             PortRange::new(*first, last)
         });
         let found = wished
             .find(|range| site.obstacle(draft, *range).is_none())
-            .or_else(|| site.search(draft, count, start, remainder));
+            .or_else(|| {
+                let search = || site.search(draft, count, start, remainder);
+                searched.get_or_insert_with(search).filter(is_wanted)
+            });
         if let Some(range) = found {
             return Ok(Choice::Free(range));
         }
@@ -397,14 +409,30 @@ fn shared(draft: &Draft<'_>, site: &Site<'_>, wish: &RequestLease) -> Option<u16
         Some(Holder::Manual { external, .. }) => Some(external),
         None => None,
     };
+    outwards(draft, site, wish).or(existing)
+}
+
+/// The public port that what is opened for a port of a device is to have since what that sends has it (RFC 6887 section 11.3).
+/// Names are on the port that they were asked for, and UPnP calls its mappings by it.
+fn replicated(draft: &Draft<'_>, site: &Site<'_>, wish: &RequestLease) -> Option<u16> {
+    let is_replicated = site.opening == Opening::Forward
+        && wish.mechanism != Mechanism::Upnp
+        && wish.hostnames.is_empty();
+    is_replicated.then(|| outwards(draft, site, wish))?
+}
+
+/// The public port of the outbound leases of a port of a device, if they are in force.
+fn outwards(draft: &Draft<'_>, site: &Site<'_>, wish: &RequestLease) -> Option<u16> {
     let port = PortRange::new(wish.internal, wish.internal)?;
     let side = (site.device.id, wish.family, wish.protocol);
-    existing.or_else(|| {
-        let leases = draft.state.leases_at(side, port).into_iter();
-        let mut outbound =
-            leases.filter(|lease| lease.is_open() && lease.opening == Opening::Outbound);
-        outbound.next().map(|lease| lease.external)
-    })
+    let leases = draft.state.leases_at(side, port).into_iter();
+    let mut outbound = leases.filter(|lease| {
+        let place = || (draft.state).lease_place(lease, &draft.uplinks, draft.facts);
+        lease.is_open()
+            && lease.opening == Opening::Outbound
+            && place().is_some_and(|(_, conflict)| conflict.is_none())
+    });
+    outbound.next().map(|lease| lease.external)
 }
 
 /// The port that is kept for a device since it had it for the same port of its own.
@@ -415,24 +443,26 @@ fn kept<'a>(draft: &Draft<'a>, site: &Site<'_>, wish: &RequestLease) -> Option<&
     leases.rfind(|lease| !lease.is_open() && !lease.is_whole() && lease.opening == site.opening)
 }
 
-/// What was kept for the device is taken by it.
-fn drop_kept(draft: &mut Draft<'_>, site: &Site<'_>, wish: &RequestLease, range: PortRange) {
+/// What was kept for the device and is taken by it now.
+fn taken_again(
+    draft: &Draft<'_>,
+    site: &Site<'_>,
+    wish: &RequestLease,
+    range: PortRange,
+) -> BTreeSet<LeaseId> {
     let place = match site.opening {
         Opening::Forward | Opening::Outbound => None,
         Opening::Pinhole => Some(site.device.id),
     };
     let taken = draft.state.leases_on(place, range).into_iter();
-    let taken: BTreeSet<LeaseId> = taken
+    taken
         .filter(|lease| {
             let is_own = lease.device == site.device.id && lease.protocol == Some(site.protocol);
             is_own && lease.family == site.family && !lease.is_open() && !lease.is_whole()
         })
         .map(|lease| lease.id)
         .chain(kept(draft, site, wish).map(|lease| lease.id))
-        .collect();
-    for id in taken {
-        draft.remove(Key::Lease(id));
-    }
+        .collect()
 }
 
 /// A number for a port of a device that is the same at all times and unlike those of others (FNV-1a).

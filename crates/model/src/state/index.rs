@@ -39,6 +39,10 @@ pub(super) struct Index {
     leases: OrdSet<(DeviceId, LeaseId)>,
     /// How many ports each device has open by leases.
     leased: OrdMap<DeviceId, u32>,
+    /// How many ports are kept for each device.
+    kept: OrdMap<DeviceId, u32>,
+    /// The leases whose ports are only kept, by the end of that.
+    keeping: OrdSet<(DeviceId, u64, LeaseId)>,
     /// By their public ports: of this host, or of the device's own address.
     externals: Ranges<Option<DeviceId>, LeaseId>,
     internals: Ranges<(DeviceId, Family, Option<Protocol>), LeaseId>,
@@ -145,9 +149,12 @@ impl Index {
         if let Some(ports) = lease.internal_ports() {
             self.internals.insert(side_of(lease), ports, lease.id);
         }
-        if lease.is_open() {
-            let open = self.leased_ports(lease.device) + u32::from(lease.weight());
-            self.leased.insert(lease.device, open);
+        match lease.kept {
+            None => add_ports(&mut self.leased, lease),
+            Some(until) => {
+                add_ports(&mut self.kept, lease);
+                self.keeping.insert((lease.device, until, lease.id));
+            }
         }
     }
 
@@ -160,12 +167,12 @@ impl Index {
         if let Some(ports) = lease.internal_ports() {
             self.internals.remove(side_of(lease), ports, lease.id);
         }
-        if lease.is_open() {
-            let open = self.leased_ports(lease.device);
-            match open.saturating_sub(lease.weight().into()) {
-                0 => self.leased.remove(&lease.device),
-                left => self.leased.insert(lease.device, left),
-            };
+        match lease.kept {
+            None => remove_ports(&mut self.leased, lease),
+            Some(until) => {
+                remove_ports(&mut self.kept, lease);
+                self.keeping.remove(&(lease.device, until, lease.id));
+            }
         }
     }
 
@@ -178,6 +185,18 @@ impl Index {
 
     pub(super) fn leased_ports(&self, device: DeviceId) -> u32 {
         self.leased.get(&device).copied().unwrap_or_default()
+    }
+
+    pub(super) fn kept_ports(&self, device: DeviceId) -> u32 {
+        self.kept.get(&device).copied().unwrap_or_default()
+    }
+
+    /// The leases of a device whose ports are only kept, by the end of that.
+    pub(super) fn leases_kept(&self, device: DeviceId) -> impl Iterator<Item = LeaseId> {
+        let triples = self
+            .keeping
+            .range((device, 0, LeaseId(0))..=(device, u64::MAX, LeaseId(u64::MAX)));
+        triples.map(|(.., id)| *id)
     }
 
     /// The leases whose public ports may meet a range, and few others.
@@ -369,6 +388,18 @@ impl Index {
 
 fn number(address: Ipv4Addr) -> u128 {
     u32::from(address).into()
+}
+
+fn add_ports(ports: &mut OrdMap<DeviceId, u32>, lease: &Lease) {
+    *ports.entry(lease.device).or_default() += u32::from(lease.weight());
+}
+
+fn remove_ports(ports: &mut OrdMap<DeviceId, u32>, lease: &Lease) {
+    let counted = ports.get(&lease.device).copied().unwrap_or_default();
+    match counted.saturating_sub(lease.weight().into()) {
+        0 => ports.remove(&lease.device),
+        left => ports.insert(lease.device, left),
+    };
 }
 
 const fn place_of(lease: &Lease) -> Option<DeviceId> {

@@ -6,20 +6,22 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_model::change::{AddForward, Change};
+use adit_model::change::{AddForward, Change, Patch, RequestLease, SetDevice};
 use adit_model::desired::derive::{Derivation, Inputs};
 use adit_model::desired::firewall::Firewall;
 use adit_model::edit::{Edit, Object};
 use adit_model::key::{PresharedKey, PrivateKey, PublicKey};
 use adit_model::plan::plan_change;
 use adit_model::state::{
-    Delegation, DelegationId, Device, DeviceId, DeviceKind, Forward, ForwardId, GatewayId, Origin,
+    Delegation, DelegationId, Device, DeviceId, DeviceKind, Forward, ForwardId, GatewayId, Lease,
+    LeaseId, Mechanism, Origin,
 };
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::leases::wish;
 use crate::world::{
     TUNNEL, World, add_device, add_forward, add_forward_wish, add_pinhole, add_subnet, delegate,
-    parse, set_subnet_ipv6,
+    parse, set_device, set_subnet_ipv6,
 };
 
 const DEVICES: u32 = 10_000;
@@ -96,6 +98,64 @@ fn measure<T>(what: &str, limit: Duration, work: impl Fn() -> T) {
         .unwrap();
     println!("{what}: {best:?}");
     assert!(best < limit, "{what} took {best:?}");
+}
+
+/// Leases of single ports, so many apart, of one device after another, and one more device that has none and may have many.
+fn leased(apart: usize) -> (World, DeviceId) {
+    let mut world = with_devices(300, "none");
+    let Edit::Set(Object::Lease(like)) = world
+        .decide(Change::RequestLease(Box::new(wish(
+            DeviceId(1_000_000),
+            Mechanism::Pcp,
+            5000,
+        ))))
+        .unwrap()
+        .swap_remove(0)
+    else {
+        panic!("a lease comes first");
+    };
+    for (number, port) in (1024..=u16::MAX).step_by(apart).enumerate() {
+        let number = u64::try_from(number).unwrap();
+        world.state.absorb(&Edit::Set(Object::Lease(Lease {
+            id: LeaseId(5_000_000 + number),
+            device: DeviceId(1_000_000 + number % 299),
+            internal: port,
+            external: port,
+            ..like.clone()
+        })));
+    }
+    world.state.absorb(&Edit::Set(Object::Sequence(6_000_000)));
+    let patch = SetDevice {
+        lease_quota: Patch::Set(1024),
+        ..SetDevice::default()
+    };
+    let world = world.with([set_device("device-299", patch)]);
+    (world, DeviceId(1_000_299))
+}
+
+/// The whole table of ports is looked at once, whatever lies in it and however many ports are wished for.
+#[test]
+fn ports_that_lie_scattered_are_soon_found_or_not() {
+    let none = 0;
+    for (apart, count, found) in [(3, 1024, 2), (1, 1, none)] {
+        let (world, device) = leased(apart);
+        let request = RequestLease {
+            count,
+            ..wish(device, Mechanism::Pcp, 2000)
+        };
+        let decide = || world.decide(Change::RequestLease(Box::new(request.clone())));
+        let given = decide().ok().and_then(|edits| match edits.first() {
+            Some(Edit::Set(Object::Lease(lease))) => Some(lease.count),
+            Some(_) | None => None,
+        });
+        assert_eq!(
+            given.unwrap_or(none),
+            found,
+            "{count} where one is taken in {apart}"
+        );
+        let what = format!("{count} ports where one is taken in {apart}");
+        measure(&what, Duration::from_secs(4), decide);
+    }
 }
 
 #[test]

@@ -212,9 +212,21 @@ fn changes_of_devices() -> impl Strategy<Value = Change> {
         wishes(),
         revoke,
         patch(egress()),
+        patch(select(vec![1_u32, 7, 290, 1000])),
     )
         .prop_map(
-            |(reference, name, ipv4, routing, enabled, expires, delegate, revoke, egress)| {
+            |(
+                reference,
+                name,
+                ipv4,
+                routing,
+                enabled,
+                expires,
+                delegate,
+                revoke,
+                egress,
+                quota,
+            )| {
                 let patch = SetDevice {
                     name,
                     kind: Some(DeviceKind::Server),
@@ -225,6 +237,7 @@ fn changes_of_devices() -> impl Strategy<Value = Change> {
                     expires,
                     delegate,
                     revoke,
+                    lease_quota: quota,
                     ..SetDevice::default()
                 };
                 Change::SetDevice(reference, patch)

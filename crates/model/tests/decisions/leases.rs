@@ -1,6 +1,8 @@
 //! Leases: who gets which port, by whatever mechanism.
 
 mod hostile;
+mod quota;
+mod search;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -444,6 +446,13 @@ fn sets_of_ports_are_given_whole_and_within_the_quota() {
     assert_eq!((grant.count, grant.external % 2), (100, 1));
     let firewall = world.desired().firewall.unwrap();
     assert_eq!(firewall.translations4.forwards.len(), 100);
+    // What meets a port that the device has is given up to there, and the other lease is let be.
+    let mut met = world.clone();
+    let mut before = wish(nas, Mechanism::Pcp, 19_990);
+    (before.count, before.nonce) = (50, Some(Nonce([2; 12])));
+    assert_eq!(met.ask(&before).unwrap().count, 11);
+    let id = grant.lease.unwrap();
+    assert_eq!(met.state.leases[&id], world.state.leases[&id]);
     let patch = SetDevice {
         lease_quota: Patch::Set(104),
         ..SetDevice::default()
@@ -527,6 +536,95 @@ fn outbound_leases_keep_a_port_without_opening_it() {
     let mut taken = wish(world.id("box"), Mechanism::Pcp, 5000);
     taken.external = Some(5000);
     assert_ne!(world.ask(&taken).unwrap().external, 5000);
+}
+
+#[test]
+fn what_is_opened_after_an_outbound_lease_has_the_same_port() {
+    let mut world = home();
+    let (nas, other) = (world.id("nas"), world.id("box"));
+    let peer = |port, external, remote| RequestLease {
+        remote: Some(parse(remote)),
+        external: Some(external),
+        ..wish(nas, Mechanism::Pcp, port)
+    };
+    world.ask(&peer(5000, 5005, "198.51.100.9:53")).unwrap();
+    let translations = |world: &World| {
+        let firewall = world.desired().firewall.unwrap();
+        let forwards = firewall.translations4.forwards.iter();
+        let forwards: Vec<(u16, u16)> = forwards.map(|(key, to)| (key.port, to.1)).collect();
+        let keeps = firewall.translations4.keeps.iter();
+        let keeps: Vec<(u16, u16)> = keeps.map(|(key, to)| (key.device.port, to.1)).collect();
+        (forwards, keeps)
+    };
+    assert_eq!(translations(&world), (vec![], vec![(5000, 5005)]));
+    let exact = |external| RequestLease {
+        external: Some(external),
+        exact: true,
+        ..wish(nas, Mechanism::Pcp, 5000)
+    };
+    assert!(matches!(
+        world.ask(&exact(6000)),
+        Err(LeaseRefusal::Unavailable {
+            obstacle: Obstacle::Existing,
+            ..
+        })
+    ));
+    for request in [
+        exact(5005),
+        wish(nas, Mechanism::Pcp, 5000),
+        RequestLease {
+            external: Some(6000),
+            ..wish(nas, Mechanism::NatPmp, 5000)
+        },
+    ] {
+        let mut world = world.clone();
+        assert_eq!(world.ask(&request).unwrap().external, 5005);
+        assert_eq!(
+            translations(&world),
+            (vec![(5005, 5000)], vec![(5000, 5005)])
+        );
+        // Another remote end is reached from the same port.
+        let more = RequestLease {
+            external: None,
+            ..peer(5000, 5005, "192.0.2.1:80")
+        };
+        assert_eq!(world.ask(&more).unwrap().external, 5005);
+    }
+    // A set, too, and nothing at another place of it.
+    let set = RequestLease {
+        count: 8,
+        ..wish(nas, Mechanism::Pcp, 4998)
+    };
+    let grant = world.clone().ask(&set).unwrap();
+    assert!(
+        !(grant.external..grant.external + 8).contains(&5005),
+        "{grant:?}"
+    );
+    let set = RequestLease {
+        internal: 5000,
+        ..set
+    };
+    let grant = world.clone().ask(&set).unwrap();
+    assert_eq!((grant.external, grant.count), (5005, 8));
+    // Other ports, other devices and UPnP, which names its mappings by the public port, get another.
+    let mut wishes = vec![
+        wish(nas, Mechanism::Pcp, 5001),
+        wish(other, Mechanism::Pcp, 5000),
+    ];
+    for wish in &mut wishes {
+        wish.external = Some(5005);
+        assert_ne!(world.clone().ask(wish).unwrap().external, 5005);
+    }
+    let upnp = RequestLease {
+        mechanism: Mechanism::Upnp,
+        nonce: None,
+        ..exact(6000)
+    };
+    assert_eq!(world.clone().ask(&upnp).unwrap().external, 6000);
+    // The outbound lease stays when the other one ends.
+    world.ask(&exact(5005)).unwrap();
+    world.end(nas, 5000, 1).unwrap();
+    assert_eq!(translations(&world), (vec![], vec![(5000, 5005)]));
 }
 
 fn pinhole_of(world: &World) -> (usize, usize) {

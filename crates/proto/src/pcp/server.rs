@@ -255,12 +255,6 @@ impl MapRequest {
         self.envelope.granted(granted, first, epoch)
     }
 
-    /// The answer about an existing mapping that this request met with its port set; it begins at another internal port
-    /// (RFC 7753 section 4.4.1).
-    pub fn granted_from(&self, first: NonZeroU16, granted: &Granted, epoch: u32) -> Vec<u8> {
-        self.envelope.granted(granted, Some(first), epoch)
-    }
-
     /// The answer to what cannot be had.
     pub fn refused(&self, refused: &Refused, epoch: u32) -> Vec<u8> {
         self.envelope.refused(refused, epoch)

@@ -35,6 +35,7 @@ pub(super) fn relocated(
         mechanism: lease.mechanism,
         protocol,
         address,
+        internal: lease.internal,
         hostnames: &lease.hostnames,
     };
     let (Choice::Free(range) | Choice::Shared(range)) = choose(draft, &site, &whole, lease.count)?;

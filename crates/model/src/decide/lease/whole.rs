@@ -7,10 +7,10 @@
 use std::collections::BTreeSet;
 
 use super::ending::release;
-use super::{begun, check_address, refuse, renew};
+use super::{begun, check_address, quota, refuse, renew};
 use crate::change::{EndLease, RequestLease};
 use crate::decide::Draft;
-use crate::edit::Object;
+use crate::edit::{Key, Object};
 use crate::protocol::Protocol;
 use crate::refusal::{LeaseRefusal, Refusal};
 use crate::state::{Device, DeviceId, Family, Lease, LeaseId, Mechanism, Opening, State, Subnet};
@@ -49,9 +49,9 @@ pub(super) fn request(
         };
         return renew(draft, lease, (device, subnet), &wish, BTreeSet::new());
     }
-    let limit = device.lease_quota();
-    if draft.state.leased_ports(device.id) >= limit {
-        return refuse(LeaseRefusal::Quota { limit });
+    quota::left(draft, device)?;
+    for id in quota::crowded_out(draft, device, lease.weight(), &BTreeSet::new()) {
+        draft.remove(Key::Lease(id));
     }
     lease.id = LeaseId(draft.next_id());
     draft.set(Object::Lease(lease));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::may_ask;
+use super::{may_ask, quota};
 use crate::edit::{Edit, Key, Object};
 use crate::facts::Facts;
 use crate::protocol::{PortRange, Protocol};
@@ -82,6 +82,15 @@ pub(in crate::decide) fn withdraw(
     }
     if places_moved {
         where_they_meet(&after, (&uplinks, facts), &mut withdrawn);
+    }
+    // What goes for another reason leaves room.
+    for edit in edits {
+        if let Edit::Set(Object::Device(device)) = edit
+            && (state.devices.get(&device.id))
+                .is_some_and(|before| before.lease_quota() > device.lease_quota())
+        {
+            withdrawn.extend(quota::beyond(&after, device, &withdrawn));
+        }
     }
     let known = withdrawn
         .into_iter()

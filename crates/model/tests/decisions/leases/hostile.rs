@@ -169,6 +169,10 @@ pub(crate) fn check_leases(world: &World) {
     }
     let snat = PortRange::new(state.settings.snat_first, state.settings.snat_last).unwrap();
     let mut sums: BTreeMap<DeviceId, u32> = BTreeMap::new();
+    let mut kept: BTreeMap<DeviceId, u32> = BTreeMap::new();
+    for lease in state.leases.values().filter(|lease| !lease.is_open()) {
+        *kept.entry(lease.device).or_default() += u32::from(lease.weight());
+    }
     let mut outbound: BTreeMap<(DeviceId, Protocol, u16), u16> = BTreeMap::new();
     let mut whole = BTreeSet::new();
     for lease in state.leases.values().filter(|lease| lease.is_open()) {
@@ -214,8 +218,13 @@ pub(crate) fn check_leases(world: &World) {
             assert_eq!(other, None, "{address} {port} of {lease:?}");
         }
     }
-    for (device, sum) in sums {
-        assert_eq!(state.leased_ports(device), sum);
+    for device in state.devices.values() {
+        let of = |sums: &BTreeMap<DeviceId, u32>| sums.get(&device.id).copied().unwrap_or_default();
+        let (open, kept) = (of(&sums), of(&kept));
+        assert_eq!(state.leased_ports(device.id), open);
+        assert_eq!(state.kept_ports(device.id), kept);
+        let quota = device.lease_quota();
+        assert!(open + kept <= quota, "{open} open, {kept} kept of {quota}");
     }
 }
 
