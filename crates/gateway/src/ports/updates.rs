@@ -166,7 +166,13 @@ fn follow(
         // It ended because the device wanted it or its time is over.
         Some(present) if !present.is_open() => return,
         None if control.promises.expiry(lease) <= now => return,
-        None => gone(lease, contact.as_ref(), then, after, now),
+        None => gone(
+            lease,
+            contact.as_ref(),
+            then,
+            (before, after, of_after),
+            now,
+        ),
         Some(present) => {
             let standing = standing(present, after, of_after);
             if standing == then {
@@ -197,7 +203,7 @@ fn follow(
         }
     };
     let (Some(to), Some(mapping)) = (
-        address_of(lease, contact.as_ref(), after),
+        address_of(lease, contact.as_ref(), before, after),
         mapping(lease, contact.as_ref(), prefer_failure),
     ) else {
         return;
@@ -226,7 +232,7 @@ fn gone(
     lease: &Lease,
     contact: Option<&Contact>,
     then: Standing,
-    after: &Basis,
+    (before, after, of_after): (&Basis, &Basis, &[Uplink]),
     now: u64,
 ) -> Result<Granted, Refused> {
     let wish = RequestLease {
@@ -261,10 +267,21 @@ fn gone(
     {
         return Ok(granted_by_pcp(&grant));
     }
-    let is_free = edits.iter().any(|edit| match edit {
-        Edit::Set(Object::Lease(new)) => new.is_open() && new.external == lease.external,
-        Edit::Set(_) | Edit::Remove(_) => false,
-    });
+    let is_as_then = |new: &Lease| {
+        let place = after.state.lease_place(new, of_after, &after.facts);
+        let known = place.map(|(address, _)| advertised(address, of_after));
+        match then {
+            Standing::Open { address, .. } => known == Some(address),
+            Standing::Closed => false,
+        }
+    };
+    let is_free = before.state.lease_target(lease) == after.state.lease_target(lease)
+        && edits.iter().any(|edit| match edit {
+            Edit::Set(Object::Lease(new)) => {
+                new.is_open() && new.external == lease.external && is_as_then(new)
+            }
+            Edit::Set(_) | Edit::Remove(_) => false,
+        });
     match then {
         // The port would still be free: somebody did not want it open.
         _ if is_free => Err(ErrorCode::NotAuthorized.into()),
@@ -282,19 +299,21 @@ fn gone(
     }
 }
 
-/// Where the last answer went; after a restart, where clients listen. None for who is no device any more.
-fn address_of(lease: &Lease, contact: Option<&Contact>, after: &Basis) -> Option<SocketAddr> {
+/// Where the last answer went; after a restart, where clients listen. None for who is no more there.
+fn address_of(
+    lease: &Lease,
+    contact: Option<&Contact>,
+    before: &Basis,
+    after: &Basis,
+) -> Option<SocketAddr> {
     if let Some(contact) = contact {
-        let is_there = after.state.device_at(contact.to.ip()).is_some();
+        let device = after.state.device_at(contact.to.ip());
+        let is_there = device.is_some_and(|device| device.id == contact.asking);
         return is_there.then_some(contact.to);
     }
-    let device = after.state.devices.get(&lease.device)?;
-    let subnet = after.state.subnets.get(&device.subnet)?;
-    let own = match lease.family {
-        adit_model::state::Family::Ipv4 => IpAddr::V4(device.ipv4),
-        adit_model::state::Family::Ipv6 => IpAddr::V6(subnet.ipv6_of(device.ipv4)?),
-    };
-    Some(SocketAddr::new(own, CLIENT_PORT))
+    let own = after.state.lease_target(lease)?;
+    let is_there = before.state.lease_target(lease) == Some(own);
+    is_there.then_some(SocketAddr::new(own, CLIENT_PORT))
 }
 
 fn mapping(lease: &Lease, contact: Option<&Contact>, prefer_failure: bool) -> Option<Mapping> {
@@ -319,3 +338,6 @@ fn mapping(lease: &Lease, contact: Option<&Contact>, prefer_failure: bool) -> Op
         hostnames: names.filter_map(|name| Hostname::new(name)).collect(),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -377,6 +377,18 @@ impl State {
         let local = lease.local_address(subnet, device, uplinks, facts)?;
         Some((local, lease.conflict(local, facts)))
     }
+
+    /// The address of its device that a lease leads to.
+    pub fn lease_target(&self, lease: &Lease) -> Option<IpAddr> {
+        let device = self.devices.get(&lease.device)?;
+        match lease.family {
+            Family::Ipv4 => Some(IpAddr::V4(device.ipv4)),
+            Family::Ipv6 => {
+                let subnet = self.subnets.get(&device.subnet)?;
+                subnet.ipv6_of(device.ipv4).map(IpAddr::V6)
+            }
+        }
+    }
 }
 
 fn span(first: u16, count: u16) -> Option<PortRange> {
