@@ -252,7 +252,7 @@ fn gone(
         lifetime: 1,
         nonce: lease.nonce,
         clear_filters: false,
-        filters: Vec::new(),
+        filters: lease.filters.iter().copied().collect(),
         remote: lease.remote,
         hostnames: lease.hostnames.clone(),
         description: String::new(),

@@ -1,6 +1,7 @@
 //! Leases: what devices obtain, renew and end by themselves, and when they lose it.
 
 mod ending;
+mod filters;
 mod holder;
 mod names;
 mod relocation;
@@ -23,15 +24,11 @@ use crate::edit::{Key, Object};
 use crate::protocol::{PortRange, Protocol};
 use crate::refusal::{LeaseRefusal, Obstacle, Refusal};
 use crate::state::{
-    Device, DeviceId, Family, Filter, GatewayId, Lease, LeaseId, Mechanism, Opening, Settings,
-    Subnet,
+    Device, DeviceId, Family, GatewayId, Lease, LeaseId, Mechanism, Opening, Settings, Subnet,
 };
 
 /// How long a port is kept for who had it, in seconds (RFC 6887 section 15).
 const KEPT: u64 = 120;
-
-/// The most filters of a lease.
-const FILTERS: usize = 32;
 
 /// The most ports of one lease.
 const LARGEST_SET: u16 = 1024;
@@ -73,6 +70,7 @@ pub(super) fn request(draft: &mut Draft<'_>, wish: &RequestLease) -> Result<(), 
                     remaining: None,
                 });
             }
+            filters::check_held(&BTreeSet::new(), wish)?;
             check_address(draft, wish, address)
         }
         None => grant(draft, (device, subnet), wish, protocol, hostnames),
@@ -163,8 +161,9 @@ fn renew(
     let needed = draft.now + u64::from(lifetime);
     let slack = Lease::lag(lifetime);
     if is_own {
+        filters::set(&mut after, wish)?;
         names::set(draft, &mut after, hostnames, place.0)?;
-        set_filters(&mut after, wish)?;
+        filters::check_names(&after)?;
         if is_overwritten {
             after.internal = wish.internal;
             after.description = shortened(&wish.description);
@@ -178,9 +177,13 @@ fn renew(
         if !is_covered {
             after.expires = needed + slack;
         }
-    } else if lease.nonce.is_none() && lease.expires < needed {
-        // Whoever made it keeps it as long as before at least.
-        after.expires = needed + slack;
+    } else {
+        filters::check_held(&lease.filters, wish)?;
+        names::check_held(lease, &hostnames)?;
+        if lease.nonce.is_none() && lease.expires < needed {
+            // Whoever made it keeps it as long as before at least.
+            after.expires = needed + slack;
+        }
     }
     draft.set(Object::Lease(after));
     Ok(())
@@ -215,7 +218,7 @@ fn grant(
     let opening = opening(subnet, wish);
     let mut lease = begun(draft, device, wish, opening);
     lease.hostnames = hostnames;
-    set_filters(&mut lease, wish)?;
+    filters::set(&mut lease, wish)?;
     let address = lease
         .local_address(subnet, device, &draft.uplinks, draft.facts)
         .ok_or(LeaseRefusal::NoAddress)?;
@@ -447,27 +450,6 @@ fn place_of(device: DeviceId, internal: u16) -> u64 {
     });
     // The lowest bits of neighbours are alike.
     hash ^ (hash >> 29)
-}
-
-fn set_filters(lease: &mut Lease, wish: &RequestLease) -> Result<(), Refusal> {
-    if wish.clear_filters {
-        lease.filters.clear();
-    }
-    for filter in &wish.filters {
-        let filter = Filter {
-            network: filter.network.trunc(),
-            port: filter.port,
-        };
-        if lease.filters.iter().any(|other| other.covers(&filter)) {
-            continue;
-        }
-        lease.filters.retain(|other| !filter.covers(other));
-        lease.filters.insert(filter);
-    }
-    if lease.filters.len() > FILTERS {
-        return refuse(LeaseRefusal::Filters { limit: FILTERS });
-    }
-    Ok(())
 }
 
 fn shortened(text: &str) -> String {

@@ -1,6 +1,7 @@
 //! Leases: who gets which port, by whatever mechanism.
 
 mod hostile;
+mod restrictions;
 mod withdrawal;
 
 use std::collections::BTreeSet;

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use adit_model::change::{AddDevice, AddSubnet, Ipv6Wish, Patch, SetDevice, SetSubnet};
+use adit_model::change::{AddDevice, AddForward, AddSubnet, Ipv6Wish, Patch, SetDevice, SetSubnet};
 use adit_model::facts::{AddressFact, Facts, LinkFact, RouteFact};
 use adit_model::key::PublicKey;
 use adit_model::protocol::Protocol;
@@ -118,9 +118,12 @@ fn leased(basis: &Basis, wish: RequestLease) -> (Basis, Lease) {
 fn told(
     before: &Basis,
     lease: &Lease,
-    what: Change,
+    changes: impl IntoIterator<Item = Change>,
 ) -> (Result<Granted, Refused>, Option<SocketAddr>) {
-    let after = change(before, what);
+    let mut after = before.clone();
+    for it in changes {
+        after = change(&after, it);
+    }
     assert!(!after.state.leases.contains_key(&lease.id), "it is there");
     let of_before = uplink::list(&before.state, &before.facts);
     let of_after = uplink::list(&after.state, &after.facts);
@@ -147,13 +150,13 @@ fn what_is_gone_with_its_address_can_be_had_elsewhere() {
     let home = home();
     let (before, lease) = leased(&home, wish(&home));
     let client: SocketAddr = "10.59.0.2:5350".parse().unwrap();
-    let (outcome, to) = told(&before, &lease, egress("eth1"));
+    let (outcome, to) = told(&before, &lease, [egress("eth1")]);
     let gone = outcome.unwrap();
     assert_eq!(gone.external, "203.0.113.10".parse::<IpAddr>().unwrap());
     assert_eq!((gone.lifetime, gone.port), (0, NonZeroU16::new(7000)));
     assert_eq!(to, Some(client));
     // At the same address it would be given again, so it was taken on purpose.
-    let (outcome, to) = told(&before, &lease, Change::RemoveLease(lease.id.to_string()));
+    let (outcome, to) = told(&before, &lease, [Change::RemoveLease(lease.id.to_string())]);
     assert_eq!(outcome, Err(ErrorCode::NotAuthorized.into()));
     assert_eq!(to, Some(client));
 }
@@ -167,5 +170,41 @@ fn who_has_another_address_is_not_told_of_the_mappings_of_the_first() {
         ..SetDevice::default()
     };
     let moved = Change::SetDevice("nas".to_owned(), patch);
-    assert_eq!(told(&before, &lease, moved).1, None);
+    assert_eq!(told(&before, &lease, [moved]).1, None);
+}
+
+#[test]
+fn filters_are_not_told_to_be_in_force_where_an_administrator_lets_everyone_in() {
+    let home = home();
+    let filter = adit_model::state::Filter {
+        network: "192.0.2.0/24".parse().unwrap(),
+        port: 0,
+    };
+    let filtered = RequestLease {
+        filters: vec![filter],
+        ..wish(&home)
+    };
+    for (wish, outcome) in [
+        (wish(&home), None),
+        (filtered, Some(ErrorCode::ExcessiveRemotePeers)),
+    ] {
+        let (before, lease) = leased(&home, wish);
+        let forward = AddForward {
+            address: None,
+            port: 7000,
+            port_end: 7000,
+            protocols: [Protocol::Tcp].into(),
+            device: "nas".to_owned(),
+            target_port: None,
+            hostname: None,
+            proxy_protocol: false,
+            label: String::new(),
+        };
+        let changes = [
+            Change::RemoveLease(lease.id.to_string()),
+            Change::AddForward(forward),
+        ];
+        let (told, _) = told(&before, &lease, changes);
+        assert_eq!(told.err().map(|refused| refused.code), outcome);
+    }
 }
