@@ -72,6 +72,11 @@ impl Parties {
             owner: device,
         }
     }
+
+    /// The device that asks, where it asks for another.
+    pub(crate) fn other(self) -> Option<DeviceId> {
+        (self.asking != self.owner).then_some(self.asking)
+    }
 }
 
 /// A port that a device no longer wants.

@@ -24,7 +24,8 @@ use crate::edit::{Key, Object};
 use crate::protocol::{PortRange, Protocol};
 use crate::refusal::{LeaseRefusal, Obstacle, Refusal};
 use crate::state::{
-    Device, DeviceId, Family, GatewayId, Lease, LeaseId, Mechanism, Opening, Settings, Subnet,
+    Device, DeviceId, Family, GatewayId, Lease, LeaseId, Mechanism, Opening, Settings, State,
+    Subnet,
 };
 
 /// How long a port is kept for who had it, in seconds (RFC 6887 section 15).
@@ -80,25 +81,32 @@ pub(super) fn request(draft: &mut Draft<'_>, wish: &RequestLease) -> Result<(), 
 /// The device whose port it is, if the one that asks may ask for that.
 fn parties<'a>(
     draft: &Draft<'a>,
+    parties: Parties,
+) -> Result<(&'a Device, &'a Subnet), LeaseRefusal> {
+    entitled(draft.state, parties, draft.now)
+}
+
+/// The same in any state, at a time.
+fn entitled(
+    state: &State,
     Parties { asking, owner }: Parties,
-) -> Result<(&'a Device, &'a Subnet), Refusal> {
-    let state = draft.state;
-    let not_allowed = || Refusal::from(LeaseRefusal::NotAllowed);
+    now: u64,
+) -> Result<(&Device, &Subnet), LeaseRefusal> {
     let find = |id: &DeviceId| {
         let device = state.devices.get(id)?;
         Some((device, state.subnets.get(&device.subnet)?))
     };
     let asking = find(&asking)
-        .filter(|(device, _)| may_ask(device, draft.now))
-        .ok_or_else(not_allowed)?;
+        .filter(|(device, _)| may_ask(device, now))
+        .ok_or(LeaseRefusal::NotAllowed)?;
     if owner == asking.0.id {
         return Ok(asking);
     }
     find(&owner)
         .filter(|_| asking.0.port_policy.third_party)
-        .filter(|(device, _)| may_answer(device, draft.now))
+        .filter(|(device, _)| may_answer(device, now))
         .filter(|(_, subnet)| subnet.id == asking.1.id)
-        .ok_or_else(|| LeaseRefusal::ThirdParty.into())
+        .ok_or(LeaseRefusal::ThirdParty)
 }
 
 /// Whether a device may open ports by itself now.
@@ -161,6 +169,7 @@ fn renew(
     let needed = draft.now + u64::from(lifetime);
     let slack = Lease::lag(lifetime);
     if is_own {
+        after.asking = wish.parties.other();
         filters::set(&mut after, wish)?;
         names::set(draft, &mut after, hostnames, place.0)?;
         filters::check_names(&after)?;
@@ -261,6 +270,7 @@ fn begun(draft: &Draft<'_>, device: &Device, wish: &RequestLease, opening: Openi
         id: LeaseId(0),
         gateway: GatewayId::default(),
         device: device.id,
+        asking: wish.parties.other(),
         mechanism: wish.mechanism,
         family: wish.family,
         opening,

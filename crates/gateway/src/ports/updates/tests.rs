@@ -12,7 +12,7 @@ use super::*;
 
 const NOW: u64 = 1_800_000_000;
 
-/// A gateway with the uplinks 203.0.113.10 and 198.51.100.5, and its subnet with a server.
+/// A gateway with the uplinks 203.0.113.10 and 198.51.100.5, and its subnet with a server and a client.
 fn home() -> Basis {
     let mut facts = Facts {
         ipv6: true,
@@ -57,21 +57,25 @@ fn home() -> Basis {
             force: false,
         }),
     );
-    change(
-        &subnet,
+    let device = |name: &str, kind, byte| {
         Change::AddDevice(AddDevice {
-            name: "nas".to_owned(),
+            name: name.to_owned(),
             subnet: None,
-            kind: DeviceKind::Server,
+            kind,
             routing: None,
             ipv4: None,
-            public_key: PublicKey::from_bytes([1; 32]),
+            public_key: PublicKey::from_bytes([byte; 32]),
             egress: None,
             delegate: Vec::new(),
             expires: None,
-            port_policy: PortPolicy::default(),
-        }),
-    )
+            port_policy: PortPolicy {
+                third_party: true,
+                ..PortPolicy::default()
+            },
+        })
+    };
+    let server = change(&subnet, device("nas", DeviceKind::Server, 1));
+    change(&server, device("phone", DeviceKind::Client, 2))
 }
 
 fn change(basis: &Basis, change: Change) -> Basis {
@@ -127,14 +131,15 @@ fn told(
     assert!(!after.state.leases.contains_key(&lease.id), "it is there");
     let of_before = uplink::list(&before.state, &before.facts);
     let of_after = uplink::list(&after.state, &after.facts);
+    let contact = Contact::supposed(lease, &before.state).unwrap();
     let outcome = gone(
         lease,
-        None,
+        &contact,
         standing(lease, before, &of_before),
         (before, &after, &of_after),
         NOW,
     );
-    (outcome, address_of(lease, None, before, &after))
+    (outcome, contact.address(&after.state))
 }
 
 fn egress(egress: &str) -> Change {
@@ -207,4 +212,33 @@ fn filters_are_not_told_to_be_in_force_where_an_administrator_lets_everyone_in()
         let (told, _) = told(&before, &lease, changes);
         assert_eq!(told.err().map(|refused| refused.code), outcome);
     }
+}
+
+#[test]
+fn who_asked_for_another_is_told_what_became_of_that() {
+    let home = home();
+    let mut other = wish(&home);
+    other.parties.owner = home.state.device("phone").unwrap().id;
+    let (before, lease) = leased(&home, other);
+    let off = SetDevice {
+        third_party: Some(false),
+        ..SetDevice::default()
+    };
+    for (change, code) in [
+        (
+            Change::SetDevice("nas".to_owned(), off),
+            ErrorCode::UnsupportedOption,
+        ),
+        (
+            Change::RemoveLease(lease.id.to_string()),
+            ErrorCode::NotAuthorized,
+        ),
+    ] {
+        let (outcome, to) = told(&before, &lease, [change]);
+        assert_eq!(outcome, Err(code.into()));
+        assert_eq!(to, Some("10.59.0.2:5350".parse().unwrap()));
+    }
+    let contact = Contact::supposed(&lease, &before.state).unwrap();
+    let told = mapping(&lease, &contact).unwrap();
+    assert_eq!(told.third_party, Some("10.59.0.3".parse().unwrap()));
 }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::may_ask;
+use super::entitled;
+use crate::change::Parties;
 use crate::edit::{Edit, Key, Object};
 use crate::facts::Facts;
 use crate::protocol::{PortRange, Protocol};
@@ -31,6 +32,7 @@ pub(in crate::decide) fn withdraw(
         match edit {
             Edit::Remove(Key::Device(id)) => {
                 withdrawn.extend(state.leases_of(*id).map(|lease| lease.id));
+                withdrawn.extend(state.leases_asked_by(*id).map(|lease| lease.id));
             }
             Edit::Set(Object::Device(device)) => {
                 let before = state.devices.get(&device.id);
@@ -153,14 +155,23 @@ fn of_device(
         let ports = lease.external_ports();
         ports.is_none_or(|ports| !device.may_open(ports, lease.is_named()))
     };
-    let all = !may_ask(device, now);
     let policy_moves = before.is_none_or(|before| before.port_policy != device.port_policy);
-    if all || policy_moves {
-        let leases = after
-            .leases_of(device.id)
-            .filter(|lease| all || is_outside(lease));
-        withdrawn.extend(leases.map(|lease| lease.id));
-    }
+    let own = after
+        .leases_of(device.id)
+        .filter(|lease| !is_entitled(after, lease, now) || (policy_moves && is_outside(lease)));
+    withdrawn.extend(own.map(|lease| lease.id));
+    let asked = after.leases_asked_by(device.id);
+    let lost = asked.filter(|lease| !is_entitled(after, lease, now));
+    withdrawn.extend(lost.map(|lease| lease.id));
+}
+
+/// Whether who asked for a lease might ask for it now.
+fn is_entitled(after: &State, lease: &Lease, now: u64) -> bool {
+    let parties = Parties {
+        asking: lease.asking.unwrap_or(lease.device),
+        owner: lease.device,
+    };
+    entitled(after, parties, now).is_ok()
 }
 
 fn under_forward(
