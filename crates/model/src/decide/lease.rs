@@ -154,7 +154,11 @@ fn renew(
         .state
         .lease_place(lease, &draft.uplinks, draft.facts)
         .ok_or(LeaseRefusal::NoAddress)?;
-    check_address(draft, wish, place.0)?;
+    match lease.opening {
+        Opening::Forward | Opening::Pinhole => check_address(draft, wish, place.0)?,
+        // What is suggested for one that is there already does not count (RFC 6887 section 12.3).
+        Opening::Outbound => {}
+    }
     let mut after = match place.1 {
         None => lease.clone(),
         Some(_) => relocation::relocated(draft, lease, owner, wish, place.0)?,
@@ -203,7 +207,8 @@ fn check_address(draft: &Draft<'_>, wish: &RequestLease, local: IpAddr) -> Resul
     let is_other = wish
         .address
         .is_some_and(|address| !address.is_unspecified() && address != local && address != known);
-    if wish.exact && is_other {
+    // A connection cannot begin anew from another address (RFC 6887 section 12.3).
+    if (wish.exact || wish.remote.is_some()) && is_other {
         return refuse(LeaseRefusal::Unavailable {
             obstacle: Obstacle::Address,
             remaining: None,

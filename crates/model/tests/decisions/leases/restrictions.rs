@@ -1,8 +1,10 @@
 //! What restricts a lease, filters and names, is in force or refused.
 
+use std::net::IpAddr;
+
 use adit_model::change::RequestLease;
 use adit_model::protocol::Protocol;
-use adit_model::refusal::LeaseRefusal;
+use adit_model::refusal::{LeaseRefusal, Obstacle};
 use adit_model::state::{Family, Filter, Mechanism};
 
 use super::{home, wish};
@@ -135,4 +137,31 @@ fn filters_of_another_protocol_are_told_as_far_as_they_are_those_asked_for() {
     let mut world = home();
     world.ask(&plain).unwrap();
     assert!(world.ask(&filtered(&pinhole, &[near])).is_ok());
+}
+
+#[test]
+fn an_outbound_port_is_at_the_address_that_was_suggested_or_refused() {
+    let mut world = home();
+    let peer = RequestLease {
+        remote: Some(parse("198.51.100.9:53")),
+        ..world.wish_of_nas(Mechanism::Pcp, Family::Ipv4)
+    };
+    let at = |address: &str| RequestLease {
+        address: Some(parse(address)),
+        ..peer.clone()
+    };
+    let refused = LeaseRefusal::Unavailable {
+        obstacle: Obstacle::Address,
+        remaining: None,
+    };
+    assert_eq!(world.ask(&at("192.0.2.1")), Err(refused));
+    assert!(world.state.leases.is_empty());
+    for address in ["0.0.0.0", "::", "203.0.113.10"] {
+        let mut world = world.clone();
+        let granted = world.ask(&at(address)).unwrap();
+        assert_eq!(granted.address, parse::<IpAddr>("203.0.113.10"));
+    }
+    // Of what is there already it is told where that is (RFC 6887 section 12.3).
+    let before = world.ask(&peer).unwrap();
+    assert_eq!(world.ask(&at("192.0.2.1")).unwrap().lease, before.lease);
 }
