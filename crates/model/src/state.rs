@@ -254,6 +254,12 @@ impl State {
         ids.filter_map(|id| self.leases.get(&id))
     }
 
+    /// The leases of others that a device asked for.
+    pub fn leases_asked_by(&self, device: DeviceId) -> impl Iterator<Item = &Lease> {
+        let ids = self.index.leases_asked_by(device);
+        ids.filter_map(|id| self.leases.get(&id))
+    }
+
     /// The leases of a device in one family.
     pub fn leases_by(&self, device: DeviceId, family: Family) -> impl Iterator<Item = &Lease> {
         let ids = (Protocol::ALL.into_iter().map(Some))

@@ -14,7 +14,7 @@ use adit_api::types::token::Token;
 use adit_api::types::uplink::Uplink;
 use adit_model::edit::Key;
 use adit_model::protocol::{PortRange, Protocol};
-use adit_model::state::{Family, Opening, Origin};
+use adit_model::state::{Opening, Origin};
 use adit_model::{state, uplink};
 use ipnet::IpNet;
 
@@ -212,13 +212,7 @@ pub(super) fn pinhole(snapshot: &Snapshot, pinhole: &state::Pinhole) -> Pinhole 
 pub(super) fn lease(snapshot: &Snapshot, lease: &state::Lease) -> Lease {
     let state = &snapshot.state;
     let place = state.lease_place(lease, &snapshot.uplinks, &snapshot.facts);
-    let own = state.devices.get(&lease.device).and_then(|device| {
-        let subnet = state.subnets.get(&device.subnet)?;
-        match lease.family {
-            Family::Ipv4 => Some(IpAddr::V4(device.ipv4)),
-            Family::Ipv6 => subnet.ipv6_of(device.ipv4).map(IpAddr::V6),
-        }
-    });
+    let own = state.lease_target(lease);
     let expires = snapshot.promises.expiry(lease);
     let now = Timestamp::from(snapshot.now).0;
     let filters = lease.filters.iter().map(|filter| match filter.port {

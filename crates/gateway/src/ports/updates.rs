@@ -37,7 +37,8 @@ struct Contact {
     asking: DeviceId,
     third_party: Option<IpAddr>,
     prefer_failure: bool,
-    told: (IpAddr, u16),
+    /// None while that is not known.
+    told: Option<(IpAddr, u16)>,
 }
 
 /// What leads to a lease's device.
@@ -75,7 +76,7 @@ impl Contacts {
             asking,
             third_party,
             prefer_failure,
-            told: (grant.address, grant.external),
+            told: Some((grant.address, grant.external)),
         };
         self.lock().insert(lease, contact);
     }
@@ -95,6 +96,31 @@ impl Contacts {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<LeaseId, Contact>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Contact {
+    /// Where clients listen, as long as nothing was answered since the start.
+    fn supposed(lease: &Lease, state: &State) -> Option<Self> {
+        let asking = lease.asking.unwrap_or(lease.device);
+        let own = state.address_of(asking, lease.family)?;
+        Some(Self {
+            to: SocketAddr::new(own, CLIENT_PORT),
+            asking,
+            third_party: match lease.asking {
+                Some(_) => Some(state.lease_target(lease)?),
+                None => None,
+            },
+            prefer_failure: false,
+            told: None,
+        })
+    }
+
+    /// Where it is told; none if it is no more there.
+    fn address(&self, state: &State) -> Option<SocketAddr> {
+        let device = state.device_at(self.to.ip());
+        let is_there = device.is_some_and(|device| device.id == self.asking);
+        is_there.then_some(self.to)
     }
 }
 
@@ -159,14 +185,17 @@ fn follow(
     (after, of_after): (&Basis, &[Uplink]),
 ) {
     let now = seconds_since_1970();
-    let contact = ports.contacts.lock().get(&lease.id).cloned();
+    let known = ports.contacts.lock().get(&lease.id).cloned();
+    let Some(contact) = known.or_else(|| Contact::supposed(lease, &before.state)) else {
+        return;
+    };
     let then = standing(lease, before, of_before);
-    let prefer_failure = contact.as_ref().is_some_and(|it| it.prefer_failure);
+    let prefer_failure = contact.prefer_failure;
     let outcome = match after.state.leases.get(&lease.id) {
         // It ended because the device wanted it or its time is over.
         Some(present) if !present.is_open() => return,
         None if control.promises.expiry(lease) <= now => return,
-        None => gone(lease, contact.as_ref(), then, after, now),
+        None => gone(lease, &contact, then, (before, after, of_after), now),
         Some(present) => {
             let standing = standing(present, after, of_after);
             if standing == then {
@@ -179,7 +208,7 @@ fn follow(
                 Standing::Closed => Err(ErrorCode::NetworkFailure.into()),
                 Standing::Open {
                     address, external, ..
-                } if prefer_failure && is_other(contact.as_ref(), address, external) => {
+                } if prefer_failure && contact.told != Some((address, external)) => {
                     Err(ErrorCode::CannotProvideExternal.into())
                 }
                 Standing::Open { .. } if lifetime == 0 => return,
@@ -196,18 +225,12 @@ fn follow(
             }
         }
     };
-    let (Some(to), Some(mapping)) = (
-        address_of(lease, contact.as_ref(), after),
-        mapping(lease, contact.as_ref(), prefer_failure),
-    ) else {
+    let (Some(to), Some(mapping)) = (contact.address(&after.state), mapping(lease, &contact))
+    else {
         return;
     };
     lock(&ports.notifier).update(to, mapping, outcome, Instant::now());
     ports.told.notify_one();
-}
-
-fn is_other(contact: Option<&Contact>, address: IpAddr, external: u16) -> bool {
-    contact.is_none_or(|contact| contact.told != (address, external))
 }
 
 fn standing(lease: &Lease, basis: &Basis, uplinks: &[Uplink]) -> Standing {
@@ -224,14 +247,14 @@ fn standing(lease: &Lease, basis: &Basis, uplinks: &[Uplink]) -> Standing {
 /// What a device is told whose lease was taken away: what it would be told if it asked now, except that nothing is given for that.
 fn gone(
     lease: &Lease,
-    contact: Option<&Contact>,
+    contact: &Contact,
     then: Standing,
-    after: &Basis,
+    (before, after, of_after): (&Basis, &Basis, &[Uplink]),
     now: u64,
 ) -> Result<Granted, Refused> {
     let wish = RequestLease {
         parties: Parties {
-            asking: contact.map_or(lease.device, |contact| contact.asking),
+            asking: contact.asking,
             owner: lease.device,
         },
         mechanism: lease.mechanism,
@@ -240,13 +263,13 @@ fn gone(
         internal: if lease.is_whole() { 0 } else { lease.internal },
         external: Some(lease.external),
         address: None,
-        exact: contact.is_some_and(|contact| contact.prefer_failure),
+        exact: contact.prefer_failure,
         count: lease.weight(),
         parity: false,
         lifetime: 1,
         nonce: lease.nonce,
         clear_filters: false,
-        filters: Vec::new(),
+        filters: lease.filters.iter().copied().collect(),
         remote: lease.remote,
         hostnames: lease.hostnames.clone(),
         description: String::new(),
@@ -261,10 +284,21 @@ fn gone(
     {
         return Ok(granted_by_pcp(&grant));
     }
-    let is_free = edits.iter().any(|edit| match edit {
-        Edit::Set(Object::Lease(new)) => new.is_open() && new.external == lease.external,
-        Edit::Set(_) | Edit::Remove(_) => false,
-    });
+    let is_as_then = |new: &Lease| {
+        let place = after.state.lease_place(new, of_after, &after.facts);
+        let known = place.map(|(address, _)| advertised(address, of_after));
+        match then {
+            Standing::Open { address, .. } => known == Some(address),
+            Standing::Closed => false,
+        }
+    };
+    let is_free = before.state.lease_target(lease) == after.state.lease_target(lease)
+        && edits.iter().any(|edit| match edit {
+            Edit::Set(Object::Lease(new)) => {
+                new.is_open() && new.external == lease.external && is_as_then(new)
+            }
+            Edit::Set(_) | Edit::Remove(_) => false,
+        });
     match then {
         // The port would still be free: somebody did not want it open.
         _ if is_free => Err(ErrorCode::NotAuthorized.into()),
@@ -282,22 +316,7 @@ fn gone(
     }
 }
 
-/// Where the last answer went; after a restart, where clients listen. None for who is no device any more.
-fn address_of(lease: &Lease, contact: Option<&Contact>, after: &Basis) -> Option<SocketAddr> {
-    if let Some(contact) = contact {
-        let is_there = after.state.device_at(contact.to.ip()).is_some();
-        return is_there.then_some(contact.to);
-    }
-    let device = after.state.devices.get(&lease.device)?;
-    let subnet = after.state.subnets.get(&device.subnet)?;
-    let own = match lease.family {
-        adit_model::state::Family::Ipv4 => IpAddr::V4(device.ipv4),
-        adit_model::state::Family::Ipv6 => IpAddr::V6(subnet.ipv6_of(device.ipv4)?),
-    };
-    Some(SocketAddr::new(own, CLIENT_PORT))
-}
-
-fn mapping(lease: &Lease, contact: Option<&Contact>, prefer_failure: bool) -> Option<Mapping> {
+fn mapping(lease: &Lease, contact: &Contact) -> Option<Mapping> {
     let filters = lease.filters.iter().map(|filter| Filter {
         prefix: filter.network,
         port: NonZeroU16::new(filter.port),
@@ -313,9 +332,12 @@ fn mapping(lease: &Lease, contact: Option<&Contact>, prefer_failure: bool) -> Op
             (None, _) => Target::AllProtocols,
         },
         remote: lease.remote,
-        third_party: contact.and_then(|contact| contact.third_party),
-        prefer_failure,
+        third_party: contact.third_party,
+        prefer_failure: contact.prefer_failure,
         filters: filters.collect(),
         hostnames: names.filter_map(|name| Hostname::new(name)).collect(),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,7 +21,7 @@ pub struct RequestLease {
     pub internal: u16,
     /// The public port that is wished for.
     pub external: Option<u16>,
-    /// The public address that is wished for; it only matters where nothing but the wish will do.
+    /// The public address that is wished for; it only matters where nothing but the wish will do, and for a new outbound lease.
     pub address: Option<IpAddr>,
     /// Nothing but the wish will do (PREFER_FAILURE; UPnP's AddPortMapping).
     pub exact: bool,
@@ -71,6 +71,11 @@ impl Parties {
             asking: device,
             owner: device,
         }
+    }
+
+    /// The device that asks, where it asks for another.
+    pub(crate) fn other(self) -> Option<DeviceId> {
+        (self.asking != self.owner).then_some(self.asking)
     }
 }
 

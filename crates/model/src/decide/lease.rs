@@ -1,6 +1,7 @@
 //! Leases: what devices obtain, renew and end by themselves, and when they lose it.
 
 mod ending;
+mod filters;
 mod holder;
 mod names;
 mod quota;
@@ -24,15 +25,12 @@ use crate::edit::{Key, Object};
 use crate::protocol::{PortRange, Protocol};
 use crate::refusal::{LeaseRefusal, Obstacle, Refusal};
 use crate::state::{
-    Device, DeviceId, Family, Filter, GatewayId, Lease, LeaseId, Mechanism, Opening, Settings,
+    Device, DeviceId, Family, GatewayId, Lease, LeaseId, Mechanism, Opening, Settings, State,
     Subnet,
 };
 
 /// How long a port is kept for who had it, in seconds (RFC 6887 section 15).
 const KEPT: u64 = 120;
-
-/// The most filters of a lease.
-const FILTERS: usize = 32;
 
 /// The most ports of one lease.
 const LARGEST_SET: u16 = 1024;
@@ -74,6 +72,7 @@ pub(super) fn request(draft: &mut Draft<'_>, wish: &RequestLease) -> Result<(), 
                     remaining: None,
                 });
             }
+            filters::check_held(&BTreeSet::new(), wish)?;
             check_address(draft, wish, address)
         }
         None => grant(draft, (device, subnet), wish, protocol, hostnames),
@@ -83,25 +82,32 @@ pub(super) fn request(draft: &mut Draft<'_>, wish: &RequestLease) -> Result<(), 
 /// The device whose port it is, if the one that asks may ask for that.
 fn parties<'a>(
     draft: &Draft<'a>,
+    parties: Parties,
+) -> Result<(&'a Device, &'a Subnet), LeaseRefusal> {
+    entitled(draft.state, parties, draft.now)
+}
+
+/// The same in any state, at a time.
+fn entitled(
+    state: &State,
     Parties { asking, owner }: Parties,
-) -> Result<(&'a Device, &'a Subnet), Refusal> {
-    let state = draft.state;
-    let not_allowed = || Refusal::from(LeaseRefusal::NotAllowed);
+    now: u64,
+) -> Result<(&Device, &Subnet), LeaseRefusal> {
     let find = |id: &DeviceId| {
         let device = state.devices.get(id)?;
         Some((device, state.subnets.get(&device.subnet)?))
     };
     let asking = find(&asking)
-        .filter(|(device, _)| may_ask(device, draft.now))
-        .ok_or_else(not_allowed)?;
+        .filter(|(device, _)| may_ask(device, now))
+        .ok_or(LeaseRefusal::NotAllowed)?;
     if owner == asking.0.id {
         return Ok(asking);
     }
     find(&owner)
         .filter(|_| asking.0.port_policy.third_party)
-        .filter(|(device, _)| may_answer(device, draft.now))
+        .filter(|(device, _)| may_answer(device, now))
         .filter(|(_, subnet)| subnet.id == asking.1.id)
-        .ok_or_else(|| LeaseRefusal::ThirdParty.into())
+        .ok_or(LeaseRefusal::ThirdParty)
 }
 
 /// Whether a device may open ports by itself now.
@@ -149,7 +155,11 @@ fn renew(
         .state
         .lease_place(lease, &draft.uplinks, draft.facts)
         .ok_or(LeaseRefusal::NoAddress)?;
-    check_address(draft, wish, place.0)?;
+    match lease.opening {
+        Opening::Forward | Opening::Pinhole => check_address(draft, wish, place.0)?,
+        // What is suggested for one that is there already does not count (RFC 6887 section 12.3).
+        Opening::Outbound => {}
+    }
     let mut after = match place.1 {
         None => lease.clone(),
         Some(_) => relocation::relocated(draft, lease, owner, wish, place.0)?,
@@ -164,8 +174,10 @@ fn renew(
     let needed = draft.now + u64::from(lifetime);
     let slack = Lease::lag(lifetime);
     if is_own {
+        after.asking = wish.parties.other();
+        filters::set(&mut after, wish)?;
         names::set(draft, &mut after, hostnames, place.0)?;
-        set_filters(&mut after, wish)?;
+        filters::check_names(&after)?;
         if is_overwritten {
             after.internal = wish.internal;
             after.description = shortened(&wish.description);
@@ -179,9 +191,13 @@ fn renew(
         if !is_covered {
             after.expires = needed + slack;
         }
-    } else if lease.nonce.is_none() && lease.expires < needed {
-        // Whoever made it keeps it as long as before at least.
-        after.expires = needed + slack;
+    } else {
+        filters::check_held(&lease.filters, wish)?;
+        names::check_held(lease, &hostnames)?;
+        if lease.nonce.is_none() && lease.expires < needed {
+            // Whoever made it keeps it as long as before at least.
+            after.expires = needed + slack;
+        }
     }
     draft.set(Object::Lease(after));
     Ok(())
@@ -192,7 +208,8 @@ fn check_address(draft: &Draft<'_>, wish: &RequestLease, local: IpAddr) -> Resul
     let is_other = wish
         .address
         .is_some_and(|address| !address.is_unspecified() && address != local && address != known);
-    if wish.exact && is_other {
+    // A connection cannot begin anew from another address (RFC 6887 section 12.3).
+    if (wish.exact || wish.remote.is_some()) && is_other {
         return refuse(LeaseRefusal::Unavailable {
             obstacle: Obstacle::Address,
             remaining: None,
@@ -212,7 +229,7 @@ fn grant(
     let opening = opening(subnet, wish);
     let mut lease = begun(draft, device, wish, opening);
     lease.hostnames = hostnames;
-    set_filters(&mut lease, wish)?;
+    filters::set(&mut lease, wish)?;
     let address = lease
         .local_address(subnet, device, &draft.uplinks, draft.facts)
         .ok_or(LeaseRefusal::NoAddress)?;
@@ -257,6 +274,7 @@ fn begun(draft: &Draft<'_>, device: &Device, wish: &RequestLease, opening: Openi
         id: LeaseId(0),
         gateway: GatewayId::default(),
         device: device.id,
+        asking: wish.parties.other(),
         mechanism: wish.mechanism,
         family: wish.family,
         opening,
@@ -477,27 +495,6 @@ fn place_of(device: DeviceId, internal: u16) -> u64 {
     });
     // The lowest bits of neighbours are alike.
     hash ^ (hash >> 29)
-}
-
-fn set_filters(lease: &mut Lease, wish: &RequestLease) -> Result<(), Refusal> {
-    if wish.clear_filters {
-        lease.filters.clear();
-    }
-    for filter in &wish.filters {
-        let filter = Filter {
-            network: filter.network.trunc(),
-            port: filter.port,
-        };
-        if lease.filters.iter().any(|other| other.covers(&filter)) {
-            continue;
-        }
-        lease.filters.retain(|other| !filter.covers(other));
-        lease.filters.insert(filter);
-    }
-    if lease.filters.len() > FILTERS {
-        return refuse(LeaseRefusal::Filters { limit: FILTERS });
-    }
-    Ok(())
 }
 
 fn shortened(text: &str) -> String {

@@ -44,10 +44,10 @@ pub enum LeaseRefusal {
         /// Seconds for which it is in the way at least, if that is known.
         remaining: Option<u32>,
     },
-    /// More remote peers than can be told apart.
+    /// More remote peers than can be told apart, or what is open lets in others.
     #[error("more than {limit} filters")]
     Filters {
-        /// How many there may be.
+        /// How many there may be; 0 where nothing can be filtered.
         limit: usize,
     },
     /// The gateway has no address to open a port on.

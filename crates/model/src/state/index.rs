@@ -37,6 +37,8 @@ pub(super) struct Index {
     hostnames: OrdSet<(u16, String, ForwardId)>,
     pinholes: OrdSet<(DeviceId, PinholeId)>,
     leases: OrdSet<(DeviceId, LeaseId)>,
+    /// Those of others, by the device that asked for them.
+    asked: OrdSet<(DeviceId, LeaseId)>,
     /// How many ports each device has open by leases.
     leased: OrdMap<DeviceId, u32>,
     /// How many ports are kept for each device.
@@ -142,6 +144,8 @@ impl Index {
 
     pub(super) fn add_lease(&mut self, lease: &Lease) {
         self.leases.insert((lease.device, lease.id));
+        self.asked
+            .extend(lease.asking.map(|asking| (asking, lease.id)));
         self.endings.insert((lease.end(), lease.id));
         if let Some(ports) = lease.external_ports() {
             self.externals.insert(place_of(lease), ports, lease.id);
@@ -160,6 +164,9 @@ impl Index {
 
     pub(super) fn remove_lease(&mut self, lease: &Lease) {
         self.leases.remove(&(lease.device, lease.id));
+        if let Some(asking) = lease.asking {
+            self.asked.remove(&(asking, lease.id));
+        }
         self.endings.remove(&(lease.end(), lease.id));
         if let Some(ports) = lease.external_ports() {
             self.externals.remove(place_of(lease), ports, lease.id);
@@ -179,6 +186,13 @@ impl Index {
     pub(super) fn leases_of(&self, device: DeviceId) -> impl DoubleEndedIterator<Item = LeaseId> {
         let pairs = self
             .leases
+            .range((device, LeaseId(0))..=(device, LeaseId(u64::MAX)));
+        pairs.map(|(_, id)| *id)
+    }
+
+    pub(super) fn leases_asked_by(&self, device: DeviceId) -> impl Iterator<Item = LeaseId> {
+        let pairs = self
+            .asked
             .range((device, LeaseId(0))..=(device, LeaseId(u64::MAX)));
         pairs.map(|(_, id)| *id)
     }

@@ -22,6 +22,9 @@ pub struct Lease {
     pub gateway: GatewayId,
     /// The device that the packets are for.
     pub device: DeviceId,
+    /// The other device that asked for it (RFC 6887 section 13.1), as long as it may; none: its own did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asking: Option<DeviceId>,
     /// The protocol that it was asked for by.
     pub mechanism: Mechanism,
     /// The address family of both sides.
@@ -376,6 +379,23 @@ impl State {
         let subnet = self.subnets.get(&device.subnet)?;
         let local = lease.local_address(subnet, device, uplinks, facts)?;
         Some((local, lease.conflict(local, facts)))
+    }
+
+    /// The address of its device that a lease leads to.
+    pub fn lease_target(&self, lease: &Lease) -> Option<IpAddr> {
+        self.address_of(lease.device, lease.family)
+    }
+
+    /// The address of a device inside the tunnel.
+    pub fn address_of(&self, device: DeviceId, family: Family) -> Option<IpAddr> {
+        let device = self.devices.get(&device)?;
+        match family {
+            Family::Ipv4 => Some(IpAddr::V4(device.ipv4)),
+            Family::Ipv6 => {
+                let subnet = self.subnets.get(&device.subnet)?;
+                subnet.ipv6_of(device.ipv4).map(IpAddr::V6)
+            }
+        }
     }
 }
 

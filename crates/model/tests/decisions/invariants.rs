@@ -202,6 +202,14 @@ fn changes_of_devices() -> impl Strategy<Value = Change> {
         3 => Just(Vec::new()),
         1 => select(&DELEGATIONS[6..]).prop_map(|text| vec![parse(text)])
     ];
+    let kinds = select(vec![
+        (None, None),
+        (None, None),
+        (Some(DeviceKind::Server), None),
+        (Some(DeviceKind::Server), Some(true)),
+        (None, Some(false)),
+        (Some(DeviceKind::Client), None),
+    ]);
     let set = (
         device(),
         proptest::option::of(device()),
@@ -213,6 +221,7 @@ fn changes_of_devices() -> impl Strategy<Value = Change> {
         revoke,
         patch(egress()),
         patch(select(vec![1_u32, 7, 290, 1000])),
+        kinds,
     )
         .prop_map(
             |(
@@ -226,10 +235,13 @@ fn changes_of_devices() -> impl Strategy<Value = Change> {
                 revoke,
                 egress,
                 quota,
+                kinds,
             )| {
+                let (kind, third_party) = kinds;
                 let patch = SetDevice {
                     name,
-                    kind: Some(DeviceKind::Server),
+                    kind,
+                    third_party,
                     routing,
                     ipv4,
                     egress,
@@ -362,6 +374,7 @@ fn serve(name: &str) -> Change {
     let patch = SetDevice {
         kind: Some(DeviceKind::Server),
         all_ports: Some(true),
+        third_party: Some(true),
         ..SetDevice::default()
     };
     Change::SetDevice(name.to_owned(), patch)
@@ -789,6 +802,11 @@ fn the_generated_changes_are_not_all_refused() {
                     Edit::Set(_) | Edit::Remove(_) => false,
                 };
                 *made.entry("lease of all protocols").or_default() += u32::from(is_of_all);
+                let is_of_another = match &edit {
+                    Edit::Set(Object::Lease(lease)) => lease.asking.is_some(),
+                    Edit::Set(_) | Edit::Remove(_) => false,
+                };
+                *made.entry("lease of another").or_default() += u32::from(is_of_another);
             }
         }
     }
@@ -800,6 +818,7 @@ fn the_generated_changes_are_not_all_refused() {
         ("pinhole", 40),
         ("lease", 60),
         ("lease of all protocols", 2),
+        ("lease of another", 4),
         ("uplink", 20),
         ("settings", 20),
     ] {

@@ -2,7 +2,9 @@
 
 mod hostile;
 mod quota;
+mod restrictions;
 mod search;
+mod withdrawal;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

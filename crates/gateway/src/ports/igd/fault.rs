@@ -63,7 +63,9 @@ fn of_pinhole(refusal: &LeaseRefusal, purpose: Purpose) -> Fault {
         LeaseRefusal::NotAllowed
         | LeaseRefusal::ThirdParty
         | LeaseRefusal::WrongNonce { .. }
-        | LeaseRefusal::NotOwner => Fault::NotAuthorized,
+        | LeaseRefusal::NotOwner
+        // What another protocol opened lets in whom it was asked to.
+        | LeaseRefusal::Filters { limit: 0 } => Fault::NotAuthorized,
         LeaseRefusal::AllPorts => Fault::PinholePortWildcardNotPermitted,
         LeaseRefusal::Quota { .. } | LeaseRefusal::Exhausted | LeaseRefusal::Filters { .. } => {
             Fault::PinholesExhausted

@@ -104,6 +104,7 @@ pub(in crate::decide) fn expire(draft: &mut Draft<'_>, wish: &ExpireLeases) {
     let mut removed = BTreeSet::new();
     for device in state.expiring(wish.since, draft.now) {
         removed.extend(state.leases_of(device).map(|lease| lease.id));
+        removed.extend(state.leases_asked_by(device).map(|lease| lease.id));
     }
     for lease in over.iter().filter_map(|id| state.leases.get(id)) {
         if removed.contains(&lease.id) {

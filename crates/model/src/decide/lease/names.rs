@@ -51,6 +51,15 @@ pub(super) fn set(
     check(draft, lease, lease.external, address)
 }
 
+/// Refuses to call names granted that a lease does not have, where it is not to be changed.
+pub(super) fn check_held(held: &Lease, names: &BTreeSet<String>) -> Result<(), Refusal> {
+    if names.is_empty() || *names == held.hostnames {
+        Ok(())
+    } else {
+        refuse(LeaseRefusal::Hostnames)
+    }
+}
+
 /// Refuses names that lead elsewhere on a port.
 pub(super) fn check(
     draft: &Draft<'_>,

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::{may_ask, quota};
+use super::{entitled, quota};
+use crate::change::Parties;
 use crate::edit::{Edit, Key, Object};
 use crate::facts::Facts;
 use crate::protocol::{PortRange, Protocol};
-use crate::state::{Device, Forward, Lease, LeaseId, Opening, Pinhole, State};
+use crate::state::{Device, DeviceId, Forward, Lease, LeaseId, Opening, Pinhole, State};
 use crate::uplink::{self, Uplink};
 
 /// The removals of leases that cannot stay with what edits make of a state.
@@ -25,27 +26,29 @@ pub(in crate::decide) fn withdraw(
     }
     let uplinks = uplink::list(&after, facts);
     let mut withdrawn = BTreeSet::new();
+    let mut moving: BTreeSet<DeviceId> = BTreeSet::new();
     let mut places_moved = false;
     for edit in edits {
         match edit {
             Edit::Remove(Key::Device(id)) => {
                 withdrawn.extend(state.leases_of(*id).map(|lease| lease.id));
+                withdrawn.extend(state.leases_asked_by(*id).map(|lease| lease.id));
             }
             Edit::Set(Object::Device(device)) => {
                 let before = state.devices.get(&device.id);
                 places_moved |= before.is_some_and(|before| before.egress != device.egress);
+                moving.extend(before.filter(|it| moves(it, device)).map(|it| it.id));
                 of_device(&after, before, device, now, &mut withdrawn);
             }
             Edit::Set(Object::Subnet(subnet)) => {
                 let before = state.subnets.get(&subnet.id);
-                let moves = before.is_none_or(|before| {
+                let moves = before.is_some_and(|before| {
                     (before.ipv6, before.ipv4, &before.egress)
                         != (subnet.ipv6, subnet.ipv4, &subnet.egress)
                 });
-                places_moved |= before.is_some() && moves;
+                places_moved |= moves;
                 let devices = after.devices_of(subnet.id).filter(|_| moves);
-                let leases = devices.flat_map(|device| after.leases_of(device.id));
-                withdrawn.extend(leases.map(|lease| lease.id));
+                moving.extend(devices.map(|device| device.id));
             }
             Edit::Set(Object::Forward(forward)) => {
                 under_forward(&after, forward, (&uplinks, facts), &mut withdrawn);
@@ -79,6 +82,15 @@ pub(in crate::decide) fn withdraw(
             )
             | Edit::Remove(_) => {}
         }
+    }
+    if !moving.is_empty() {
+        let of_before = uplink::list(state, facts);
+        let leases = moving.iter().flat_map(|id| state.leases_of(*id));
+        let moved = leases.filter(|lease| {
+            let known = (state, of_before.as_slice());
+            is_moved(lease, known, (&after, &uplinks), facts)
+        });
+        withdrawn.extend(moved.map(|lease| lease.id));
     }
     if places_moved {
         where_they_meet(&after, (&uplinks, facts), &mut withdrawn);
@@ -120,6 +132,24 @@ const fn is_indifferent(edit: &Edit) -> bool {
     )
 }
 
+/// Whether its leases may be at other addresses.
+fn moves(before: &Device, after: &Device) -> bool {
+    (before.subnet, before.ipv4, &before.egress) != (after.subnet, after.ipv4, &after.egress)
+}
+
+/// Whether a lease leads from or to another address than the one that its device was told. What had none stays: it waits for one.
+fn is_moved(
+    lease: &Lease,
+    (before, of_before): (&State, &[Uplink]),
+    (after, of_after): (&State, &[Uplink]),
+    facts: &Facts,
+) -> bool {
+    let place = |state: &State, uplinks| state.lease_place(lease, uplinks, facts).map(|it| it.0);
+    let known = place(before, of_before);
+    before.lease_target(lease) != after.lease_target(lease)
+        || (known.is_some() && known != place(after, of_after))
+}
+
 fn of_device(
     after: &State,
     before: Option<&Device>,
@@ -127,9 +157,6 @@ fn of_device(
     now: u64,
     withdrawn: &mut BTreeSet<LeaseId>,
 ) {
-    let moves = before.is_none_or(|before| {
-        (before.subnet, before.ipv4, &before.egress) != (device.subnet, device.ipv4, &device.egress)
-    });
     let is_outside = |lease: &&Lease| {
         if lease.is_whole() {
             return !device.may_open_all();
@@ -137,14 +164,23 @@ fn of_device(
         let ports = lease.external_ports();
         ports.is_none_or(|ports| !device.may_open(ports, lease.is_named()))
     };
-    let all = moves || !may_ask(device, now);
     let policy_moves = before.is_none_or(|before| before.port_policy != device.port_policy);
-    if all || policy_moves {
-        let leases = after
-            .leases_of(device.id)
-            .filter(|lease| all || is_outside(lease));
-        withdrawn.extend(leases.map(|lease| lease.id));
-    }
+    let own = after
+        .leases_of(device.id)
+        .filter(|lease| !is_entitled(after, lease, now) || (policy_moves && is_outside(lease)));
+    withdrawn.extend(own.map(|lease| lease.id));
+    let asked = after.leases_asked_by(device.id);
+    let lost = asked.filter(|lease| !is_entitled(after, lease, now));
+    withdrawn.extend(lost.map(|lease| lease.id));
+}
+
+/// Whether who asked for a lease might ask for it now.
+fn is_entitled(after: &State, lease: &Lease, now: u64) -> bool {
+    let parties = Parties {
+        asking: lease.asking.unwrap_or(lease.device),
+        owner: lease.device,
+    };
+    entitled(after, parties, now).is_ok()
 }
 
 fn under_forward(

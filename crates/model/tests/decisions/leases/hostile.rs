@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use adit_model::change::{
     Change, EndLease, EndLeases, ExpireLeases, LeasePort, Parties, RequestLease,
 };
+use adit_model::configuration::Routing;
 use adit_model::decide::lease::{granted, lifetime};
 use adit_model::edit::{Edit, Key, Object};
 use adit_model::protocol::{PortRange, Protocol};
@@ -178,6 +179,16 @@ pub(crate) fn check_leases(world: &World) {
     for lease in state.leases.values().filter(|lease| lease.is_open()) {
         let device = &state.devices[&lease.device];
         *sums.entry(device.id).or_default() += u32::from(lease.weight());
+        let asking = &state.devices[&lease.asking.unwrap_or(lease.device)];
+        let is_own = asking.id == device.id;
+        assert!(asking.has_auto_ports() && asking.enabled && device.enabled);
+        assert!(asking.routing != Routing::Split && device.routing != Routing::Split);
+        assert!(is_own || (asking.port_policy.third_party && asking.subnet == device.subnet));
+        let asked = state.leases_asked_by(asking.id);
+        assert_eq!(
+            asked.filter(|it| it.id == lease.id).count(),
+            usize::from(!is_own)
+        );
         if lease.is_whole() {
             let is_first = whole.insert((lease.device, lease.protocol));
             let is_allowed = device.port_policy.all_ports && device.port_policy.ranges.is_empty();
