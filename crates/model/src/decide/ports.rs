@@ -152,7 +152,7 @@ impl Site<'_> {
     }
 
     fn listener(&self, draft: &Draft<'_>, range: PortRange) -> Option<u16> {
-        let listeners = draft.facts.listeners.iter();
+        let listeners = draft.facts.listeners.iter().chain(&draft.facts.present);
         let mut ports = listeners.filter(|listener| {
             !listener.is_front()
                 && listener.protocol == self.protocol
