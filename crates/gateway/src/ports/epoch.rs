@@ -31,7 +31,10 @@ struct Record {
     /// Seconds since 1970.
     at: u64,
     revision: u64,
+    // Not in those of older versions.
+    #[serde(default)]
     places: Vec<(Place, Addresses)>,
+    #[serde(default)]
     untold: bool,
 }
 
@@ -151,8 +154,10 @@ impl KeptEpoch {
 #[cfg(test)]
 mod tests {
     use adit_model::state::SubnetId;
+    use adit_store::{Recovery, Store};
 
     use super::*;
+    use crate::options::RunOptions;
 
     fn places(addresses: &[(u64, Option<&str>, Option<&str>)]) -> BTreeMap<Place, Addresses> {
         let place = |subnet| Place {
@@ -206,9 +211,30 @@ mod tests {
         drop(counted(path, 9));
         let mut back = KeptEpoch::open(path, 8);
         assert!(back.value() == 0 && back.is_to_be_told());
+        let of_before = r#"{"value":7,"at":1,"revision":8,"addresses":{"eth0":["203.0.113.2"]}}"#;
+        fs::write(path.join(FILE), of_before).unwrap();
+        let mut older = KeptEpoch::open(path, 8);
+        assert!(older.value() > 7 && !older.is_to_be_told());
         fs::write(path.join(FILE), "{").unwrap();
         let mut broken = KeptEpoch::open(path, 8);
         assert!(broken.value() == 0 && broken.is_to_be_told());
+    }
+
+    #[test]
+    fn a_recovered_state_begins_it_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        drop(Store::open(path).unwrap());
+        drop(counted(path, 5));
+        fs::write(path.join("adit.db"), "no database").unwrap();
+        let options = RunOptions {
+            state_dir: Some(path.to_owned()),
+            ..RunOptions::default()
+        };
+        let recovered = crate::recover(options, Recovery::Empty).unwrap();
+        assert!(recovered.is_some());
+        let mut kept = KeptEpoch::open(path, 5);
+        assert!(kept.value() == 0 && kept.is_to_be_told());
     }
 
     #[test]
