@@ -20,6 +20,7 @@ use crate::claim::Claim;
 use crate::key;
 use crate::options::RunOptions;
 use crate::owner::Owner;
+use crate::ports::forget_epoch;
 use crate::writer::restore;
 
 /// A backup that is to take the place of the state.
@@ -162,6 +163,8 @@ pub(crate) fn finish(directory: &Path) -> anyhow::Result<Option<u64>> {
     let origin = serde_json::to_string(&backup.origin).context("write the origin")?;
     write_whole(&directory.join(ORIGIN), &origin)?;
     key::replace(directory, &backup.private_key)?;
+    // The leases of now are lost, which devices are to be told.
+    forget_epoch(directory).map_err(failed("forget the epoch in", directory))?;
     adit_fault::passing("restore/key");
     let revision = adit_store::replace(directory, backup.revision, objects.collect())
         .context("cannot put the backup in the place of the state")?;

@@ -1,7 +1,9 @@
 //! Between what was committed and the kernel: derives what is desired whenever state, facts or the clock change, and
 //! tells those who wait when the kernel has their revision.
 
-use std::collections::{BTreeMap, VecDeque};
+mod outcomes;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +16,7 @@ use adit_model::problem::Problem;
 use adit_model::state::State;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub(crate) use self::outcomes::Outcomes;
 use crate::control::{AskPeers, Await, Basis, PeerStatus, Progress};
 use crate::fleeting::Fleeting;
 use crate::metrics::Metrics;
@@ -22,9 +25,6 @@ use crate::writer::{seconds_since_1970, with_listeners};
 
 /// The wall clock can be set: an expiry is looked for at least this often.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
-
-/// How many revisions back an outcome is known; more than can wait at a time.
-const REMEMBERED: usize = 2048;
 
 pub(crate) struct Bridge {
     pub(crate) handle: Handle,
@@ -39,8 +39,7 @@ pub(crate) struct Bridge {
     pub(crate) peers: mpsc::Receiver<AskPeers>,
     pub(crate) outlooks: mpsc::Receiver<oneshot::Sender<Outlook>>,
     pub(crate) metrics: Arc<Metrics>,
-    /// What the kernel did not take, by revision: those who wait for a revision hear of its own steps only.
-    pub(crate) outcomes: VecDeque<(u64, Vec<Problem>)>,
+    pub(crate) outcomes: Outcomes,
     /// The state that was applied last.
     pub(crate) applied: Option<Arc<State>>,
     /// What was derived last.
@@ -158,24 +157,8 @@ impl Bridge {
             self.names = Some(desired.names.clone());
         }
         self.metrics.applied(started.elapsed());
-        self.progress.send_modify(|progress| {
-            progress.revision = Some(state.revision);
-            progress.basis = Some(Basis {
-                state: Arc::clone(&state),
-                facts,
-            });
-        });
-        self.take_status();
-        if self
-            .outcomes
-            .back()
-            .is_none_or(|(revision, _)| *revision < state.revision)
-        {
-            self.outcomes.push_back((state.revision, report.problems));
-            if self.outcomes.len() > REMEMBERED {
-                self.outcomes.pop_front();
-            }
-        }
+        self.outcomes.add(state.revision, report.problems);
+        self.tell(Some((state.revision, Basis { state, facts })));
     }
 
     async fn answer(&mut self, request: Await) {
@@ -183,16 +166,7 @@ impl Bridge {
         if reached.is_none_or(|reached| reached < request.revision) {
             self.apply().await;
         }
-        let outcome = self
-            .outcomes
-            .iter()
-            .find(|(revision, _)| *revision >= request.revision);
-        // What failed then may have succeeded since.
-        let is_mended = self.progress.borrow().problems.is_empty();
-        let problems = outcome
-            .filter(|_| !is_mended)
-            .map(|(_, problems)| problems.clone())
-            .unwrap_or_default();
+        let problems = self.outcomes.problems(request.revision);
         // The caller may have gone away; the change stays.
         let _ = request.answer.send(problems);
     }
@@ -207,13 +181,25 @@ impl Bridge {
         self.facts.send_replace(Arc::new(facts));
     }
 
-    fn take_status(&self) {
+    fn take_status(&mut self) {
+        self.tell(None);
+    }
+
+    /// Tells at once what was reached and what is wrong: who looks at the one has to see the other.
+    fn tell(&mut self, reached: Option<(u64, Basis)>) {
         let status = self.handle.status().borrow().clone();
-        let front = self.front.problems().borrow().clone();
+        let mut problems: Vec<Problem> = status.problems.into_iter().collect();
+        problems.extend(self.front.problems().borrow().iter().cloned());
+        self.outcomes.settle(&problems);
+        let failing = self.outcomes.failing();
         self.progress.send_modify(|progress| {
+            if let Some((revision, basis)) = reached {
+                progress.revision = Some(revision);
+                progress.basis = Some(basis);
+            }
+            progress.failing = failing;
             progress.dataplane = status.dataplane.unwrap_or("none");
-            progress.problems = status.problems.into_iter().collect();
-            progress.problems.extend(front);
+            progress.problems = problems;
             progress.healed = status.healed;
         });
     }

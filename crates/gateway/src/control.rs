@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -153,9 +154,22 @@ pub(crate) struct Progress {
     pub(crate) revision: Option<u64>,
     /// What the kernel was led to.
     pub(crate) basis: Option<Basis>,
+    /// The revisions of which it does not have all.
+    pub(crate) failing: Vec<RangeInclusive<u64>>,
     /// What the kernel did not take.
     pub(crate) problems: Vec<Problem>,
     pub(crate) healed: BTreeMap<&'static str, u64>,
+}
+
+impl Progress {
+    /// Whether the kernel has all that a revision changed.
+    pub(crate) fn has(&self, revision: u64) -> bool {
+        self.revision.is_some_and(|reached| reached >= revision)
+            && !self
+                .failing
+                .iter()
+                .any(|failing| failing.contains(&revision))
+    }
 }
 
 /// What is derived from.
@@ -307,7 +321,8 @@ impl Control {
         Ok(committed)
     }
 
-    /// [`Self::change`] of leases, by devices and by time. There are many, and the log has other things to tell.
+    /// [`Self::change`] of leases, by devices and by time. There are many, and the log has other things to tell. Where there was
+    /// nothing to change nothing is waited for: what is there may be of any revision.
     pub(crate) async fn lease(&self, change: Change) -> Result<Committed, ChangeError> {
         let committed = self
             .commit(change, Caller::Gateway, None, Confirm::Never, None)
@@ -317,7 +332,9 @@ impl Control {
             edits = committed.edits.len(),
             "leases changed"
         );
-        self.applied(committed.revision).await?;
+        if !committed.edits.is_empty() {
+            self.applied(committed.revision).await?;
+        }
         Ok(committed)
     }
 

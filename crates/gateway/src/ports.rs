@@ -8,13 +8,13 @@ mod epoch;
 mod igd;
 mod limit;
 mod outcome;
+mod places;
 mod promise;
 mod socket;
 mod translation;
 mod updates;
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -36,8 +36,10 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use self::epoch::KeptEpoch;
+pub(crate) use self::epoch::forget as forget_epoch;
 use self::limit::Limits;
 use self::outcome::{Failure, Outcome};
+use self::places::Places;
 pub(crate) use self::promise::Promises;
 use self::socket::{Listening, Path, PortSocket};
 use self::translation::Wish;
@@ -56,6 +58,7 @@ pub(crate) struct PortControl {
     control: Weak<Control>,
     promises: Arc<Promises>,
     epoch: Mutex<KeptEpoch>,
+    places: Mutex<Places>,
     notifier: Mutex<Notifier>,
     /// There is something to tell.
     told: Notify,
@@ -73,12 +76,13 @@ struct Outlook {
 }
 
 impl PortControl {
-    pub(crate) fn new(control: &Arc<Control>, state_dir: PathBuf) -> Arc<Self> {
+    pub(crate) fn new(control: &Arc<Control>, state_dir: &std::path::Path) -> Arc<Self> {
         let revision = control.state.borrow().revision;
         Arc::new(Self {
             control: Arc::downgrade(control),
             promises: Arc::clone(&control.promises),
             epoch: Mutex::new(KeptEpoch::open(state_dir, revision)),
+            places: Mutex::default(),
             notifier: Mutex::new(Notifier::new()),
             told: Notify::new(),
             contacts: Contacts::default(),
@@ -154,10 +158,10 @@ impl PortControl {
         }
         let epoch = lock(&self.epoch).value();
         let received = receive(datagram, source, &policy(device), epoch);
-        lock(&self.notifier).heard(source);
         let request = match received {
             Received::Silence => return None,
             Received::Answer(answer) => {
+                lock(&self.notifier).heard(source);
                 control.metrics.port_asked("plain");
                 return Some(answer);
             }
@@ -167,6 +171,7 @@ impl PortControl {
             Ok(wish) => wish,
             Err(outcome) => {
                 control.metrics.port_asked(outcome.name());
+                lock(&self.notifier).heard(source);
                 return Some(outcome::answer(&request, &outcome, epoch));
             }
         };
@@ -194,6 +199,7 @@ impl PortControl {
 
     /// Who is answered needs no more telling of it, and is told of changes where the answer goes.
     fn answering(&self, request: &Request, outcome: &Outcome, asking: DeviceId, to: SocketAddr) {
+        lock(&self.notifier).heard(to.ip());
         let Request::Pcp(request) = request else {
             return;
         };
@@ -250,12 +256,12 @@ impl PortControl {
                 return Some(Outcome::Failed(Failure::left()));
             }
             Wish::Address(_) | Wish::End(_) | Wish::EndAll(_) => {
-                return Some(Outcome::Ended);
+                let is_gone = control.progress.borrow().has(state.revision);
+                return is_gone.then_some(Outcome::Ended);
             }
         };
         let grant = granted(state, &facts, request, now)?;
-        let applied = control.progress.borrow().revision;
-        let is_live = applied.is_some_and(|applied| applied >= grant.version);
+        let is_live = control.progress.borrow().has(grant.version);
         (is_live && self.promises.renew(&grant, now)).then_some(Outcome::Granted(grant))
     }
 
@@ -285,7 +291,11 @@ impl PortControl {
                     return Outcome::Failed(Failure::left());
                 }
                 Wish::Address(_) | Wish::End(_) | Wish::EndAll(_) => {
-                    return Outcome::Ended;
+                    // Of what is gone nobody knows since when: it is with the newest at the latest.
+                    return match control.applied(committed.revision).await {
+                        Ok(()) => Outcome::Ended,
+                        Err(_) => Outcome::Failed(Failure::Gateway),
+                    };
                 }
             };
             let now = seconds_since_1970();
@@ -293,6 +303,10 @@ impl PortControl {
             let Some(grant) = granted(&committed.state, &facts, request, now) else {
                 return Outcome::Failed(Failure::Gateway);
             };
+            // What was there already may have failed when it came, and be tried again still.
+            if committed.edits.is_empty() && control.applied(grant.version).await.is_err() {
+                return Outcome::Failed(Failure::Gateway);
+            }
             if committed.edits.is_empty() && !self.promises.renew(&grant, now) {
                 // It is just ending; who asks gets it anew.
                 tokio::time::sleep(PATIENCE).await;
@@ -322,21 +336,29 @@ impl PortControl {
         known.insert(outlook).clone()
     }
 
-    /// Clients have to know when their ports have another address (RFC 6887 section 8.5).
+    /// Clients have to know when their ports may be lost or have another address (RFC 6887 section 8.5): all that may have had
+    /// some, since what is lost leaves no trace.
     fn watch_addresses(&self, control: &Control) {
         let state = Arc::clone(&control.state.borrow());
         let outlook = self.outlook(control, &state);
-        let begins = lock(&self.epoch).follow(&outlook.uplinks);
+        let begins = {
+            let mut epoch = lock(&self.epoch);
+            if let Some(places) = lock(&self.places).follow(&state, &outlook) {
+                epoch.follow(places, state.revision);
+            }
+            epoch.is_to_be_told()
+        };
         if !begins {
             return;
         }
         tracing::info!(
             "devices are told that their ports may have been lost, or have another address"
         );
-        let now = Instant::now();
+        let (now, time) = (Instant::now(), seconds_since_1970());
         let mut notifier = lock(&self.notifier);
         for device in state.devices.values() {
-            if state.leased_ports(device.id) == 0 {
+            let may_ask = device.has_auto_ports() && device.is_active(time);
+            if !may_ask && state.leased_ports(device.id) == 0 {
                 continue;
             }
             let Some(subnet) = state.subnets.get(&device.subnet) else {

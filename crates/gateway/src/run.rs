@@ -1,6 +1,6 @@
 //! How the daemon starts and stops, and how everything is withdrawn.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -25,7 +25,7 @@ use crate::access::Access;
 use crate::answers::Answers;
 use crate::audit::{self, Audit};
 use crate::backup;
-use crate::bridge::Bridge;
+use crate::bridge::{Bridge, Outcomes};
 use crate::claim::Claim;
 use crate::confirmation;
 use crate::control::{Control, Progress};
@@ -39,7 +39,7 @@ use crate::names::Front;
 use crate::options::{RunOptions, Settled, check_interface};
 use crate::owner::Owner;
 use crate::policing;
-use crate::ports::PortControl;
+use crate::ports::{PortControl, forget_epoch};
 use crate::writer::{Writer, restore};
 
 /// Name of the socket in the runtime directory.
@@ -125,6 +125,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<Ending> {
         dataplane: "none",
         revision: None,
         basis: None,
+        failing: Vec::new(),
         problems: Vec::new(),
         healed: BTreeMap::new(),
     };
@@ -177,7 +178,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<Ending> {
         peers: peers_receiver,
         outlooks: outlooks_receiver,
         metrics: Arc::clone(&metrics),
-        outcomes: VecDeque::new(),
+        outcomes: Outcomes::default(),
         applied: None,
         derivation: None,
         front: front_handle,
@@ -230,7 +231,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<Ending> {
     let mut beside = JoinSet::new();
     beside.spawn(watch_network(Arc::downgrade(&control), Arc::clone(&events)));
     beside.spawn(tell_refused(Arc::clone(&audit)));
-    let ports = PortControl::new(&control, options.state_dir.clone());
+    let ports = PortControl::new(&control, &options.state_dir);
     beside.spawn(ports.run());
     beside.spawn(policing::tell(Arc::downgrade(&control), policed));
     beside.spawn(confirmation::watch(
@@ -363,6 +364,9 @@ pub async fn teardown(options: RunOptions) -> anyhow::Result<()> {
 pub fn recover(options: RunOptions, recovery: Recovery) -> anyhow::Result<Option<Recovered>> {
     let directory = options.settle()?.state_dir;
     let _owner = Owner::act(&directory);
+    // First, so that no crash keeps devices from being told; who is told for nothing asks once more.
+    forget_epoch(&directory)
+        .with_context(|| format!("cannot forget the epoch in {}", directory.display()))?;
     adit_store::recover(&directory, recovery)
         .with_context(|| format!("cannot recover the state in {}", directory.display()))
 }

@@ -184,7 +184,12 @@ impl Writer {
         let asked = |request: &Request| matches!(request.change, Change::RequestLease(_));
         let listening = batch.iter().any(asked).then(|| {
             let present = listener::observe_quickly(&facts.listeners);
-            facts_with(&facts, present, &self.holding)
+            let fresh = facts_with(&facts, present, &self.holding);
+            Facts {
+                listeners: facts.listeners.clone(),
+                present: fresh.listeners,
+                ..fresh
+            }
         });
         let before = self.state.clone();
         let mut decided = Vec::new();

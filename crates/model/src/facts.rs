@@ -20,6 +20,10 @@ pub struct Facts {
     pub routes: BTreeSet<RouteFact>,
     /// Sockets of this host that take connections or datagrams from outside (loopback-only ones left out).
     pub listeners: BTreeSet<Listener>,
+    /// The same at the moment of a decision, where they were looked at for it: no port is given that has one. Who has a port
+    /// already does not make way for what may be gone the next moment.
+    #[serde(default)]
+    pub present: BTreeSet<Listener>,
     /// Settings that decisions depend on, by path below `/proc/sys`: `net/ipv4/conf/all/forwarding`,
     /// `net/ipv6/conf/all/forwarding`, `net/ipv4/conf/all/rp_filter`, and per link `net/ipv4/conf/LINK/rp_filter`,
     /// `net/ipv6/conf/LINK/accept_ra`, `.../disable_ipv6`.

@@ -20,6 +20,7 @@ pub(crate) fn stopped() -> Arc<Control> {
         dataplane: "kernel",
         revision: None,
         basis: None,
+        failing: Vec::new(),
         problems: Vec::new(),
         healed: BTreeMap::new(),
     };

@@ -12,6 +12,7 @@ use adit_model::change::{Change, Parties, RequestLease};
 use adit_model::decide::decide;
 use adit_model::decide::lease::{Grant, granted};
 use adit_model::edit::{Edit, Object};
+use adit_model::facts::Facts;
 use adit_model::state::lease::advertised;
 use adit_model::state::{DeviceId, Lease, LeaseId, Mechanism, State};
 use adit_model::uplink::{self, Uplink};
@@ -153,6 +154,7 @@ fn compare(ports: &PortControl, control: &Control, before: &Basis, after: &Basis
     let of_before = uplink::list(&before.state, &before.facts);
     let of_after = uplink::list(&after.state, &after.facts);
     let is_about_all = of_before != of_after
+        || ways_out(&before.facts) != ways_out(&after.facts)
         || before.facts.listeners != after.facts.listeners
         || before.state.subnets != after.state.subnets;
     let ids: Vec<LeaseId> = if is_about_all {
@@ -175,6 +177,14 @@ fn compare(ports: &PortControl, control: &Control, before: &Basis, after: &Basis
         }
     }
     ports.contacts.forget(&ids, &after.state);
+}
+
+/// The uplinks of those who have chosen none: the better of two may be another although both are as they were.
+fn ways_out(facts: &Facts) -> [Option<&str>; 2] {
+    [false, true].map(|ipv6| {
+        let route = facts.default_interface(ipv6);
+        route.map(|route| route.interface.as_str())
+    })
 }
 
 fn follow(

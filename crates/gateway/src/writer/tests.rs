@@ -1,7 +1,11 @@
 //! Commits that share a disk's sync, and changes that expect what is no longer so.
 
-use adit_model::change::{AddSubnet, Ipv6Wish};
-use adit_model::state::Delivery;
+use std::net::UdpSocket;
+
+use adit_model::change::{AddDevice, AddSubnet, Ipv6Wish, Parties, RequestLease};
+use adit_model::facts::{AddressFact, RouteFact};
+use adit_model::protocol::Protocol;
+use adit_model::state::{Delivery, DeviceId, DeviceKind, Family, Mechanism};
 
 use super::*;
 
@@ -148,4 +152,95 @@ fn what_was_changed_meanwhile_is_not_changed_by_those_who_expect_it_as_it_was() 
     let (again, _) = start(directory.path());
     assert_eq!(again.state.version(keys[0]), Some(1));
     assert_eq!(again.state.version(keys[1]), None);
+}
+
+fn make(writer: &mut Writer, change: Change) -> Committed {
+    let (answer, receive) = oneshot::channel();
+    writer.commit(vec![Request {
+        change,
+        caller: Caller::Gateway,
+        expected: None,
+        confirm: Confirm::Never,
+        repeatable: None,
+        answer,
+    }]);
+    receive.blocking_recv().unwrap().unwrap()
+}
+
+fn wish(device: DeviceId, internal: u16, external: u16, lifetime: u32) -> Change {
+    Change::RequestLease(Box::new(RequestLease {
+        parties: Parties::own(device),
+        mechanism: Mechanism::NatPmp,
+        family: Family::Ipv4,
+        protocol: Some(Protocol::Udp),
+        internal,
+        external: Some(external),
+        address: None,
+        exact: false,
+        count: 1,
+        parity: false,
+        lifetime,
+        nonce: None,
+        clear_filters: false,
+        filters: Vec::new(),
+        remote: None,
+        hostnames: Default::default(),
+        description: String::new(),
+    }))
+}
+
+/// The public port of the device's lease of a port of its own.
+fn leased(committed: &Committed, internal: u16) -> u16 {
+    let mut leases = committed.state.leases.values();
+    let lease = leases.find(|lease| lease.internal == internal).unwrap();
+    lease.external
+}
+
+#[test]
+fn a_socket_of_the_moment_keeps_new_leases_away_and_moves_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut writer, _) = start(directory.path());
+    let mut facts = Facts::default();
+    facts.addresses.insert(AddressFact {
+        interface: "eth0".into(),
+        address: "203.0.113.2/24".parse().unwrap(),
+    });
+    facts.routes.insert(RouteFact {
+        destination: "0.0.0.0/0".parse().unwrap(),
+        interface: "eth0".into(),
+        gateway: None,
+        metric: 0,
+        from_router_advertisement: false,
+    });
+    writer.facts = watch::channel(Arc::new(facts)).1;
+    make(&mut writer, subnet("lan", 59));
+    let added = make(
+        &mut writer,
+        Change::AddDevice(AddDevice {
+            name: "box".into(),
+            subnet: None,
+            kind: DeviceKind::Server,
+            routing: None,
+            ipv4: None,
+            public_key: PrivateKey::from_random([3; 32]).public_key(),
+            egress: None,
+            delegate: Vec::new(),
+            expires: None,
+            port_policy: Default::default(),
+        }),
+    );
+    let device = added.state.devices.values().next().unwrap().id;
+    // As a resolver has for each of its questions.
+    let (socket, port) = (50_000..60_000)
+        .find_map(|port| Some((UdpSocket::bind(("0.0.0.0", port)).ok()?, port)))
+        .unwrap();
+    let first = make(&mut writer, wish(device, 7000, port, 3600));
+    assert_ne!(leased(&first, 7000), port, "a port that is a socket's");
+    drop(socket);
+    let second = make(&mut writer, wish(device, 7001, port, 600));
+    assert_eq!(leased(&second, 7001), port);
+    let _socket = UdpSocket::bind(("0.0.0.0", port)).unwrap();
+    let renewed = make(&mut writer, wish(device, 7001, port, 7200));
+    assert!(!renewed.edits.is_empty(), "it needed no write");
+    assert_eq!(leased(&renewed, 7001), port, "it had to make way");
 }

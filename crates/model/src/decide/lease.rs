@@ -64,7 +64,9 @@ pub(super) fn request(draft: &mut Draft<'_>, wish: &RequestLease) -> Result<(), 
     let hostnames = names::settle(subnet, wish)?;
     match holder(draft.state, draft.facts, &draft.uplinks, wish) {
         Some(Holder::Lease(lease)) => renew(draft, lease, (device, subnet), wish, hostnames),
-        Some(Holder::Manual { address, external }) => {
+        Some(Holder::Manual {
+            address, external, ..
+        }) => {
             let is_wished = wish.wished().is_none_or(|wished| wished == external);
             if wish.exact && !is_wished {
                 return refuse(LeaseRefusal::Unavailable {

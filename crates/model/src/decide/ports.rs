@@ -133,7 +133,7 @@ impl Site<'_> {
     }
 
     fn listeners(&self, draft: &Draft<'_>) -> impl Iterator<Item = u16> {
-        let listeners = draft.facts.listeners.iter();
+        let listeners = draft.facts.listeners.iter().chain(&draft.facts.present);
         let met = listeners.filter(|listener| {
             !listener.is_front()
                 && listener.protocol == self.protocol

@@ -57,7 +57,7 @@ pub enum Delivery {
 }
 
 /// Where traffic leaves.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Egress {
     /// With this source address, by the uplink that has it.

@@ -13,6 +13,9 @@ use crate::{nat_pmp, pcp};
 /// How often an announcement is sent (RFC 6887 section 14.1.3, RFC 6886 section 3.2.1).
 const ANNOUNCEMENTS: u32 = 10;
 
+/// How often an announcement is sent at the least: who was answered may be one of several programs at its address.
+const ANNOUNCED: u32 = 3;
+
 /// How often an update is sent (RFC 6887 section 14.2).
 const UPDATES: u32 = 3;
 
@@ -58,6 +61,8 @@ struct Notice {
     what: What,
     sent: u32,
     due: Instant,
+    /// Its client was answered since.
+    is_heard: bool,
 }
 
 #[derive(Debug)]
@@ -113,9 +118,20 @@ impl Notifier {
         self.updates.insert(subject, id);
     }
 
-    /// A client was answered after it was told: the answer had the epoch, so it needs no further announcement.
+    /// A client was answered: the answer had the epoch, so few further announcements are needed.
     pub fn heard(&mut self, client: IpAddr) {
-        self.forget_announcements(client, |_| true);
+        let Some(ids) = self.announcements.get(&client) else {
+            return;
+        };
+        for id in ids.clone() {
+            let Some(notice) = self.notices.get_mut(&id) else {
+                continue;
+            };
+            notice.is_heard = true;
+            if notice.sent >= notice.times() {
+                self.end(id);
+            }
+        }
     }
 
     /// A client renewed or deleted a mapping: it needs no further update about it.
@@ -146,7 +162,7 @@ impl Notifier {
             let to = notice.to;
             let gap = FIRST_GAP.saturating_mul(1 << notice.sent);
             notice.sent += 1;
-            let is_last = notice.sent == notice.times();
+            let is_last = notice.sent >= notice.times();
             if is_last || datagram.is_none() {
                 self.end(id);
             } else {
@@ -162,13 +178,17 @@ impl Notifier {
     fn begin(&mut self, to: SocketAddr, what: What, now: Instant) -> u64 {
         self.last += 1;
         let id = self.last;
-        let due = self.free.map_or(now, |free| free.max(now));
+        // What was told before and is told no more leaves its time to others.
+        let pending = u32::try_from(self.notices.len()).unwrap_or(u32::MAX);
+        let latest = now + PACE.saturating_mul(pending);
+        let due = self.free.map_or(now, |free| free.clamp(now, latest));
         self.free = Some(due + PACE);
         let notice = Notice {
             to,
             what,
             sent: 0,
             due,
+            is_heard: false,
         };
         self.notices.insert(id, notice);
         self.schedule.insert((due, id));
@@ -198,8 +218,7 @@ impl Notifier {
     }
 
     fn forget_announcements(&mut self, client: IpAddr, is_told: impl Fn(&Notice) -> bool) {
-        let ids = self.announcements.get(&client).cloned().unwrap_or_default();
-        for id in ids {
+        for id in self.announcements.get(&client).cloned().unwrap_or_default() {
             if self.notices.get(&id).is_some_and(&is_told) {
                 self.end(id);
             }
@@ -210,6 +229,7 @@ impl Notifier {
 impl Notice {
     fn times(&self) -> u32 {
         match self.what {
+            What::Announcement(_) if self.is_heard => ANNOUNCED,
             What::Announcement(_) => ANNOUNCEMENTS,
             What::Update(_) => UPDATES,
         }
@@ -306,8 +326,40 @@ mod tests {
         assert!(notifier.poll_transmit(5, soon).is_some());
         assert!(notifier.poll_transmit(5, soon).is_some());
         assert!(notifier.poll_transmit(5, soon).is_none());
+    }
+
+    #[test]
+    fn announcement_is_sent_three_times_to_who_was_answered() {
+        let start = Instant::now();
+        let announce = |notifier: &mut Notifier| {
+            notifier.announce(client(), Announcement::Pcp { hostnames: true }, start);
+        };
+        let mut notifier = Notifier::new();
+        announce(&mut notifier);
+        notifier.heard(client().ip());
+        notifier.heard("10.59.0.3".parse().unwrap());
+        assert_eq!(times(&mut notifier, start), [0, 250, 750]);
+        announce(&mut notifier);
+        for after in [0, 250, 750, 1750] {
+            let at = start + Duration::from_millis(after);
+            assert!(notifier.poll_transmit(5, at).is_some());
+        }
         notifier.heard(client().ip());
         assert_eq!(notifier.poll_timeout(), None);
+        announce(&mut notifier);
+        assert_eq!(times(&mut notifier, start).len(), 10);
+        assert!(notifier.notices.is_empty() && notifier.announcements.is_empty());
+    }
+
+    #[test]
+    fn what_was_begun_again_and_again_does_not_wait_for_what_is_told_no_more() {
+        let start = Instant::now();
+        let mut notifier = Notifier::new();
+        for _ in 0..100_000 {
+            notifier.announce(client(), Announcement::Pcp { hostnames: true }, start);
+        }
+        let due = notifier.poll_timeout().unwrap();
+        assert!(due <= start + PACE, "{:?}", due - start);
     }
 
     #[test]
@@ -318,7 +370,7 @@ mod tests {
         assert_eq!(times(&mut notifier, start), [0, 250, 750]);
         notifier.update(client(), mapping(), granted(), start);
         notifier.heard(client().ip());
-        assert_eq!(notifier.poll_timeout(), Some(start + PACE));
+        assert_eq!(notifier.poll_timeout(), Some(start));
         notifier.renewed(client().ip(), mapping().target, None);
         assert_eq!(notifier.poll_timeout(), None);
     }

@@ -1,17 +1,19 @@
-//! Leases over the death of the daemon: what was answered is there.
+//! Leases over the death of the daemon, and while the kernel takes nothing: what was answered is there.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
-use adit_lab::wait_until;
+use adit_lab::{Lab, Topology, wait_until};
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use super::{SOON, granted, leases, pcp};
-use crate::support::{Findings, PUBLIC4, World, at, converse, dataplane, listen, oracle};
+use super::{SHORT, SOON, granted, leases, pcp, refused};
+use crate::support::{
+    Faults, Findings, PUBLIC4, World, at, binary, connect, converse, dataplane, listen, oracle,
+};
 
 #[test]
 fn leases_outlive_the_daemon() -> Result<()> {
@@ -196,4 +198,47 @@ fn a_crash_loses_no_lease_that_was_answered() -> Result<()> {
         ANSWERS.len()
     ));
     Ok(())
+}
+
+/// While the kernel takes no rules nobody is told that a port is open or closed that is not, however often they ask; and who had
+/// one renews it.
+#[test]
+fn what_the_kernel_does_not_take_is_not_granted() -> Result<()> {
+    let lab = Lab::temporary(&Topology::by_name("routed")?, "e2e-leases-untaken")?;
+    let mut gateway = lab.gateway(binary())?;
+    let faults = Faults::install(&mut gateway)?;
+    gateway.start()?;
+    let world = World::of(gateway, lab);
+    world.adit("subnet add lan --ipv4 10.59.0.0/24")?;
+    let server = world.join("box", "--kind server")?;
+    let internet = world.host("internet")?;
+    let wish = |port: u16| json!({"internal": port, "external": port, "timeout": 5});
+    for port in [7100, 7101] {
+        granted(&server, wish(port))?;
+    }
+    faults.plan("EBUSY nft/load\nEBUSY nft/update")?;
+    let mut end = wish(7101);
+    end["lifetime"] = json!(0);
+    let mut findings = Findings::default();
+    for time in ["first", "second", "third"] {
+        // NETWORK_FAILURE.
+        let told = refused(&server, wish(7102), 7);
+        findings.check(&format!("a port asked for the {time} time"), told.map(drop));
+        let told = refused(&server, end.clone(), 7);
+        findings.check(&format!("the end of one the {time} time"), told.map(drop));
+        let told = granted(&server, wish(7100));
+        findings.check(&format!("what is there, the {time} time"), told.map(drop));
+    }
+    let web = listen(&server.host, at(server.ipv4, 7102))?;
+    let early = connect(&internet, None, at(PUBLIC4, 7102), SHORT);
+    ensure!(early.is_err(), "the kernel has the port");
+    faults.clear()?;
+    wait_until("the port is granted", SOON, || {
+        granted(&server, wish(7102))?;
+        Ok(true)
+    })?;
+    converse(&internet, None, at(PUBLIC4, 7102), &web)?;
+    granted(&server, end)?;
+    ensure!(leases(&world)?.len() == 2, "{:?}", leases(&world)?);
+    findings.conclude()
 }

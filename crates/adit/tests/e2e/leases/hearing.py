@@ -35,4 +35,6 @@ while True:
                 told["protocol"] = datagram[36]
                 address = ipaddress.IPv6Address(datagram[44:60])
                 told["address"] = str(address.ipv4_mapped or address)
+        elif len(datagram) == 12:
+            told["address"] = str(ipaddress.IPv4Address(datagram[8:12]))
         print(json.dumps(told), flush=True)

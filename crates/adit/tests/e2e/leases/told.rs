@@ -1,12 +1,15 @@
 //! What devices are told of their ports without having asked.
 
+use std::net::Ipv4Addr;
+use std::ops::Range;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use adit_lab::{Process, wait_until};
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use serde_json::{Value, json};
 
-use super::{GATEWAY4, granted, refused};
+use super::{GATEWAY4, granted, leases, refused};
 use crate::support::{Device, Findings, PUBLIC4, World, at, converse, listen};
 
 /// Tells the datagrams that come to the port of clients, each with its source, as JSON.
@@ -14,7 +17,7 @@ const HEAR: &str = r"
 import json, socket, sys, time
 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 sock.bind((sys.argv[1], 5350))
-end = time.time() + 8
+end = time.time() + 20
 heard = []
 while time.time() < end and len({line[1][:4] for line in heard}) < 2:
     sock.settimeout(max(0.1, end - time.time()))
@@ -26,45 +29,87 @@ while time.time() < end and len({line[1][:4] for line in heard}) < 2:
 print(json.dumps(heard))
 ";
 
-/// Another public address: devices with ports are told, in both protocols, and the epoch begins anew.
-#[test]
-fn devices_are_told_of_another_address() -> Result<()> {
-    let world = World::with_subnet("routed", "e2e-leases-address")?;
-    let server = world.join("box", "--kind server")?;
-    std::thread::sleep(Duration::from_secs(3));
-    let before = granted(&server, json!({"internal": 7300, "external": 7300}))?;
-    let hearing = std::thread::spawn({
-        let (host, source) = (server.host.clone(), server.ipv4.to_string());
-        move || host.exec(["python3", "-c", HEAR, &source])
+/// What a device hears at the port of clients: who said it, and what.
+type Heard = Vec<(String, String)>;
+
+/// Listens until an announcement of each protocol came.
+fn hear(server: &Device) -> Result<JoinHandle<Result<Heard>>> {
+    let (host, source) = (server.host.clone(), server.ipv4.to_string());
+    let hearing = thread::spawn(move || {
+        let told = host.exec(["python3", "-c", HEAR, &source])?;
+        Ok(serde_json::from_str(&told.stdout)?)
     });
-    std::thread::sleep(Duration::from_secs(1));
-    world.adit("uplink set eth0 --advertised 198.18.99.99")?;
-    let told = hearing
-        .join()
-        .map_err(|_| anyhow::anyhow!("the listener"))??;
-    let heard: Vec<(String, String)> = serde_json::from_str(&told.stdout)?;
+    thread::sleep(Duration::from_secs(1));
+    Ok(hearing)
+}
+
+/// The epoch and the address that were announced.
+fn announced(hearing: JoinHandle<Result<Heard>>) -> Result<(u64, Ipv4Addr)> {
+    let heard = hearing.join().map_err(|_| anyhow!("the listener"))??;
     ensure!(
         heard.iter().all(|(source, _)| source == GATEWAY4),
         "told by others: {heard:?}"
     );
     // RFC 6887 section 14.1: version 2, ANNOUNCE with the response bit, result 0. RFC 6886 section 3.2.1: version 0, opcode 128,
     // result 0, the epoch, the address.
-    let announced = |prefix: &str| heard.iter().find(|(_, text)| text.starts_with(prefix));
-    let pcp = announced("02800000").with_context(|| format!("no ANNOUNCE in {heard:?}"))?;
-    let epoch = u32::from_str_radix(pcp.1.get(16..24).context("an epoch")?, 16)?;
-    let nat_pmp = announced("00800000").with_context(|| format!("no address in {heard:?}"))?;
-    ensure!(nat_pmp.1.ends_with("c6126363"), "{nat_pmp:?}");
+    let find = |prefix: &str, place: Range<usize>| -> Result<u32> {
+        let announced = heard.iter().find(|(_, text)| text.starts_with(prefix));
+        let field = announced.and_then(|(_, text)| text.get(place));
+        let field = field.with_context(|| format!("no {prefix} in {heard:?}"))?;
+        Ok(u32::from_str_radix(field, 16)?)
+    };
+    let epoch = find("02800000", 16..24)?;
+    Ok((epoch.into(), find("00800000", 16..24)?.into()))
+}
+
+/// Another public address: devices with ports are told, in both protocols, and the epoch begins anew.
+#[test]
+fn devices_are_told_of_another_address() -> Result<()> {
+    let world = World::with_subnet("routed", "e2e-leases-address")?;
+    let server = world.join("box", "--kind server")?;
+    thread::sleep(Duration::from_secs(3));
+    let before = granted(&server, json!({"internal": 7300, "external": 7300}))?;
+    let hearing = hear(&server)?;
+    world.adit("uplink set eth0 --advertised 198.18.99.99")?;
+    let (epoch, address) = announced(hearing)?;
+    ensure!(
+        address == Ipv4Addr::new(198, 18, 99, 99),
+        "{address} is told"
+    );
     let after = granted(&server, json!({"internal": 7300}))?;
     ensure!(
         after["address"] == "198.18.99.99" && after["external"] == 7300,
         "{after}"
     );
+    begins_anew(&before, epoch, &after)
+}
+
+fn begins_anew(before: &Value, told: u64, after: &Value) -> Result<()> {
     let counted = |answer: &Value| answer["epoch"].as_u64().context("an epoch");
     ensure!(
-        u64::from(epoch) < counted(&before)? && counted(&after)? < counted(&before)? + 3,
-        "the epoch went from {before} by {epoch} to {after}"
+        told < counted(before)? && told <= counted(after)? && counted(after)? < told + 30,
+        "the epoch went from {before} by {told} to {after}"
     );
     Ok(())
+}
+
+/// A backup takes the place of the state. The port that came after it is gone, and who had it is told, although nothing that is
+/// there says that it ever had one.
+#[test]
+fn devices_are_told_that_leases_are_lost() -> Result<()> {
+    let world = World::with_subnet("routed", "e2e-leases-restored")?;
+    let server = world.join("box", "--kind server")?;
+    let file = world.lab.folder().join("before.adit");
+    world.adit(&format!("backup {}", file.display()))?;
+    thread::sleep(Duration::from_secs(8));
+    let before = granted(&server, json!({"internal": 7310, "external": 7310}))?;
+    let hearing = hear(&server)?;
+    world.adit(&format!("restore --yes {}", file.display()))?;
+    ensure!(leases(&world)?.is_empty(), "{:?}", leases(&world)?);
+    let (epoch, address) = announced(hearing)?;
+    ensure!(address == PUBLIC4, "{address} is told");
+    let after = granted(&server, json!({"internal": 7310}))?;
+    begins_anew(&before, epoch, &after)
 }
 
 const HEARING: &str = include_str!("hearing.py");
@@ -113,7 +158,7 @@ impl Hearing {
     /// The update as it came to the socket that asked, three times (RFC 6887 section 14.2).
     fn update(&self) -> Result<Value> {
         let told = self.wait_for(4)?;
-        std::thread::sleep(Duration::from_millis(1200));
+        thread::sleep(Duration::from_millis(1200));
         ensure!(self.told()?.len() == 4, "told: {:?}", self.told());
         let times: Vec<f64> = told.iter().filter_map(|it| it["at"].as_f64()).collect();
         // A quarter and a half of a second, as far as the clock of who hears them can tell.
@@ -137,6 +182,41 @@ impl Hearing {
         }
         Ok(told[1].clone())
     }
+}
+
+/// The best default route is by another uplink, and all uplinks are as they were: ports have the other address then, of which
+/// clients of both protocols are told.
+#[test]
+fn devices_are_told_of_another_uplink() -> Result<()> {
+    let world = World::with_subnet("two-uplinks", "e2e-leases-uplink")?;
+    let server = world.join("box", "--kind server")?;
+    let vps = world.host("vps")?;
+    let second = Ipv4Addr::new(198, 18, 2, 2);
+    thread::sleep(Duration::from_secs(5));
+    let hearing = Hearing::start(&server, "pcp", 7320, false)?;
+    let before = hearing.told()?[0].clone();
+    ensure!(before["address"] == PUBLIC4.to_string(), "{before}");
+    let routes = "route add default via 203.0.113.1 dev eth0 metric 300\n\
+                  route del default via 203.0.113.1 dev eth0 metric 0\n";
+    vps.exec_with_input(["ip", "-batch", "-"], routes)?;
+    let mut told = Vec::new();
+    let is_told = |told: &[Value]| {
+        let is_new = |it: &&Value| it["address"] == second.to_string();
+        let mut clients = told.iter().filter(|it| it["to"] == "clients");
+        let update = told.iter().find(|it| it["to"] == "asking" && is_new(it));
+        let announcement = clients.clone().find(|it| it["opcode"] == 0x80);
+        update.is_some_and(|it| it["result"] == 0 && it["external"] == 7320)
+            && announcement.is_some_and(|it| it["epoch"].as_u64() < before["epoch"].as_u64())
+            && clients.any(|it| is_new(&it))
+    };
+    let waited = wait_until("all that is told", Duration::from_secs(20), || {
+        told = hearing.told()?;
+        Ok(is_told(&told))
+    });
+    waited.with_context(|| format!("{told:?}"))?;
+    let web = listen(&server.host, at(server.ipv4, 7320))?;
+    converse(&world.host("internet")?, None, at(second, 7320), &web)?;
+    Ok(())
 }
 
 /// What the gateway changes of a lease is told to who asked for it, as an answer to the request would be.
@@ -174,7 +254,7 @@ fn removed(world: &World, server: &Device) -> Result<()> {
         server,
         json!({"internal": 8701, "nonce": NONCE, "lifetime": 0}),
     )?;
-    std::thread::sleep(Duration::from_secs(1));
+    thread::sleep(Duration::from_secs(1));
     ensure!(
         hearing.told()?.len() == 1,
         "what a device ended itself is told: {:?}",
@@ -319,7 +399,7 @@ fn whole_address(world: &World, server: &Device) -> Result<()> {
 fn not_by_nat_pmp(world: &World, server: &Device) -> Result<()> {
     let hearing = Hearing::start(server, "nat-pmp", 8708, false)?;
     remove(world, &format!("{}:8708", server.ipv4))?;
-    std::thread::sleep(Duration::from_secs(2));
+    thread::sleep(Duration::from_secs(2));
     ensure!(
         hearing.told()?.len() == 1,
         "told of a lease of NAT-PMP: {:?}",

@@ -13,7 +13,12 @@ use crate::uplink::Uplink;
 /// What leads to a port already.
 pub(super) enum Holder<'a> {
     Lease(&'a Lease),
-    Manual { address: IpAddr, external: u16 },
+    Manual {
+        address: IpAddr,
+        external: u16,
+        /// The revision of the last write of what leads there.
+        version: u64,
+    },
 }
 
 /// What a device is told of its port.
@@ -29,7 +34,7 @@ pub struct Grant {
     pub count: u16,
     /// For how long, in seconds; `u32::MAX`: for ever.
     pub lifetime: u32,
-    /// The revision of the lease's last write.
+    /// The revision of the last write of what leads there.
     pub version: u64,
     /// Whether it is all ports at once.
     pub is_whole: bool,
@@ -61,13 +66,17 @@ pub fn granted(state: &State, facts: &Facts, wish: &RequestLease, now: u64) -> O
                 is_own: lease.mechanism == wish.mechanism,
             })
         }
-        Holder::Manual { address, external } => Some(Grant {
+        Holder::Manual {
+            address,
+            external,
+            version,
+        } => Some(Grant {
             lease: None,
             address: advertised(address, &uplinks),
             external,
             count: 1,
             lifetime: u32::MAX,
-            version: 0,
+            version,
             is_whole: false,
             is_own: false,
         }),
@@ -163,6 +172,7 @@ fn find_named<'a>(
     wish: &RequestLease,
 ) -> Option<Holder<'a>> {
     let subnet = state.subnets.get(&device.subnet)?;
+    let mut version = 0;
     let mut places = wish.hostnames.iter().map(|name| {
         let name = hostname::parse(name).ok()?;
         state.forwards_of(device.id).find_map(|forward| {
@@ -173,12 +183,17 @@ fn find_named<'a>(
             let locals = forward.local_addresses(subnet, device, uplinks, facts);
             let mut locals = locals.into_iter().filter(|_| is_meant);
             let address = locals.find(|address| Family::of(*address) == wish.family)?;
+            version = version.max(state.forwards.version(&forward.id).unwrap_or_default());
             Some((address, forward.port))
         })
     });
     let (address, external) = places.next()??;
     let is_one = places.all(|place| place == Some((address, external)));
-    is_one.then_some(Holder::Manual { address, external })
+    is_one.then_some(Holder::Manual {
+        address,
+        external,
+        version,
+    })
 }
 
 fn find_manual<'a>(
@@ -198,9 +213,10 @@ fn find_manual<'a>(
                     .ports()
                     .is_some_and(|ports| ports.contains(internal))
         });
-        return pinholes.next().map(|_| Holder::Manual {
+        return pinholes.next().map(|pinhole| Holder::Manual {
             address,
             external: internal,
+            version: state.pinholes.version(&pinhole.id).unwrap_or_default(),
         });
     }
     let forwards = state.forwards_of(device.id);
@@ -216,6 +232,10 @@ fn find_manual<'a>(
             .local_addresses(subnet, device, uplinks, facts)
             .into_iter();
         let address = addresses.find(|address| Family::of(*address) == family)?;
-        Some(Holder::Manual { address, external })
+        Some(Holder::Manual {
+            address,
+            external,
+            version: state.forwards.version(&forward.id).unwrap_or_default(),
+        })
     })
 }
