@@ -14,7 +14,7 @@ use adit_proto::pcp::wire::{Filter, Hostname, Suggestion};
 use adit_proto::port_control::wish::Wish;
 
 use crate::connection::Connection;
-use crate::holdings::Holding;
+use crate::holdings::{Holding, Place};
 use crate::igd::Router;
 
 /// Consecutive ports of this host that shall be reached from outside.
@@ -108,6 +108,14 @@ impl Holder {
         match &self.0 {
             Inner::PortControl(holder) => holder.connection().candidate().local,
             Inner::Igd(holder) => holder.router().local(),
+        }
+    }
+
+    /// Between whom its mappings are.
+    pub const fn place(&self) -> Place {
+        Place {
+            gateway: self.gateway(),
+            local: self.local(),
         }
     }
 

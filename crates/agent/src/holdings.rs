@@ -48,13 +48,32 @@ pub struct Holding {
     pub watcher: Option<u32>,
 }
 
+/// Between whom mappings are: the same port of a host has one with each gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Who grants them.
+    pub gateway: SocketAddr,
+    /// The address of this host that they lead to.
+    pub local: IpAddr,
+}
+
 impl Holding {
+    /// Between whom it is.
+    pub const fn place(&self) -> Place {
+        Place {
+            gateway: self.gateway,
+            local: self.local,
+        }
+    }
+
     /// Whether both are the same mapping, maybe of different times.
     pub fn is_same(&self, other: &Self) -> bool {
-        self.gateway == other.gateway
-            && self.local == other.local
-            && self.protocol == other.protocol
-            && self.port == other.port
+        self.is_of(other.place(), other.protocol, other.port)
+    }
+
+    /// Whether it is the mapping of a port there.
+    pub fn is_of(&self, place: Place, protocol: Protocol, port: u16) -> bool {
+        self.place() == place && self.protocol == protocol && self.port == port
     }
 
     /// What is left of its time.

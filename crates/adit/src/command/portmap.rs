@@ -281,12 +281,10 @@ async fn open(holdings: &Holdings, asking: &Asking) -> Result<(Vec<Holder>, Vec<
         match found {
             Ok(mut holder) => {
                 for wanted in asking.wanted(holder.gateway().is_ipv4())? {
-                    let earlier = known.iter().find(|holding| {
-                        holding.gateway == holder.gateway()
-                            && holding.local == holder.local()
-                            && holding.protocol == wanted.protocol
-                            && holding.port == wanted.first.get()
-                    });
+                    let place = holder.place();
+                    let earlier = known
+                        .iter()
+                        .find(|holding| holding.is_of(place, wanted.protocol, wanted.first.get()));
                     let nonce = earlier.map(|holding| holding.nonce);
                     holder.want(wanted, nonce).context("draw a random number")?;
                 }

@@ -3,7 +3,8 @@
 use std::time::SystemTime;
 
 use adit_agent::holder::{Change, Holder, Wanted};
-use adit_agent::holdings::{Holding, Holdings};
+use adit_agent::holdings::{Holdings, Place};
+use adit_agent::keeper::Keeper;
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
@@ -31,118 +32,101 @@ pub(super) async fn run(
     }
     let mut watch = Watch {
         output,
-        holdings,
-        held: Vec::new(),
+        keeper: Keeper::new(holdings.clone()),
     };
     loop {
         let changes = holders.iter_mut().map(|holder| {
             Box::pin(async move {
-                let gateway = holder.gateway().ip().to_string();
-                (gateway, holder.next_change().await)
+                let place = holder.place();
+                (place, holder.next_change().await)
             })
         });
         let next = futures_util::future::select_all(changes);
-        let (gateway, change) = tokio::select! {
+        let (place, change) = tokio::select! {
             (outcome, _, _) = next => outcome,
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
         };
-        if !watch.take(&gateway, change)? {
+        if !watch.take(place, change)? {
             break;
         }
     }
-    give_back(&mut holders, &watch).await
+    give_back(&mut holders, &mut watch).await
 }
 
-async fn give_back(holders: &mut [Holder], watch: &Watch<'_>) -> Result<(), Failure> {
+async fn give_back(holders: &mut [Holder], watch: &mut Watch) -> Result<(), Failure> {
     for holder in holders.iter_mut() {
         holder.release_all();
     }
     for holder in holders {
         farewell(holder).await;
     }
-    let now = SystemTime::now();
-    for holding in &watch.held {
-        watch.holdings.remove(holding, now).map_err(stored)?;
-    }
-    Ok(())
+    watch.keeper.forget_all(SystemTime::now()).map_err(stored)
 }
 
-struct Watch<'a> {
+struct Watch {
     output: Output,
-    holdings: &'a Holdings,
-    held: Vec<Holding>,
+    keeper: Keeper,
 }
 
-impl Watch<'_> {
+impl Watch {
     /// Tells a change, and writes it down; whether somebody reads.
-    fn take(&mut self, gateway: &str, change: Change) -> Result<bool, Failure> {
+    fn take(&mut self, place: Place, change: Change) -> Result<bool, Failure> {
         let now = SystemTime::now();
+        let output = self.output;
+        let gateway = place.gateway.ip();
         Ok(match change {
             Change::Held(holding) => {
-                let holding = Holding {
-                    watcher: Some(std::process::id()),
-                    ..holding
-                };
-                let before = self.held.iter().find(|other| other.is_same(&holding));
-                let is_news = before.is_none_or(|before| {
-                    before.external != holding.external || before.ports != holding.ports
-                });
-                self.holdings.put(holding.clone(), now).map_err(stored)?;
-                self.held.retain(|other| !other.is_same(&holding));
-                self.held.push(holding.clone());
-                if !is_news {
+                let Some(holding) = self.keeper.put(holding, now).map_err(stored)? else {
                     return Ok(true);
-                }
-                warn(self.output, &holding);
-                let document = json!({"event": "held", "mapping": View::new(&holding, now)});
-                self.tell(document, describe(&holding, now))
+                };
+                warn(output, holding);
+                let document = json!({"event": "held", "mapping": View::new(holding, now)});
+                tell(output, &document, &describe(holding, now))
             }
             Change::Failed(wanted, reason, rest) => {
-                self.forget(&wanted, now)?;
+                self.keeper.forget(place, &wanted, now).map_err(stored)?;
                 let seconds = rest.as_secs();
                 let text = format!("{}: {reason}; asked again in {seconds} s", name(&wanted));
                 let reason = reason.to_string();
                 let document = json!({"event": "failed", "port": wanted.first, "protocol": wanted.protocol, "reason": reason});
-                self.tell(document, text)
+                tell(output, &document, &text)
             }
             Change::Lost(wanted) => {
-                self.forget(&wanted, now)?;
+                self.keeper.forget(place, &wanted, now).map_err(stored)?;
                 let text = format!("{}: lost, because {gateway} does not answer", name(&wanted));
                 let document =
                     json!({"event": "lost", "port": wanted.first, "protocol": wanted.protocol});
-                self.tell(document, text)
+                tell(output, &document, &text)
             }
             Change::Released(..) => true,
             Change::Reset => {
                 let text = format!("{gateway} began anew: everything is asked for again");
-                self.tell(json!({"event": "reset", "gateway": gateway}), text)
+                tell(
+                    output,
+                    &json!({"event": "reset", "gateway": gateway}),
+                    &text,
+                )
             }
             Change::Absent(rest) => {
                 let seconds = rest.as_secs();
                 let text = format!("{gateway} does not answer; asked again in {seconds} s");
-                self.tell(json!({"event": "absent", "gateway": gateway}), text)
+                tell(
+                    output,
+                    &json!({"event": "absent", "gateway": gateway}),
+                    &text,
+                )
             }
         })
     }
+}
 
-    fn forget(&mut self, wanted: &Wanted, now: SystemTime) -> Result<(), Failure> {
-        let is_it = |holding: &Holding| {
-            holding.port == wanted.first.get() && holding.protocol == wanted.protocol
-        };
-        for holding in self.held.iter().filter(|holding| is_it(holding)) {
-            self.holdings.remove(holding, now).map_err(stored)?;
-        }
-        self.held.retain(|holding| !is_it(holding));
-        Ok(())
-    }
-
-    fn tell(&self, document: Value, text: String) -> bool {
-        if self.output.is_json() {
-            self.output.line(&document.to_string())
-        } else {
-            self.output.line(&text)
-        }
+/// Whether somebody reads.
+fn tell(output: Output, document: &Value, text: &str) -> bool {
+    if output.is_json() {
+        output.line(&document.to_string())
+    } else {
+        output.line(text)
     }
 }
 
