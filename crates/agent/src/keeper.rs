@@ -31,10 +31,7 @@ impl Keeper {
         holding: Holding,
         now: SystemTime,
     ) -> Result<Option<&Holding>, HoldingsError> {
-        let holding = Holding {
-            watcher: Some(std::process::id()),
-            ..holding
-        };
+        let holding = holding.watched();
         let before = self.held.iter().find(|other| other.is_same(&holding));
         let is_news = before.is_none_or(|before| {
             before.external != holding.external || before.ports != holding.ports
@@ -106,6 +103,7 @@ mod tests {
             nonce: [7; 12],
             pinhole: None,
             watcher: None,
+            watcher_began: None,
         }
     }
 

@@ -87,12 +87,9 @@ async fn add(output: Output, holdings: &Holdings, asking: &Asking) -> Result<(),
     let now = SystemTime::now();
     for holding in &held {
         // A process that renews it goes on with that.
-        let watcher = holdings.list(now).map_err(stored)?;
-        let watcher = watcher.iter().find(|other| other.is_same(holding));
-        let holding = Holding {
-            watcher: watcher.and_then(Holding::live_watcher),
-            ..holding.clone()
-        };
+        let known = holdings.list(now).map_err(stored)?;
+        let before = known.iter().find(|other| other.is_same(holding));
+        let holding = holding.clone().watched_like(before);
         holdings.put(holding, now).map_err(stored)?;
     }
     if held.is_empty() {

@@ -274,9 +274,20 @@ impl Holder {
             Opening::Pinhole(id) => Action::DeletePinhole { id },
         };
         match self.router.ask(&action).await {
-            Ok(_) | Err(AskError::Fault(_)) => true,
-            Err(AskError::Silent | AskError::Unreadable(_) | AskError::Input(_)) => false,
+            Ok(_) => true,
+            Err(error) => shows_absence(&error),
         }
+    }
+}
+
+/// Whether a deletion was refused because there is nothing to delete.
+const fn shows_absence(error: &AskError) -> bool {
+    match error {
+        AskError::Fault(fault) => matches!(
+            fault,
+            Fault::NoSuchEntry | Fault::NoSuchPinhole | Fault::MappingNotFound
+        ),
+        AskError::Silent | AskError::Unreadable(_) | AskError::Input(_) => false,
     }
 }
 
@@ -312,6 +323,7 @@ fn settle(
                     Opening::Pinhole(id) => Some(id),
                 },
                 watcher: None,
+                watcher_began: None,
             }))
         }
         Err(reason) => {
@@ -425,6 +437,21 @@ mod tests {
         assert_eq!(entry.due, end + REST);
         let change = settle(&mut entry, failed(), place, end + REST);
         assert!(matches!(change, Some(Change::Failed(..))), "{change:?}");
+    }
+
+    #[test]
+    fn only_what_is_not_there_counts_as_given_back_when_a_deletion_is_refused() {
+        for (fault, is_gone) in [
+            (Fault::NoSuchEntry, true),
+            (Fault::NoSuchPinhole, true),
+            (Fault::MappingNotFound, true),
+            (Fault::NotAuthorized, false),
+            (Fault::ActionFailed, false),
+            (Fault::Other(899), false),
+        ] {
+            assert_eq!(shows_absence(&AskError::Fault(fault)), is_gone, "{fault:?}");
+        }
+        assert!(!shows_absence(&AskError::Silent));
     }
 
     #[test]

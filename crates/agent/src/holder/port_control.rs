@@ -143,6 +143,7 @@ impl Holder {
             nonce: nonce.0,
             pinhole: None,
             watcher: None,
+            watcher_began: None,
         };
         if let Some(rest) = rest {
             self.insert(rest, nonce);

@@ -94,7 +94,10 @@ impl Watch {
             }
             Change::Lost(wanted) => {
                 self.keeper.forget(place, &wanted, now).map_err(stored)?;
-                let text = format!("{}: lost, {gateway} did not renew it in time", name(&wanted));
+                let text = format!(
+                    "{}: lost, {gateway} did not renew it in time",
+                    name(&wanted)
+                );
                 let document =
                     json!({"event": "lost", "port": wanted.first, "protocol": wanted.protocol});
                 tell(output, &document, &text)
