@@ -43,8 +43,8 @@ pub struct Wanted {
 pub enum Change {
     /// It is held, renewed, or another now. Of a range there may be several.
     Held(Holding),
-    /// It cannot be had, for this reason. It is asked for again after the time.
-    Failed(Wanted, Reason, Duration),
+    /// It cannot be had, for this reason. It is asked for again after the time; without one it cannot even be asked for there.
+    Failed(Wanted, Reason, Option<Duration>),
     /// It ran out. It is asked for again.
     Lost(Wanted),
     /// It was given back; whether the gateway said so.
@@ -157,6 +157,14 @@ impl Holder {
     pub fn is_empty(&self) -> bool {
         match &self.0 {
             Inner::PortControl(holder) => holder.is_empty(),
+            Inner::Igd(holder) => holder.is_empty(),
+        }
+    }
+
+    /// Whether nothing is wanted that could be asked for there.
+    pub fn is_hopeless(&self) -> bool {
+        match &self.0 {
+            Inner::PortControl(holder) => holder.is_hopeless(),
             Inner::Igd(holder) => holder.is_empty(),
         }
     }

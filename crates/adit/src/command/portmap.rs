@@ -93,25 +93,7 @@ async fn add(output: Output, holdings: &Holdings, asking: &Asking) -> Result<(),
         holdings.put(holding, now).map_err(stored)?;
     }
     if held.is_empty() {
-        if reasons
-            .iter()
-            .any(|reason| matches!(reason, Reason::NoNames(_)))
-        {
-            return Err(Failure::Refused {
-                code: "no-names",
-                message: problems.join("; "),
-                hint: "TLS names are led by gateways that offer it, as Adit's does for IPv4 (`--gateway ADDR` names one); without \
-                       `--hostname` a port is this host's alone"
-                    .to_owned(),
-            });
-        }
-        return Err(Failure::Refused {
-            code: "not-mapped",
-            message: problems.join("; "),
-            hint: "does the gateway allow this device to open ports (`adit device set NAME --auto-ports on` there)? Another gateway is \
-                   named with `--gateway ADDR`"
-                .to_owned(),
-        });
+        return Err(refused(&problems, &reasons));
     }
     for problem in &problems {
         output.note(problem);
@@ -124,6 +106,27 @@ async fn add(output: Output, holdings: &Holdings, asking: &Asking) -> Result<(),
         view::warn(output, holding);
     }
     Ok(())
+}
+
+/// Nothing is held.
+fn refused(problems: &[String], reasons: &[Reason]) -> Failure {
+    let is_no_names = |reason: &Reason| matches!(reason, Reason::NoNames(_));
+    if reasons.iter().any(is_no_names) {
+        return Failure::Refused {
+            code: "no-names",
+            message: problems.join("; "),
+            hint: "TLS names are led by gateways that offer it, as Adit's does for IPv4 (`--gateway ADDR` names one); without \
+                   `--hostname` a port is this host's alone"
+                .to_owned(),
+        };
+    }
+    Failure::Refused {
+        code: "not-mapped",
+        message: problems.join("; "),
+        hint: "does the gateway allow this device to open ports (`adit device set NAME --auto-ports on` there)? Another gateway is \
+               named with `--gateway ADDR`"
+            .to_owned(),
+    }
 }
 
 fn list(output: Output, holdings: &Holdings) -> Result<(), Failure> {
@@ -378,12 +381,8 @@ async fn settle(
                 held.push(holding);
             }
             Ok(Change::Failed(wanted, reason, _)) => {
-                let port = wanted.first.get();
-                problems.push(format!(
-                    "{gateway}, port {port}/{}: {reason}",
-                    wanted.protocol
-                ));
-                refused.push((wanted.protocol, port));
+                problems.push(problem(gateway, &wanted, &reason));
+                refused.push((wanted.protocol, wanted.first.get()));
                 reasons.push(reason);
             }
             Ok(Change::Absent(_)) | Err(_) => {
@@ -394,6 +393,11 @@ async fn settle(
         }
     }
     reasons
+}
+
+fn problem(gateway: IpAddr, wanted: &Wanted, reason: &Reason) -> String {
+    let (port, protocol) = (wanted.first, wanted.protocol);
+    format!("{gateway}, port {port}/{protocol}: {reason}")
 }
 
 fn is_named(holding: &Holding, ports: &Ports) -> bool {

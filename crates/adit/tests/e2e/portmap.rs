@@ -249,6 +249,24 @@ fn router_that_speaks_upnp_alone_is_asked_in_upnp() -> Result<()> {
 }
 
 #[test]
+fn watch_ends_where_nothing_of_it_can_be_asked_for() -> Result<()> {
+    let mut home = Home::new("portmap-hopeless")?;
+    home.router.start()?;
+    for (deaf, refusal) in [("@th,64,8 2", "NAT-PMP only"), ("", "UPnP only")] {
+        home.router.deafen(deaf)?;
+        let words = home.words("watch 8080/tcp --ipv4 --external 18080 --exact")?;
+        let output = home.laptop.try_exec(words)?;
+        ensure!(output.status.code() == Some(1), "{output}");
+        ensure!(output.stdout.contains(refusal), "{output}");
+        let document: Value = serde_json::from_str(&output.stderr)?;
+        ensure!(document["error"]["code"] == "not-mapped", "{output}");
+        ensure!(!output.stderr.contains("asked again"), "{output}");
+        ensure!(!home.is_open(18080)?, "{refusal}");
+    }
+    Ok(())
+}
+
+#[test]
 fn range_is_asked_port_by_port_where_the_router_has_no_sets() -> Result<()> {
     let mut home = Home::new("portmap-range")?;
     home.router.start()?;

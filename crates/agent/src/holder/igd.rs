@@ -90,8 +90,7 @@ impl Holder {
                 } else {
                     Reason::NoNames(text)
                 };
-                self.told
-                    .push_back(Change::Failed(wanted, reason, Duration::MAX));
+                self.told.push_back(Change::Failed(wanted, reason, None));
                 continue;
             }
             self.entries.push(Entry {
@@ -342,7 +341,7 @@ fn settle(
                 }
                 None => {
                     entry.due = now + REST;
-                    Some(Change::Failed(wanted, Reason::Other(reason), REST))
+                    Some(Change::Failed(wanted, Reason::Other(reason), Some(REST)))
                 }
             }
         }

@@ -40,8 +40,8 @@ pub enum Event {
     OtherVersion,
     /// A mapping is there, renewed, or another now.
     Mapped(MappingId, Mapped),
-    /// A mapping is not there. It is asked for again after the time.
-    Failed(MappingId, Failure, Duration),
+    /// A mapping is not there. It is asked for again after the time, if at all.
+    Failed(MappingId, Failure, Option<Duration>),
     /// A mapping ran out, because nobody answered. It is asked for again.
     Lost(MappingId),
     /// A mapping is no longer kept; whether the server said that it is gone.
@@ -119,7 +119,7 @@ impl Client {
     /// Asks for a mapping and keeps it. Of several ports it gets the first; what the protocol cannot say fails.
     pub fn insert(&mut self, id: MappingId, wish: Wish, now: Instant) {
         if !wish.is_plain() {
-            let event = Event::Failed(id, Failure::NeedsPcp, Duration::MAX);
+            let event = Event::Failed(id, Failure::NeedsPcp, None);
             self.events.push_back(event);
             return;
         }
@@ -318,7 +318,7 @@ impl Client {
                 self.address = None;
                 // What cannot be told where it is has failed as well.
                 let staying = self.entries.iter().filter(|(_, entry)| !entry.is_leaving);
-                let failed = staying.map(|(id, _)| Event::Failed(*id, failure, REST));
+                let failed = staying.map(|(id, _)| Event::Failed(*id, failure, Some(REST)));
                 self.events.extend(failed);
             }
             Job::Remove(id) => {
@@ -343,12 +343,13 @@ impl Client {
             Some(_) => {
                 entry.held = None;
                 entry.due = now + REST;
-                self.events.push_back(Event::Failed(id, failure, REST));
+                self.events
+                    .push_back(Event::Failed(id, failure, Some(REST)));
             }
             None => {
                 let event = match entry.held.take() {
                     Some(_) => Event::Lost(id),
-                    None => Event::Failed(id, failure, REST),
+                    None => Event::Failed(id, failure, Some(REST)),
                 };
                 entry.due = now + REST;
                 self.events.push_back(event);

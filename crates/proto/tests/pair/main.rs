@@ -178,7 +178,7 @@ fn server_of_nat_pmp_alone_is_spoken_to_in_nat_pmp() {
     };
     pair.client.insert(MappingId(2), filtered, NONCE, pair.now);
     pair.run(SECOND);
-    let refused = |it: &Event| matches!(it, Event::Failed(MappingId(2), Failure::NeedsPcp, _));
+    let refused = |it: &Event| matches!(it, Event::Failed(MappingId(2), Failure::NeedsPcp, None));
     assert_eq!(pair.count(refused), 1);
 }
 
@@ -317,7 +317,9 @@ fn mapping_of_another_nonce_is_refused_for_as_long_as_it_lives() {
         .insert(stranger, Pair::wish(), Nonce([8; 12]), pair.now);
     pair.run(SECOND);
     let refusal = pair.events.iter().find_map(|(_, event)| match event {
-        Event::Failed(id, failure, rest) if *id == stranger => Some((*failure, rest.as_secs())),
+        Event::Failed(id, failure, Some(rest)) if *id == stranger => {
+            Some((*failure, rest.as_secs()))
+        }
         _ => None,
     });
     let (failure, rest) = refusal.unwrap();

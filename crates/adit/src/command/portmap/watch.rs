@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use adit_agent::holder::{Change, Holder, Wanted};
+use adit_agent::holder::{Change, Holder, Reason, Wanted};
 use adit_agent::holdings::{Holdings, Place};
 use adit_agent::keeper::Keeper;
 use anyhow::Context as _;
@@ -11,10 +11,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::arguments::Asking;
 use super::view::{View, describe, warn};
-use super::{farewell, open, stored};
+use super::{farewell, open, problem, refused, stored};
 use crate::output::{Failure, Output};
 
-/// Ends when it is told to, or nobody reads any more; then everything is given back.
+/// Ends when it is told to, nobody reads any more, or nothing can even be asked for; then everything is given back.
 pub(super) async fn run(
     output: Output,
     holdings: &Holdings,
@@ -33,6 +33,8 @@ pub(super) async fn run(
     let mut watch = Watch {
         output,
         keeper: Keeper::new(holdings.clone()),
+        problems: Vec::new(),
+        reasons: Vec::new(),
     };
     loop {
         let changes = holders.iter_mut().map(|holder| {
@@ -49,6 +51,9 @@ pub(super) async fn run(
         };
         if !watch.take(place, change)? {
             break;
+        }
+        if holders.iter().all(Holder::is_hopeless) {
+            return Err(refused(&watch.problems, &watch.reasons));
         }
     }
     give_back(&mut holders, &mut watch).await
@@ -67,6 +72,9 @@ async fn give_back(holders: &mut [Holder], watch: &mut Watch) -> Result<(), Fail
 struct Watch {
     output: Output,
     keeper: Keeper,
+    /// What cannot even be asked for, and why.
+    problems: Vec<String>,
+    reasons: Vec<Reason>,
 }
 
 impl Watch {
@@ -86,10 +94,14 @@ impl Watch {
             }
             Change::Failed(wanted, reason, rest) => {
                 self.keeper.forget(place, &wanted, now).map_err(stored)?;
-                let seconds = rest.as_secs();
-                let text = format!("{}: {reason}; asked again in {seconds} s", name(&wanted));
-                let reason = reason.to_string();
-                let document = json!({"event": "failed", "port": wanted.first, "protocol": wanted.protocol, "reason": reason});
+                let again = rest.map(|rest| format!("; asked again in {} s", rest.as_secs()));
+                let again = again.unwrap_or_default();
+                let text = format!("{}: {reason}{again}", name(&wanted));
+                let document = json!({"event": "failed", "port": wanted.first, "protocol": wanted.protocol, "reason": reason.to_string()});
+                if rest.is_none() {
+                    self.problems.push(problem(gateway, &wanted, &reason));
+                    self.reasons.push(reason);
+                }
                 tell(output, &document, &text)
             }
             Change::Lost(wanted) => {
