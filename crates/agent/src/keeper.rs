@@ -58,6 +58,27 @@ impl Keeper {
         })
     }
 
+    /// Nothing there is kept any more: what was given back is gone, and the rest runs out.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be written.
+    pub fn leave(
+        &mut self,
+        place: Place,
+        gone: &[Wanted],
+        now: SystemTime,
+    ) -> Result<(), HoldingsError> {
+        for wanted in gone {
+            self.forget(place, wanted, now)?;
+        }
+        for holding in self.held.extract_if(.., |it| it.place() == place) {
+            // With its nonce it can be renewed or given back later.
+            self.holdings.put(holding.watched_like(None), now)?;
+        }
+        Ok(())
+    }
+
     /// Everything was given back.
     ///
     /// # Errors
@@ -146,5 +167,28 @@ mod tests {
         assert_eq!(listed(), [(moved.place(), [7; 12])]);
         keeper.forget_all(now).unwrap();
         assert!(listed().is_empty());
+    }
+
+    #[test]
+    fn what_was_not_given_back_stays_known_until_it_runs_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let holdings = Holdings::new(folder.path());
+        let mut keeper = Keeper::new(holdings.clone());
+        let now = SystemTime::UNIX_EPOCH;
+        let given = holding("10.59.0.1:5351", "10.59.0.2");
+        let silent = Holding {
+            port: 8081,
+            ..given.clone()
+        };
+        let other = holding("192.168.1.1:5351", "192.168.1.11");
+        for holding in [&given, &silent, &other] {
+            keeper.put(holding.clone(), now).unwrap();
+        }
+        keeper.leave(given.place(), &[wanted()], now).unwrap();
+        let listed = holdings.list(now).unwrap();
+        assert_eq!(listed, [other.clone().watched(), silent.clone()]);
+        // It is no longer of this process.
+        keeper.forget_all(now).unwrap();
+        assert_eq!(holdings.list(now).unwrap(), [silent]);
     }
 }

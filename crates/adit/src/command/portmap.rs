@@ -6,7 +6,7 @@ mod view;
 mod watch;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::time::{Duration, SystemTime};
@@ -262,14 +262,7 @@ async fn farewell(holder: &mut Holder) -> Vec<Wanted> {
 
 /// Finds the gateways, one for each family, and asks them; besides, why some were not found.
 async fn open(holdings: &Holdings, asking: &Asking) -> Result<(Vec<Holder>, Vec<String>), Failure> {
-    let known = holdings.list(SystemTime::now()).map_err(stored)?;
-    let candidates = match asking.gateway {
-        Some(address) => vec![named(address)?],
-        None => candidates().context("read the interfaces and routes of this host")?,
-    };
-    let (ipv4, ipv6): (Vec<_>, Vec<_>) = candidates
-        .into_iter()
-        .partition(|candidate| candidate.server.is_ipv4());
+    let (ipv4, ipv6) = reachable(asking)?;
     let families = asking.families();
     let (ipv4, ipv6) = tokio::join!(
         search(ipv4, families.ipv4, PATIENCE),
@@ -280,14 +273,7 @@ async fn open(holdings: &Holdings, asking: &Asking) -> Result<(Vec<Holder>, Vec<
     for found in [ipv4, ipv6].into_iter().flatten() {
         match found {
             Ok(mut holder) => {
-                for wanted in asking.wanted(holder.gateway().is_ipv4())? {
-                    let place = holder.place();
-                    let earlier = known
-                        .iter()
-                        .find(|holding| holding.is_of(place, wanted.protocol, wanted.first.get()));
-                    let nonce = earlier.map(|holding| holding.nonce);
-                    holder.want(wanted, nonce).context("draw a random number")?;
-                }
+                ask(&mut holder, holdings, asking)?;
                 holders.push(holder);
             }
             Err(problem) => problems.push(problem),
@@ -304,6 +290,34 @@ async fn open(holdings: &Holdings, asking: &Asking) -> Result<(Vec<Holder>, Vec<
         });
     }
     Ok((holders, problems))
+}
+
+/// Who may be asked in each family, the best first.
+fn reachable(asking: &Asking) -> Result<(Vec<Candidate>, Vec<Candidate>), Failure> {
+    let families = asking.families();
+    let candidates = match asking.gateway {
+        Some(address) => vec![named(address)?],
+        None => candidates().context("read the interfaces and routes of this host")?,
+    };
+    Ok(candidates
+        .into_iter()
+        .filter(|candidate| match candidate.server {
+            SocketAddr::V4(_) => families.ipv4,
+            SocketAddr::V6(_) => families.ipv6,
+        })
+        .partition(|candidate| candidate.server.is_ipv4()))
+}
+
+/// Asks for everything, as for what it was before where that is known.
+fn ask(holder: &mut Holder, holdings: &Holdings, asking: &Asking) -> Result<(), Failure> {
+    let known = holdings.list(SystemTime::now()).map_err(stored)?;
+    let place = holder.place();
+    for wanted in asking.wanted(place.gateway.is_ipv4())? {
+        let is_it = |it: &&Holding| it.is_of(place, wanted.protocol, wanted.first.get());
+        let nonce = known.iter().find(is_it).map(|holding| holding.nonce);
+        holder.want(wanted, nonce).context("draw a random number")?;
+    }
+    Ok(())
 }
 
 fn named(address: IpAddr) -> Result<Candidate, Failure> {

@@ -2,6 +2,7 @@
 //! outside show.
 
 mod address;
+mod moved;
 mod names;
 mod own;
 mod upnp;
