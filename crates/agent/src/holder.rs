@@ -14,7 +14,7 @@ use adit_proto::pcp::wire::{Filter, Hostname, Suggestion};
 use adit_proto::port_control::wish::Wish;
 
 use crate::connection::Connection;
-use crate::holdings::Holding;
+use crate::holdings::{Holding, Place};
 use crate::igd::Router;
 
 /// Consecutive ports of this host that shall be reached from outside.
@@ -43,8 +43,8 @@ pub struct Wanted {
 pub enum Change {
     /// It is held, renewed, or another now. Of a range there may be several.
     Held(Holding),
-    /// It cannot be had, for this reason. It is asked for again after the time.
-    Failed(Wanted, Reason, Duration),
+    /// It cannot be had, for this reason. It is asked for again after the time; without one it cannot even be asked for there.
+    Failed(Wanted, Reason, Option<Duration>),
     /// It ran out. It is asked for again.
     Lost(Wanted),
     /// It was given back; whether the gateway said so.
@@ -111,6 +111,14 @@ impl Holder {
         }
     }
 
+    /// Between whom its mappings are.
+    pub const fn place(&self) -> Place {
+        Place {
+            gateway: self.gateway(),
+            local: self.local(),
+        }
+    }
+
     /// Asks for a mapping, and keeps it. With the nonce of an earlier time it is that mapping which is renewed.
     ///
     /// # Errors
@@ -149,6 +157,14 @@ impl Holder {
     pub fn is_empty(&self) -> bool {
         match &self.0 {
             Inner::PortControl(holder) => holder.is_empty(),
+            Inner::Igd(holder) => holder.is_empty(),
+        }
+    }
+
+    /// Whether nothing is wanted that could be asked for there.
+    pub fn is_hopeless(&self) -> bool {
+        match &self.0 {
+            Inner::PortControl(holder) => holder.is_hopeless(),
             Inner::Igd(holder) => holder.is_empty(),
         }
     }

@@ -1,5 +1,7 @@
 //! The mappings that this host holds, in a file, so that a later command can list, renew and remove them.
 
+mod process;
+
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
@@ -46,15 +48,37 @@ pub struct Holding {
     /// The process that renews it, if one does.
     #[serde(default)]
     pub watcher: Option<u32>,
+    /// When that process began, in ticks of the kernel's clock: numbers of processes come again.
+    #[serde(default)]
+    pub watcher_began: Option<u64>,
+}
+
+/// Between whom mappings are: the same port of a host has one with each gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Who grants them.
+    pub gateway: SocketAddr,
+    /// The address of this host that they lead to.
+    pub local: IpAddr,
 }
 
 impl Holding {
+    /// Between whom it is.
+    pub const fn place(&self) -> Place {
+        Place {
+            gateway: self.gateway,
+            local: self.local,
+        }
+    }
+
     /// Whether both are the same mapping, maybe of different times.
     pub fn is_same(&self, other: &Self) -> bool {
-        self.gateway == other.gateway
-            && self.local == other.local
-            && self.protocol == other.protocol
-            && self.port == other.port
+        self.is_of(other.place(), other.protocol, other.port)
+    }
+
+    /// Whether it is the mapping of a port there.
+    pub fn is_of(&self, place: Place, protocol: Protocol, port: u16) -> bool {
+        self.place() == place && self.protocol == protocol && self.port == port
     }
 
     /// What is left of its time.
@@ -65,8 +89,32 @@ impl Holding {
 
     /// The process that renews it, if it is still there.
     pub fn live_watcher(&self) -> Option<u32> {
-        self.watcher
-            .filter(|id| Path::new("/proc").join(id.to_string()).exists())
+        let began = |id: &u32| process::began(*id);
+        self.watcher.filter(|id| {
+            began(id).is_some_and(|began| self.watcher_began.is_none_or(|it| it == began))
+        })
+    }
+
+    /// The same, renewed by this process.
+    #[must_use]
+    pub fn watched(self) -> Self {
+        let id = std::process::id();
+        Self {
+            watcher: Some(id),
+            watcher_began: process::began(id),
+            ..self
+        }
+    }
+
+    /// The same, renewed by the process that renews the other.
+    #[must_use]
+    pub fn watched_like(self, other: Option<&Self>) -> Self {
+        let other = other.filter(|other| other.live_watcher().is_some());
+        Self {
+            watcher: other.and_then(|it| it.watcher),
+            watcher_began: other.and_then(|it| it.watcher_began),
+            ..self
+        }
     }
 }
 
@@ -200,7 +248,28 @@ mod tests {
             nonce: [7; 12],
             pinhole: None,
             watcher: None,
+            watcher_began: None,
         }
+    }
+
+    #[test]
+    fn number_of_a_process_that_ended_may_be_that_of_another() {
+        let mine = holding(80, 100).watched();
+        let id = std::process::id();
+        assert_eq!(mine.live_watcher(), Some(id));
+        let copied = holding(80, 100).watched_like(Some(&mine));
+        assert_eq!(copied.live_watcher(), Some(id));
+        let reused = Holding {
+            watcher_began: mine.watcher_began.map(|began| began + 1),
+            ..mine.clone()
+        };
+        assert_eq!(reused.live_watcher(), None);
+        assert_eq!(holding(80, 100).watched_like(Some(&reused)).watcher, None);
+        // A file that an earlier version wrote.
+        let mut text = serde_json::to_value(&mine).unwrap();
+        text.as_object_mut().unwrap().remove("watcher_began");
+        let early: Holding = serde_json::from_value(text).unwrap();
+        assert_eq!(early.live_watcher(), Some(id));
     }
 
     #[test]

@@ -8,4 +8,5 @@ pub mod gateway;
 pub mod holder;
 pub mod holdings;
 pub mod igd;
+pub mod keeper;
 pub mod reach;

@@ -6,7 +6,7 @@ mod view;
 mod watch;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::time::{Duration, SystemTime};
@@ -87,34 +87,13 @@ async fn add(output: Output, holdings: &Holdings, asking: &Asking) -> Result<(),
     let now = SystemTime::now();
     for holding in &held {
         // A process that renews it goes on with that.
-        let watcher = holdings.list(now).map_err(stored)?;
-        let watcher = watcher.iter().find(|other| other.is_same(holding));
-        let holding = Holding {
-            watcher: watcher.and_then(Holding::live_watcher),
-            ..holding.clone()
-        };
+        let known = holdings.list(now).map_err(stored)?;
+        let before = known.iter().find(|other| other.is_same(holding));
+        let holding = holding.clone().watched_like(before);
         holdings.put(holding, now).map_err(stored)?;
     }
     if held.is_empty() {
-        if reasons
-            .iter()
-            .any(|reason| matches!(reason, Reason::NoNames(_)))
-        {
-            return Err(Failure::Refused {
-                code: "no-names",
-                message: problems.join("; "),
-                hint: "TLS names are led by gateways that offer it, as Adit's does for IPv4 (`--gateway ADDR` names one); without \
-                       `--hostname` a port is this host's alone"
-                    .to_owned(),
-            });
-        }
-        return Err(Failure::Refused {
-            code: "not-mapped",
-            message: problems.join("; "),
-            hint: "does the gateway allow this device to open ports (`adit device set NAME --auto-ports on` there)? Another gateway is \
-                   named with `--gateway ADDR`"
-                .to_owned(),
-        });
+        return Err(refused(&problems, &reasons));
     }
     for problem in &problems {
         output.note(problem);
@@ -127,6 +106,27 @@ async fn add(output: Output, holdings: &Holdings, asking: &Asking) -> Result<(),
         view::warn(output, holding);
     }
     Ok(())
+}
+
+/// Nothing is held.
+fn refused(problems: &[String], reasons: &[Reason]) -> Failure {
+    let is_no_names = |reason: &Reason| matches!(reason, Reason::NoNames(_));
+    if reasons.iter().any(is_no_names) {
+        return Failure::Refused {
+            code: "no-names",
+            message: problems.join("; "),
+            hint: "TLS names are led by gateways that offer it, as Adit's does for IPv4 (`--gateway ADDR` names one); without \
+                   `--hostname` a port is this host's alone"
+                .to_owned(),
+        };
+    }
+    Failure::Refused {
+        code: "not-mapped",
+        message: problems.join("; "),
+        hint: "does the gateway allow this device to open ports (`adit device set NAME --auto-ports on` there)? Another gateway is \
+               named with `--gateway ADDR`"
+            .to_owned(),
+    }
 }
 
 fn list(output: Output, holdings: &Holdings) -> Result<(), Failure> {
@@ -262,14 +262,7 @@ async fn farewell(holder: &mut Holder) -> Vec<Wanted> {
 
 /// Finds the gateways, one for each family, and asks them; besides, why some were not found.
 async fn open(holdings: &Holdings, asking: &Asking) -> Result<(Vec<Holder>, Vec<String>), Failure> {
-    let known = holdings.list(SystemTime::now()).map_err(stored)?;
-    let candidates = match asking.gateway {
-        Some(address) => vec![named(address)?],
-        None => candidates().context("read the interfaces and routes of this host")?,
-    };
-    let (ipv4, ipv6): (Vec<_>, Vec<_>) = candidates
-        .into_iter()
-        .partition(|candidate| candidate.server.is_ipv4());
+    let (ipv4, ipv6) = reachable(asking)?;
     let families = asking.families();
     let (ipv4, ipv6) = tokio::join!(
         search(ipv4, families.ipv4, PATIENCE),
@@ -280,16 +273,7 @@ async fn open(holdings: &Holdings, asking: &Asking) -> Result<(Vec<Holder>, Vec<
     for found in [ipv4, ipv6].into_iter().flatten() {
         match found {
             Ok(mut holder) => {
-                for wanted in asking.wanted(holder.gateway().is_ipv4())? {
-                    let earlier = known.iter().find(|holding| {
-                        holding.gateway == holder.gateway()
-                            && holding.local == holder.local()
-                            && holding.protocol == wanted.protocol
-                            && holding.port == wanted.first.get()
-                    });
-                    let nonce = earlier.map(|holding| holding.nonce);
-                    holder.want(wanted, nonce).context("draw a random number")?;
-                }
+                ask(&mut holder, holdings, asking)?;
                 holders.push(holder);
             }
             Err(problem) => problems.push(problem),
@@ -306,6 +290,34 @@ async fn open(holdings: &Holdings, asking: &Asking) -> Result<(Vec<Holder>, Vec<
         });
     }
     Ok((holders, problems))
+}
+
+/// Who may be asked in each family, the best first.
+fn reachable(asking: &Asking) -> Result<(Vec<Candidate>, Vec<Candidate>), Failure> {
+    let families = asking.families();
+    let candidates = match asking.gateway {
+        Some(address) => vec![named(address)?],
+        None => candidates().context("read the interfaces and routes of this host")?,
+    };
+    Ok(candidates
+        .into_iter()
+        .filter(|candidate| match candidate.server {
+            SocketAddr::V4(_) => families.ipv4,
+            SocketAddr::V6(_) => families.ipv6,
+        })
+        .partition(|candidate| candidate.server.is_ipv4()))
+}
+
+/// Asks for everything, as for what it was before where that is known.
+fn ask(holder: &mut Holder, holdings: &Holdings, asking: &Asking) -> Result<(), Failure> {
+    let known = holdings.list(SystemTime::now()).map_err(stored)?;
+    let place = holder.place();
+    for wanted in asking.wanted(place.gateway.is_ipv4())? {
+        let is_it = |it: &&Holding| it.is_of(place, wanted.protocol, wanted.first.get());
+        let nonce = known.iter().find(is_it).map(|holding| holding.nonce);
+        holder.want(wanted, nonce).context("draw a random number")?;
+    }
+    Ok(())
 }
 
 fn named(address: IpAddr) -> Result<Candidate, Failure> {
@@ -383,12 +395,8 @@ async fn settle(
                 held.push(holding);
             }
             Ok(Change::Failed(wanted, reason, _)) => {
-                let port = wanted.first.get();
-                problems.push(format!(
-                    "{gateway}, port {port}/{}: {reason}",
-                    wanted.protocol
-                ));
-                refused.push((wanted.protocol, port));
+                problems.push(problem(gateway, &wanted, &reason));
+                refused.push((wanted.protocol, wanted.first.get()));
                 reasons.push(reason);
             }
             Ok(Change::Absent(_)) | Err(_) => {
@@ -399,6 +407,11 @@ async fn settle(
         }
     }
     reasons
+}
+
+fn problem(gateway: IpAddr, wanted: &Wanted, reason: &Reason) -> String {
+    let (port, protocol) = (wanted.first, wanted.protocol);
+    format!("{gateway}, port {port}/{protocol}: {reason}")
 }
 
 fn is_named(holding: &Holding, ports: &Ports) -> bool {

@@ -2,6 +2,7 @@
 //! outside show.
 
 mod address;
+mod moved;
 mod names;
 mod own;
 mod upnp;
@@ -245,6 +246,24 @@ fn router_that_speaks_upnp_alone_is_asked_in_upnp() -> Result<()> {
     ensure!(home.is_open(18082)?);
     home.portmap("remove 8080/tcp")?;
     ensure!(!home.is_open(18082)?);
+    Ok(())
+}
+
+#[test]
+fn watch_ends_where_nothing_of_it_can_be_asked_for() -> Result<()> {
+    let mut home = Home::new("portmap-hopeless")?;
+    home.router.start()?;
+    for (deaf, refusal) in [("@th,64,8 2", "NAT-PMP only"), ("", "UPnP only")] {
+        home.router.deafen(deaf)?;
+        let words = home.words("watch 8080/tcp --ipv4 --external 18080 --exact")?;
+        let output = home.laptop.try_exec(words)?;
+        ensure!(output.status.code() == Some(1), "{output}");
+        ensure!(output.stdout.contains(refusal), "{output}");
+        let document: Value = serde_json::from_str(&output.stderr)?;
+        ensure!(document["error"]["code"] == "not-mapped", "{output}");
+        ensure!(!output.stderr.contains("asked again"), "{output}");
+        ensure!(!home.is_open(18080)?, "{refusal}");
+    }
     Ok(())
 }
 

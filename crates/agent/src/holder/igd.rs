@@ -12,7 +12,7 @@ use adit_proto::igd::{
 use tokio::time::Instant;
 
 use super::{Change, Reason, Wanted};
-use crate::holdings::Holding;
+use crate::holdings::{Holding, Place};
 use crate::igd::{AskError, Router};
 
 /// What routers show of a mapping.
@@ -20,6 +20,9 @@ const DESCRIPTION: &str = "adit";
 
 /// After a failure the same is asked again after this time.
 const REST: Duration = Duration::from_secs(60);
+
+/// A renewal that failed is tried again no sooner.
+const RENEWAL_GAP: Duration = Duration::from_secs(4);
 
 /// A mapping that the router keeps until it is deleted is looked after as one of a week.
 const UNBOUNDED: Duration = Duration::from_secs(604_800);
@@ -87,8 +90,7 @@ impl Holder {
                 } else {
                     Reason::NoNames(text)
                 };
-                self.told
-                    .push_back(Change::Failed(wanted, reason, Duration::MAX));
+                self.told.push_back(Change::Failed(wanted, reason, None));
                 continue;
             }
             self.entries.push(Entry {
@@ -161,7 +163,13 @@ impl Holder {
             let Some(entry) = self.entries.get_mut(at) else {
                 continue;
             };
-            return settle(entry, outcome, &self.router);
+            let place = Place {
+                gateway: self.router.search_address(),
+                local: self.router.local(),
+            };
+            if let Some(change) = settle(entry, outcome, place, Instant::now()) {
+                return change;
+            }
         }
     }
 
@@ -265,15 +273,30 @@ impl Holder {
             Opening::Pinhole(id) => Action::DeletePinhole { id },
         };
         match self.router.ask(&action).await {
-            Ok(_) | Err(AskError::Fault(_)) => true,
-            Err(AskError::Silent | AskError::Unreadable(_) | AskError::Input(_)) => false,
+            Ok(_) => true,
+            Err(error) => shows_absence(&error),
         }
     }
 }
 
-/// Takes in what became of a call.
-fn settle(entry: &mut Entry, outcome: Result<Granted, String>, router: &Router) -> Change {
-    let now = Instant::now();
+/// Whether a deletion was refused because there is nothing to delete.
+const fn shows_absence(error: &AskError) -> bool {
+    match error {
+        AskError::Fault(fault) => matches!(
+            fault,
+            Fault::NoSuchEntry | Fault::NoSuchPinhole | Fault::MappingNotFound
+        ),
+        AskError::Silent | AskError::Unreadable(_) | AskError::Input(_) => false,
+    }
+}
+
+/// Takes in what became of a call; nothing is told of a renewal for which there is time left.
+fn settle(
+    entry: &mut Entry,
+    outcome: Result<Granted, String>,
+    place: Place,
+    now: Instant,
+) -> Option<Change> {
     match outcome {
         Ok(Granted {
             opening,
@@ -283,9 +306,9 @@ fn settle(entry: &mut Entry, outcome: Result<Granted, String>, router: &Router) 
             let until = now + lifetime;
             entry.held = Some(Held { opening, until });
             entry.due = now + lifetime / 2;
-            Change::Held(Holding {
-                gateway: router.search_address(),
-                local: router.local(),
+            Some(Change::Held(Holding {
+                gateway: place.gateway,
+                local: place.local,
                 mechanism: crate::igd::MECHANISM.to_owned(),
                 protocol: entry.wanted.protocol,
                 port: entry.wanted.first.get(),
@@ -299,22 +322,28 @@ fn settle(entry: &mut Entry, outcome: Result<Granted, String>, router: &Router) 
                     Opening::Pinhole(id) => Some(id),
                 },
                 watcher: None,
-            })
+                watcher_began: None,
+            }))
         }
         Err(reason) => {
-            entry.due = now + REST;
+            let wanted = entry.wanted.clone();
             match entry.held {
-                // There is time for another renewal.
-                Some(held) if held.until > now + REST => {
+                Some(held) if held.until > now => {
                     tracing::debug!(reason, "a mapping is not renewed yet");
+                    let left = held.until.duration_since(now);
+                    entry.due = now + (left / 2).max(RENEWAL_GAP).min(left);
+                    None
                 }
                 Some(_) => {
                     entry.held = None;
-                    return Change::Lost(entry.wanted.clone());
+                    entry.due = now + REST;
+                    Some(Change::Lost(wanted))
                 }
-                None => {}
+                None => {
+                    entry.due = now + REST;
+                    Some(Change::Failed(wanted, Reason::Other(reason), Some(REST)))
+                }
             }
-            Change::Failed(entry.wanted.clone(), Reason::Other(reason), REST)
         }
     }
 }
@@ -344,17 +373,93 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn range_is_one_mapping_for_each_port() {
-        let wanted = Wanted {
+    fn wanted() -> Wanted {
+        Wanted {
             protocol: Protocol::Udp,
-            first: NonZeroU16::new(65534).unwrap(),
-            ports: 3,
-            external: NonZeroU16::new(5000),
+            first: NonZeroU16::new(8080).unwrap(),
+            ports: 1,
+            external: None,
             is_exact: false,
             lifetime: 3600,
             filters: Vec::new(),
             hostnames: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn renewal_that_fails_is_tried_again_while_the_mapping_is_held() {
+        let place = Place {
+            gateway: "192.168.1.1:1900".parse().unwrap(),
+            local: "192.168.1.11".parse().unwrap(),
+        };
+        let start = Instant::now();
+        let mut entry = Entry {
+            wanted: wanted(),
+            held: None,
+            is_leaving: false,
+            due: start,
+        };
+        let hour = Duration::from_secs(3600);
+        let granted = || {
+            Ok(Granted {
+                opening: Opening::Port(8080),
+                external: "198.51.100.7:8080".parse().unwrap(),
+                lifetime: hour,
+            })
+        };
+        let failed = || Err("the router does not answer".to_owned());
+        let held = settle(&mut entry, granted(), place, start);
+        assert!(matches!(held, Some(Change::Held(_))), "{held:?}");
+        assert_eq!(entry.due, start + hour / 2);
+
+        // It fails once, and then it does not.
+        let renewal = entry.due;
+        assert_eq!(settle(&mut entry, failed(), place, renewal), None);
+        assert_eq!(entry.due, start + hour / 4 * 3);
+        let again = entry.due;
+        let held = settle(&mut entry, granted(), place, again);
+        assert!(matches!(held, Some(Change::Held(_))), "{held:?}");
+
+        // It fails until the end, and is told once as lost and then as failed.
+        let end = again + hour;
+        let mut tries = 0;
+        let change = loop {
+            tries += 1;
+            let due = entry.due;
+            assert!(due <= end && tries < 20, "{tries}");
+            if let Some(change) = settle(&mut entry, failed(), place, due) {
+                assert_eq!(due, end);
+                break change;
+            }
+        };
+        assert_eq!(change, Change::Lost(wanted()));
+        assert_eq!(entry.due, end + REST);
+        let change = settle(&mut entry, failed(), place, end + REST);
+        assert!(matches!(change, Some(Change::Failed(..))), "{change:?}");
+    }
+
+    #[test]
+    fn only_what_is_not_there_counts_as_given_back_when_a_deletion_is_refused() {
+        for (fault, is_gone) in [
+            (Fault::NoSuchEntry, true),
+            (Fault::NoSuchPinhole, true),
+            (Fault::MappingNotFound, true),
+            (Fault::NotAuthorized, false),
+            (Fault::ActionFailed, false),
+            (Fault::Other(899), false),
+        ] {
+            assert_eq!(shows_absence(&AskError::Fault(fault)), is_gone, "{fault:?}");
+        }
+        assert!(!shows_absence(&AskError::Silent));
+    }
+
+    #[test]
+    fn range_is_one_mapping_for_each_port() {
+        let wanted = Wanted {
+            first: NonZeroU16::new(65534).unwrap(),
+            ports: 3,
+            external: NonZeroU16::new(5000),
+            ..wanted()
         };
         let ports = each_port(&wanted).into_iter();
         let ports: Vec<_> = ports

@@ -28,6 +28,8 @@ struct Entry {
     wanted: Wanted,
     nonce: Nonce,
     held: bool,
+    /// It cannot be asked for in what the gateway speaks.
+    is_hopeless: bool,
 }
 
 impl Holder {
@@ -79,6 +81,11 @@ impl Holder {
         self.entries.is_empty()
     }
 
+    /// Whether nothing is wanted that could be asked for there.
+    pub(super) fn is_hopeless(&self) -> bool {
+        self.entries.values().all(|entry| entry.is_hopeless)
+    }
+
     /// Whether everything that is wanted is held, but for these.
     pub(super) fn is_settled_but(&self, refused: &[(Protocol, u16)]) -> bool {
         self.entries.values().all(|entry| {
@@ -108,6 +115,7 @@ impl Holder {
             Event::Failed(id, failure, rest) => {
                 let entry = self.entries.get_mut(&id)?;
                 entry.held = false;
+                entry.is_hopeless = rest.is_none();
                 let reason = reason(failure, &entry.wanted);
                 Some(Change::Failed(entry.wanted.clone(), reason, rest))
             }
@@ -126,6 +134,7 @@ impl Holder {
     fn hold(&mut self, id: MappingId, mapped: &Mapped) -> Option<Change> {
         let entry = self.entries.get_mut(&id)?;
         entry.held = true;
+        entry.is_hopeless = false;
         let rest = entry.wanted.split_off(mapped.ports);
         let nonce = entry.nonce;
         let candidate = self.connection.candidate();
@@ -143,6 +152,7 @@ impl Holder {
             nonce: nonce.0,
             pinhole: None,
             watcher: None,
+            watcher_began: None,
         };
         if let Some(rest) = rest {
             self.insert(rest, nonce);
@@ -161,6 +171,7 @@ impl Holder {
             wanted,
             nonce,
             held: false,
+            is_hopeless: false,
         };
         self.entries.insert(id, entry);
         id

@@ -25,6 +25,9 @@ const LONGEST_SPREAD: Duration = Duration::from_secs(5);
 /// After a failure, or no answer, the same is asked again after this time.
 const REST: Duration = Duration::from_secs(60);
 
+/// For so long the external address that was heard is taken for the one of now.
+const FRESH: Duration = Duration::from_secs(30);
+
 /// No renewal follows another sooner.
 const RENEWAL_GAP: Duration = Duration::from_secs(4);
 
@@ -37,8 +40,8 @@ pub enum Event {
     OtherVersion,
     /// A mapping is there, renewed, or another now.
     Mapped(MappingId, Mapped),
-    /// A mapping is not there. It is asked for again after the time.
-    Failed(MappingId, Failure, Duration),
+    /// A mapping is not there. It is asked for again after the time, if at all.
+    Failed(MappingId, Failure, Option<Duration>),
     /// A mapping ran out, because nobody answered. It is asked for again.
     Lost(MappingId),
     /// A mapping is no longer kept; whether the server said that it is gone.
@@ -55,7 +58,9 @@ pub struct Client {
     epoch: EpochWatch,
     is_answered: bool,
     address: Option<Ipv4Addr>,
-    /// When the external address is asked for.
+    /// When it was heard.
+    address_heard: Option<Instant>,
+    /// When it is asked for.
     address_due: Option<Instant>,
     entries: BTreeMap<MappingId, Entry>,
     flight: Option<Flight>,
@@ -102,6 +107,7 @@ impl Client {
             epoch: EpochWatch::default(),
             is_answered: false,
             address: None,
+            address_heard: None,
             address_due: Some(start),
             entries: BTreeMap::new(),
             flight: None,
@@ -113,7 +119,7 @@ impl Client {
     /// Asks for a mapping and keeps it. Of several ports it gets the first; what the protocol cannot say fails.
     pub fn insert(&mut self, id: MappingId, wish: Wish, now: Instant) {
         if !wish.is_plain() {
-            let event = Event::Failed(id, Failure::NeedsPcp, Duration::MAX);
+            let event = Event::Failed(id, Failure::NeedsPcp, None);
             self.events.push_back(event);
             return;
         }
@@ -226,6 +232,7 @@ impl Client {
             self.flight = None;
         }
         self.address_due = None;
+        self.address_heard = Some(now);
         if self.address.replace(address) != Some(address) {
             let held: Vec<_> = self
                 .entries
@@ -276,6 +283,10 @@ impl Client {
                 entry.due = now + (held.lifetime / 2).max(RENEWAL_GAP);
                 self.flight = None;
                 self.tell(id, &held, now);
+                // Not every server announces that it has another.
+                if self.address_heard.is_some_and(|heard| heard + FRESH < now) {
+                    self.address_due.get_or_insert(now);
+                }
             }
         }
     }
@@ -300,11 +311,15 @@ impl Client {
         match flight.job {
             Job::Address => {
                 self.address_due = Some(now + REST);
-                // What cannot be told where it is has failed as well.
-                let ids: Vec<_> = self.entries.keys().copied().collect();
-                for id in ids {
-                    self.events.push_back(Event::Failed(id, failure, REST));
+                // Of mappings that are held their renewals tell whether somebody is there.
+                if failure == Failure::NoAnswer && self.address.is_some() {
+                    return;
                 }
+                self.address = None;
+                // What cannot be told where it is has failed as well.
+                let staying = self.entries.iter().filter(|(_, entry)| !entry.is_leaving);
+                let failed = staying.map(|(id, _)| Event::Failed(*id, failure, Some(REST)));
+                self.events.extend(failed);
             }
             Job::Remove(id) => {
                 self.entries.remove(&id);
@@ -328,12 +343,13 @@ impl Client {
             Some(_) => {
                 entry.held = None;
                 entry.due = now + REST;
-                self.events.push_back(Event::Failed(id, failure, REST));
+                self.events
+                    .push_back(Event::Failed(id, failure, Some(REST)));
             }
             None => {
                 let event = match entry.held.take() {
                     Some(_) => Event::Lost(id),
-                    None => Event::Failed(id, failure, REST),
+                    None => Event::Failed(id, failure, Some(REST)),
                 };
                 entry.due = now + REST;
                 self.events.push_back(event);
@@ -346,6 +362,7 @@ impl Client {
         for entry in self.entries.values_mut().filter(|it| !it.is_leaving) {
             entry.due = entry.due.min(now + wait);
         }
+        self.address_due = Some(now + wait);
         self.events.push_back(Event::Reset);
     }
 

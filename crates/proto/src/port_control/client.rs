@@ -47,8 +47,8 @@ pub enum Event {
     Absent(Duration),
     /// A mapping is there, renewed, or another now.
     Mapped(MappingId, Mapped),
-    /// A mapping is not there. It is asked for again after the time.
-    Failed(MappingId, Failure, Duration),
+    /// A mapping is not there. It is asked for again after the time; without one, not while the server speaks what it does.
+    Failed(MappingId, Failure, Option<Duration>),
     /// A mapping ran out, because nobody answered. It is asked for again.
     Lost(MappingId),
     /// A mapping is no longer kept; whether the server said that it is gone.
@@ -269,7 +269,8 @@ impl Client {
                             self.events.push_back(Event::Mapped(id, mapped));
                         }
                         pcp::client::Event::Failed(id, failure, rest) => {
-                            self.events.push_back(Event::Failed(id, failure, rest));
+                            let failed = Event::Failed(id, failure, Some(rest));
+                            self.events.push_back(failed);
                         }
                         pcp::client::Event::Lost(id) => self.events.push_back(Event::Lost(id)),
                         pcp::client::Event::Removed(id, is_confirmed) => {

@@ -10,6 +10,7 @@ use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
+use adit_proto::nat_pmp;
 use adit_proto::pcp::client::Client as PcpClient;
 use adit_proto::pcp::wire::{ErrorCode, Filter, Hostname, Nonce, Suggestion};
 use adit_proto::port_control::client::{Event, Mechanism};
@@ -162,11 +163,13 @@ fn server_of_nat_pmp_alone_is_spoken_to_in_nat_pmp() {
     pair.sent.clear();
     pair.run(HOUR * 10);
     assert!(pair.held().is_some());
+    // A renewal, and the question for the address.
     let gaps = pair.sent.windows(2).map(|it| (it[1] - it[0]).as_secs());
+    let gaps: Vec<_> = gaps.collect();
+    assert_eq!(gaps.len(), 39);
     assert!(
-        gaps.clone().all(|gap| gap == 1800),
-        "{:?}",
-        gaps.collect::<Vec<_>>()
+        gaps.chunks(2).all(|gap| [0, 1800].starts_with(gap)),
+        "{gaps:?}"
     );
 
     let filtered = Wish {
@@ -175,8 +178,92 @@ fn server_of_nat_pmp_alone_is_spoken_to_in_nat_pmp() {
     };
     pair.client.insert(MappingId(2), filtered, NONCE, pair.now);
     pair.run(SECOND);
-    let refused = |it: &Event| matches!(it, Event::Failed(MappingId(2), Failure::NeedsPcp, _));
+    let refused = |it: &Event| matches!(it, Event::Failed(MappingId(2), Failure::NeedsPcp, None));
     assert_eq!(pair.count(refused), 1);
+}
+
+#[test]
+fn address_that_nobody_announced_is_told_with_the_next_renewal() {
+    let mut pair = Pair::new();
+    pair.server.speaks = Speaks::NatPmpOnly;
+    pair.insert(Pair::wish());
+    pair.run(HOUR / 10);
+    pair.server.external = Ipv4Addr::new(198, 51, 100, 99);
+    pair.run(HOUR / 2);
+    assert_eq!(pair.mapped().unwrap().to_string(), "198.51.100.99:40000");
+    assert_eq!(pair.count(|it| *it == Event::Reset), 0);
+}
+
+#[test]
+fn address_is_asked_for_again_after_the_server_lost_its_state() {
+    let mut pair = Pair::new();
+    pair.server.speaks = Speaks::NatPmpOnly;
+    pair.insert(Pair::wish());
+    pair.insert_at(MappingId(2), 8081);
+    pair.run(HOUR / 4);
+    pair.server.external = Ipv4Addr::new(198, 51, 100, 99);
+    // It tells nobody; the answer to something else shows it.
+    pair.server.lose(false, pair.now);
+    pair.insert_at(MappingId(3), 8082);
+    pair.run(SECOND * 6);
+    assert_eq!(pair.count(|it| *it == Event::Reset), 1);
+    for number in 1..=3 {
+        let told = pair.events.iter().rev().find_map(|(_, event)| match event {
+            Event::Mapped(MappingId(id), mapped) if *id == number => Some(mapped.external.ip()),
+            _ => None,
+        });
+        assert_eq!(told, Some([198, 51, 100, 99].into()), "{number}");
+    }
+}
+
+#[test]
+fn renewals_together_ask_for_the_address_once() {
+    let mut pair = Pair::new();
+    pair.server.speaks = Speaks::NatPmpOnly;
+    for number in 1..=10 {
+        pair.insert_at(MappingId(number), 8080 + number as u16);
+    }
+    pair.run(HOUR / 4);
+    pair.sent.clear();
+    pair.run(HOUR / 2);
+    assert_eq!(pair.sent.len(), 11);
+}
+
+#[test]
+fn silence_about_the_address_takes_no_mapping_that_is_held() {
+    let mut pair = Pair::new();
+    pair.server.speaks = Speaks::NatPmpOnly;
+    pair.insert(Pair::wish());
+    pair.run(HOUR / 2 - SECOND);
+    pair.events.clear();
+    // The renewal is answered, the question after it is not.
+    pair.server.is_mute_of_address = true;
+    pair.run(HOUR / 3);
+    assert!(pair.held().is_some());
+    let expected = |it: &Event| matches!(it, Event::Mapped(ID, _));
+    assert_eq!(pair.count(expected), pair.events.len(), "{:?}", pair.events);
+    pair.server.external = Ipv4Addr::new(198, 51, 100, 99);
+    pair.server.is_mute_of_address = false;
+    pair.run(SECOND * 250);
+    assert_eq!(pair.mapped().unwrap().to_string(), "198.51.100.99:40000");
+}
+
+#[test]
+fn server_without_an_address_is_told_of_until_it_has_one_again() {
+    let mut pair = Pair::new();
+    pair.server.speaks = Speaks::NatPmpOnly;
+    pair.insert(Pair::wish());
+    pair.run(HOUR / 2 - SECOND);
+    pair.events.clear();
+    pair.server.has_no_address = true;
+    pair.run(SECOND * 5);
+    let failure = Failure::NatPmp(nat_pmp::wire::ErrorCode::NetworkFailure);
+    let failed = |it: &Event| matches!(it, Event::Failed(ID, why, _) if *why == failure);
+    assert_eq!(pair.count(failed), 1, "{:?}", pair.events);
+    pair.events.clear();
+    pair.server.has_no_address = false;
+    pair.run(SECOND * 60);
+    assert_eq!(pair.mapped().unwrap().to_string(), "198.51.100.7:40000");
 }
 
 #[test]
@@ -230,7 +317,9 @@ fn mapping_of_another_nonce_is_refused_for_as_long_as_it_lives() {
         .insert(stranger, Pair::wish(), Nonce([8; 12]), pair.now);
     pair.run(SECOND);
     let refusal = pair.events.iter().find_map(|(_, event)| match event {
-        Event::Failed(id, failure, rest) if *id == stranger => Some((*failure, rest.as_secs())),
+        Event::Failed(id, failure, Some(rest)) if *id == stranger => {
+            Some((*failure, rest.as_secs()))
+        }
         _ => None,
     });
     let (failure, rest) = refusal.unwrap();

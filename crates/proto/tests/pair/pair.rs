@@ -80,6 +80,13 @@ impl Pair {
         self.client.insert(ID, wish, NONCE, self.now);
     }
 
+    /// Another wish like [`Self::wish`], for another port.
+    pub(crate) fn insert_at(&mut self, id: MappingId, port: u16) {
+        let port = NonZeroU16::new(port).expect("not zero");
+        let wish = Wish::new(Protocol::Tcp, port, 3600);
+        self.client.insert(id, wish, NONCE, self.now);
+    }
+
     /// What the server holds for the client's port 8080.
     pub(crate) fn held(&self) -> Option<&Held> {
         let port = NonZeroU16::new(8080).expect("not zero");

@@ -42,6 +42,10 @@ pub(crate) struct Server {
     pub(crate) longest: u32,
     /// Refuses what it might pass over.
     pub(crate) stumbles_over_sets: bool,
+    /// Does not say in NAT-PMP which address it has outside.
+    pub(crate) is_mute_of_address: bool,
+    /// Has none outside.
+    pub(crate) has_no_address: bool,
     epoch: Epoch,
     notifier: Notifier,
     next_port: u16,
@@ -72,6 +76,8 @@ impl Server {
             most_ports: 100,
             longest: 7200,
             stumbles_over_sets: false,
+            is_mute_of_address: false,
+            has_no_address: false,
             epoch: Epoch::begin(now),
             notifier: Notifier::new(),
             next_port: 40_000,
@@ -151,6 +157,11 @@ impl Server {
             Received::Request(Request::Pcp(request)) => {
                 Some(self.pcp(&request, source, epoch, now))
             }
+            Received::Request(Request::NatPmp(nat_pmp::server::Request::ExternalAddress(_)))
+                if self.is_mute_of_address =>
+            {
+                None
+            }
             Received::Request(Request::NatPmp(request)) => {
                 Some(self.nat_pmp(&request, source, epoch, now))
             }
@@ -224,6 +235,9 @@ impl Server {
         now: Instant,
     ) -> Vec<u8> {
         match request {
+            nat_pmp::server::Request::ExternalAddress(request) if self.has_no_address => {
+                request.refused(nat_pmp::wire::ErrorCode::NetworkFailure, epoch)
+            }
             nat_pmp::server::Request::ExternalAddress(request) => {
                 request.granted(self.external, epoch)
             }
