@@ -322,35 +322,44 @@ fn flows_of_strangers_take_no_place_of_a_connection() -> Result<()> {
 }
 
 #[test]
-fn a_client_has_two_flows_to_one_device_from_one_port() -> Result<()> {
-    let network = Network::new("front-quic-two")?;
-    let front = network.start_front()?;
+fn a_client_has_several_flows_to_one_device_from_one_port() -> Result<()> {
+    let network = Network::new("front-quic-several")?;
+    let mut front = network.start_front()?;
+    let ports = [443, 8443, 9443];
     let at = |port| listeners(Service::Quic, port, &EXAMPLE, None);
-    front.set([at(443), at(8443)].concat())?;
+    front.set(ports.map(at).concat())?;
     let initial = initial()?;
+    let mut ends = Vec::new();
     for family in FAMILIES {
         let device = bound(&network.nas, Place::Nas.at(family, 443))?;
         let client = bound(&network.client, Place::Client.at(family, 0))?;
-        let fronts = [443, 8443].map(|port| Place::Front.at(family, port));
-        let mut seen = Vec::new();
-        for front in fronts {
-            client.send_to(&initial, front)?;
-            seen.push(device.recv_from(&mut [0; 2000])?.1);
-        }
-        ensure!(seen[0] == client.local_addr()?, "{seen:?}");
-        ensure!(
-            seen[1].ip() == seen[0].ip() && seen[1] != seen[0],
-            "{seen:?}"
-        );
-        // Each answer comes back from where it was asked, and so does what follows.
-        for (front, seen) in fronts.iter().zip(&seen) {
-            device.send_to(b"answer", seen)?;
-            let (_, from) = client.recv_from(&mut [0; 2000])?;
-            ensure!(from == *front, "{from}");
-            client.send_to(b"more", front)?;
+        ends.push((family, device, client, Vec::new()));
+    }
+    for (round, port) in ports.into_iter().enumerate() {
+        for (family, device, client, seen) in &mut ends {
+            client.send_to(&initial, Place::Front.at(*family, port))?;
             let (_, from) = device.recv_from(&mut [0; 2000])?;
-            ensure!(from == *seen, "{from}");
+            let own = client.local_addr()?;
+            ensure!(from.ip() == own.ip(), "{from}");
+            ensure!((from == own) == (round == 0), "{from} in round {round}");
+            ensure!(!seen.contains(&from), "{from} among {seen:?}");
+            seen.push(from);
+            // Each answer comes back from where it was asked, and so does what follows.
+            for (port, seen) in ports.iter().zip(&*seen) {
+                device.send_to(b"answer", seen)?;
+                let front = Place::Front.at(*family, *port);
+                let (_, from) = client.recv_from(&mut [0; 2000])?;
+                ensure!(from == front, "{from}");
+                client.send_to(b"more", front)?;
+                let (_, from) = device.recv_from(&mut [0; 2000])?;
+                ensure!(from == *seen, "{from}");
+            }
         }
+        // The next front knows of those of the one before.
+        let mut next = network.spawn_front()?;
+        next.wait_for_output("leading connections", LIMIT)?;
+        front.process.wait(LIMIT)?;
+        front.process = next;
     }
     Ok(())
 }
