@@ -81,9 +81,9 @@ impl Front {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Connections and flows that are open.
+    /// Connections that are open.
     pub(crate) fn open(&self) -> u32 {
-        self.shared.admission.total()
+        self.shared.admission.connections()
     }
 
     /// Puts a table in force, over sockets that another front has left where there are any.
@@ -269,6 +269,7 @@ impl Front {
                 listener: place,
                 client: flow.client,
                 name: flow.name.clone(),
+                is_proven: flow.is_proven,
             }));
             flows.push((place, given));
         }
@@ -385,6 +386,7 @@ impl Inheritance {
                 flows.push(Flow {
                     client: item.client,
                     name: item.name.clone(),
+                    is_proven: item.is_proven,
                     socket,
                 });
             }

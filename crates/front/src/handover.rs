@@ -39,6 +39,9 @@ pub(crate) struct FlowItem {
     pub(crate) client: SocketAddr,
     /// Nothing for the fallback.
     pub(crate) name: Option<String>,
+    /// Whether the client is known to be where it says.
+    #[serde(default)]
+    pub(crate) is_proven: bool,
 }
 
 impl Inventory {

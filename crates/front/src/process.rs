@@ -20,6 +20,7 @@ use crate::client::{Client, ClientError};
 use crate::control::server::{self, Occasion};
 use crate::front::{Front, Inheritance};
 use crate::table::{Table, TableError};
+use crate::worker::MOST_WORKERS;
 
 /// How often listeners that could not be opened are tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -29,8 +30,6 @@ const LOOK: Duration = Duration::from_millis(100);
 const FILES: u64 = 1 << 19;
 /// Files that are no connections'.
 const OTHER_FILES: u32 = 256;
-/// More than one core's worth of threads for each of these many cores carries nothing more.
-const MOST_WORKERS: usize = 8;
 
 /// Why there is no front.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +66,8 @@ pub fn serve(socket: &Path, ready: impl FnOnce()) -> Result<(), ServeError> {
         .thread_block()
         .map_err(|errno| failed("await signals for")(errno.into()))?;
     umask(Mode::S_IRWXG | Mode::S_IRWXO);
-    let workers = thread::available_parallelism().map_or(1, |count| count.get().min(MOST_WORKERS));
+    let workers =
+        thread::available_parallelism().map_or(1, |count| count.get().min(MOST_WORKERS as usize));
     let front = Front::start(workers, files_for_connections())
         .map_err(failed("start the threads behind"))?;
     let front = Arc::new(front);

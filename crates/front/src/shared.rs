@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::admission::Admission;
+use crate::pairs::Pairs;
 use crate::route::Names;
 use crate::status::Failures;
 use crate::table::{Route, Service};
@@ -25,6 +26,7 @@ pub(crate) struct Gate {
 pub(crate) struct Shared {
     pub(crate) admission: Arc<Admission>,
     pub(crate) counters: Counters,
+    pub(crate) pairs: Arc<Pairs>,
     gates: RwLock<BTreeMap<u64, Arc<Gate>>>,
 }
 
@@ -84,6 +86,7 @@ impl Shared {
         Arc::new(Self {
             admission,
             counters: Counters::default(),
+            pairs: Arc::default(),
             gates: RwLock::default(),
         })
     }

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::sockopt;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, listen, socket_with};
+use rustix::net::{
+    AddressFamily, SocketFlags, SocketType, bind, connect, getsockname, listen, socket_with,
+};
 use socket2::SockRef;
 
 use crate::table::{Mode, Service, Target};
@@ -52,7 +54,8 @@ pub(crate) fn open(address: SocketAddr, service: Service) -> io::Result<OwnedFd>
     Ok(socket)
 }
 
-/// A connection to a device that may not be there yet, from whatever address the target's mode says.
+/// A connection to a device that may not be there yet, from whatever address the target's mode says. Port 0 of the client stands
+/// for any other than its own.
 pub(crate) fn dial(target: &Target, service: Service, client: SocketAddr) -> io::Result<OwnedFd> {
     let client = SocketAddr::new(client.ip().to_canonical(), client.port());
     let is_transparent = target.mode == Mode::Transparent
@@ -69,6 +72,12 @@ pub(crate) fn dial(target: &Target, service: Service, client: SocketAddr) -> io:
         }
         dialled => Ok(dialled?),
     }
+}
+
+/// Whether a socket has this address.
+pub(crate) fn is_bound_to(socket: &OwnedFd, address: SocketAddr) -> bool {
+    let bound = getsockname(socket).and_then(SocketAddr::try_from);
+    bound == Ok(SocketAddr::new(address.ip().to_canonical(), address.port()))
 }
 
 /// Whether this process may take addresses that this host has not, as [`Mode::Transparent`] needs.
@@ -114,8 +123,8 @@ fn bind_as(socket: &OwnedFd, source: SocketAddr) -> rustix::io::Result<()> {
         options.set_ip_transparent_v6(true)
     };
     set.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::INVAL))?;
-    // The same client may talk to two devices from one port.
-    sockopt::set_socket_reuseaddr(socket, true)?;
+    // The same client may talk to two devices from one port. Where it is to be another, it is nobody's.
+    sockopt::set_socket_reuseaddr(socket, source.port() != 0)?;
     bind(socket, &source)
 }
 

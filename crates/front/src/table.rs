@@ -107,9 +107,13 @@ pub enum Mode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Limits {
-    /// Connections and QUIC flows. It is less where the process may not have so many files.
+    /// TCP connections. It is less where the process may not have so many files, and so are the next two.
     pub connections: u32,
-    /// Of these, how many from one IPv4 address, or from one IPv6 /64.
+    /// QUIC flows whose clients are known to be where they say.
+    pub flows: u32,
+    /// Other flows, for each thread: the oldest make room for those who come.
+    pub unproven: u32,
+    /// Connections, and flows, from one IPv4 address, or from one IPv6 /64; from a /48 four times as many.
     pub per_source: u32,
     /// Bytes that are held for those who have not said yet where they want to.
     pub waiting_bytes: usize,
@@ -136,6 +140,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 32_768,
+            flows: 16_384,
+            unproven: 4096,
             per_source: 1024,
             waiting_bytes: 64 << 20,
         }

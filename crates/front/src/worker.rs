@@ -32,6 +32,8 @@ use self::pipe::Pipes;
 use crate::admission::Excess;
 use crate::shared::{Gate, Shared, count};
 
+/// More than one core's worth of threads for each of these many cores carries nothing more.
+pub(crate) const MOST_WORKERS: u32 = 8;
 /// Events that are fetched at once, and connections that are accepted before others have their turn.
 const EVENTS: usize = 256;
 const ACCEPTED: usize = 64;

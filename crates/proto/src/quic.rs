@@ -1,10 +1,12 @@
 //! The beginning of a QUIC connection, versions 1 (RFC 9000) and 2 (RFC 9369), as far as a name has to be read from it.
 
+mod address;
 mod keys;
 mod packet;
 mod reader;
 mod stream;
 
+pub use address::AddressProof;
 pub use reader::InitialReader;
 
 use crate::tls::TlsError;

@@ -1,15 +1,17 @@
 //! QUIC: by the name in the first packets, and then by the addresses.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
-use adit_front::Service;
+use adit_front::{Limits, Service};
 use adit_lab::{Host, Process, wait_until};
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
 
+use crate::device::{Plain, connect, exchange, hello};
 use crate::findings::Findings;
 use crate::network::{FAMILIES, Family, LIMIT, Network, Place, file, listeners};
 
@@ -17,6 +19,26 @@ const NAMES: [(&str, Place, u16); 2] = [
     ("nas.example", Place::Nas, 443),
     ("*.blog.example", Place::Blog, 8443),
 ];
+/// The name in [`initial`].
+const EXAMPLE: [(&str, Place, u16); 1] = [("example.com", Place::Nas, 443)];
+
+/// That of RFC 9001 appendix A.2.
+fn initial() -> Result<Vec<u8>> {
+    const INITIAL: &str = include_str!("../../../proto/src/quic/vectors/initial-v1.hex");
+    let digits: Vec<char> = INITIAL.chars().filter(char::is_ascii_hexdigit).collect();
+    let initial = digits
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(&pair.iter().collect::<String>(), 16));
+    let initial = initial.collect::<Result<Vec<u8>, _>>()?;
+    ensure!(initial.len() == 1200, "{}", initial.len());
+    Ok(initial)
+}
+
+fn bound(host: &Host, address: SocketAddr) -> Result<UdpSocket> {
+    let socket = host.enter(|| UdpSocket::bind(address))??;
+    socket.set_read_timeout(Some(LIMIT))?;
+    Ok(socket)
+}
 
 fn python() -> Result<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools/quic/bin/python3");
@@ -103,7 +125,12 @@ fn flows_lead_to_the_device_of_the_name_which_sees_the_client() -> Result<()> {
     let _nas = serve(&network, Place::Nas, 443, "nas", &certificate)?;
     let _blog = serve(&network, Place::Blog, 8443, "blog", &certificate)?;
     let front = network.start_front()?;
-    front.set(listeners(Service::Quic, 443, &NAMES, None))?;
+    // Each that is there has shown that it hears its device, or it would have made room for the next.
+    let limits = Limits {
+        unproven: 1,
+        ..Limits::default()
+    };
+    front.set_limited(listeners(Service::Quic, 443, &NAMES, None), limits)?;
     let mut findings = Findings::default();
     for family in FAMILIES {
         for (name, server, options) in [
@@ -221,27 +248,16 @@ fn datagrams_of_others_hold_nothing_and_get_no_answer() -> Result<()> {
 
 #[test]
 fn datagrams_that_are_sent_together_arrive_as_they_were_sent() -> Result<()> {
-    const INITIAL: &str = include_str!("../../../proto/src/quic/vectors/initial-v1.hex");
     let network = Network::new("front-quic-together")?;
     let front = network.start_front()?;
-    // That of RFC 9001 appendix A.2.
-    let names = [("example.com", Place::Nas, 443)];
-    front.set(listeners(Service::Quic, 443, &names, None))?;
-    let digits: Vec<char> = INITIAL.chars().filter(char::is_ascii_hexdigit).collect();
-    let initial = digits
-        .chunks(2)
-        .map(|pair| u8::from_str_radix(&pair.iter().collect::<String>(), 16));
-    let initial = initial.collect::<Result<Vec<u8>, _>>()?;
-    ensure!(initial.len() == 1200, "{}", initial.len());
+    front.set(listeners(Service::Quic, 443, &EXAMPLE, None))?;
+    let initial = initial()?;
     for family in FAMILIES {
-        let bound = |host: &Host, address: SocketAddr| -> Result<UdpSocket> {
-            let socket = host.enter(|| UdpSocket::bind(address))??;
-            socket.set_read_timeout(Some(LIMIT))?;
-            setsockopt(&socket, sockopt::UdpGsoSegment, &1200)?;
-            Ok(socket)
-        };
         let device = bound(&network.nas, Place::Nas.at(family, 443))?;
         let client = bound(&network.client, Place::Client.at(family, 0))?;
+        for socket in [&device, &client] {
+            setsockopt(socket, sockopt::UdpGsoSegment, &1200)?;
+        }
         client.connect(Place::Front.at(family, 443))?;
         // The first leads the others, in this call and the next.
         let more: Vec<u8> = (0..20 * 1200 + 300)
@@ -265,6 +281,85 @@ fn datagrams_that_are_sent_together_arrive_as_they_were_sent() -> Result<()> {
             let length = client.recv(&mut buffer)?;
             ensure!(buffer[..length] == *expected, "{length} back");
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn flows_of_strangers_take_no_place_of_a_connection() -> Result<()> {
+    let network = Network::new("front-quic-strangers")?;
+    let front = network.start_front()?;
+    let limits = Limits {
+        per_source: 3,
+        connections: 5,
+        ..Limits::default()
+    };
+    let quic = listeners(Service::Quic, 443, &EXAMPLE, None);
+    let tls = listeners(Service::Tls, 443, &[("nas.example", Place::Nas, 443)], None);
+    front.set_limited([quic, tls].concat(), limits)?;
+    let device = bound(&network.nas, Place::Nas.at(Family::V4, 443))?;
+    let initial = initial()?;
+    // Whoever sends them need not be where they seem to come from; that the device answers says nothing about it.
+    let mut sockets = Vec::new();
+    for _ in 0..20 {
+        let stranger = bound(&network.client, Place::Client.at(Family::V4, 0))?;
+        stranger.connect(Place::Front.at(Family::V4, 443))?;
+        stranger.send(&initial)?;
+        let (_, from) = device.recv_from(&mut [0; 2000])?;
+        ensure!(from == stranger.local_addr()?, "{from}");
+        device.send_to(b"answer", from)?;
+        ensure!(stranger.recv(&mut [0; 2000])? == 6, "another answer");
+        sockets.push(stranger);
+    }
+    let hello = hello(&network.client, "nas.example", 0)?;
+    let server = Plain::listen(&network.nas, Place::Nas.at(Family::V4, 443))?;
+    let mut client = connect(&network.client, Place::Front.at(Family::V4, 443))?;
+    client.write_all(&hello)?;
+    let (mut nas, _) = server.accept()?;
+    nas.read_exact(&mut vec![0; hello.len()])?;
+    exchange(&client, &nas)?;
+    Ok(())
+}
+
+#[test]
+fn a_client_has_several_flows_to_one_device_from_one_port() -> Result<()> {
+    let network = Network::new("front-quic-several")?;
+    let mut front = network.start_front()?;
+    let ports = [443, 8443, 9443];
+    let at = |port| listeners(Service::Quic, port, &EXAMPLE, None);
+    front.set(ports.map(at).concat())?;
+    let initial = initial()?;
+    let mut ends = Vec::new();
+    for family in FAMILIES {
+        let device = bound(&network.nas, Place::Nas.at(family, 443))?;
+        let client = bound(&network.client, Place::Client.at(family, 0))?;
+        ends.push((family, device, client, Vec::new()));
+    }
+    for (round, port) in ports.into_iter().enumerate() {
+        for (family, device, client, seen) in &mut ends {
+            client.send_to(&initial, Place::Front.at(*family, port))?;
+            let (_, from) = device.recv_from(&mut [0; 2000])?;
+            let own = client.local_addr()?;
+            ensure!(from.ip() == own.ip(), "{from}");
+            ensure!((from == own) == (round == 0), "{from} in round {round}");
+            ensure!(!seen.contains(&from), "{from} among {seen:?}");
+            seen.push(from);
+            // Each answer comes back from where it was asked, and so does what follows.
+            for (port, seen) in ports.iter().zip(&*seen) {
+                device.send_to(b"answer", seen)?;
+                let front = Place::Front.at(*family, *port);
+                let (_, from) = client.recv_from(&mut [0; 2000])?;
+                ensure!(from == front, "{from}");
+                client.send_to(b"more", front)?;
+                let (_, from) = device.recv_from(&mut [0; 2000])?;
+                ensure!(from == *seen, "{from}");
+            }
+        }
+        // The next front knows of those of the one before.
+        let mut next = network.spawn_front()?;
+        next.wait_for_output("leading connections", LIMIT)?;
+        front.process.wait(LIMIT)?;
+        front.process = next;
     }
     Ok(())
 }

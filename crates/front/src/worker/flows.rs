@@ -1,37 +1,32 @@
 //! QUIC: a flow is the datagrams between two addresses. Its first ones say where it leads to, and there it stays.
 
+mod asking;
+mod store;
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use adit_proto::quic::{InitialReader, QuicError};
 use rustix::event::epoll::{self, EventFlags};
-use slab::Slab;
 
+use self::asking::{Asking, Reading};
+use self::store::{Origin, Pinned, State, Store, Unproven};
 use super::Subject;
-use super::deadlines::Deadlines;
-use crate::admission::{Excess, Held, Permit};
+use crate::admission::Files;
 use crate::datagrams;
+use crate::pairs::Pair;
 use crate::route::{Entry, OpenEntry};
 use crate::shared::{Counted, Gate, Shared, count};
 use crate::socket;
 use crate::table::Route;
 
-/// What a client gets to say where it wants to.
-const ASKING: Duration = Duration::from_secs(5);
-/// How long a flow is kept that the device has not answered, as nobody knows whether its source is true.
-const UNANSWERED: Duration = Duration::from_secs(15);
-/// How long one that it has answered is kept in silence (RFC 4787 §4.3: two minutes at least).
-const IDLE: Duration = Duration::from_secs(150);
-/// How often it is looked at.
-const LOOK: Duration = Duration::from_secs(15);
 /// Datagrams in a row before others have their turn.
 const TURN: usize = 64;
-/// Datagrams of one who asks; a ClientHello of post-quantum size takes two or three.
-const MOST_ASKING: usize = 16;
 const LARGEST_DATAGRAM: usize = 1 << 16;
 
 /// A flow as one front hands it to the next.
@@ -40,6 +35,8 @@ pub(crate) struct Flow {
     pub(crate) client: SocketAddr,
     /// Nothing for the fallback.
     pub(crate) name: Option<String>,
+    /// Whether the client is known to be where it says.
+    pub(crate) is_proven: bool,
     /// Towards the device.
     pub(crate) socket: OwnedFd,
 }
@@ -50,9 +47,7 @@ pub(super) struct Flows {
     shared: Arc<Shared>,
     epoll: Arc<OwnedFd>,
     gates: HashMap<u64, Side>,
-    flows: Slab<Kept>,
-    next_id: u64,
-    deadlines: Deadlines,
+    store: Store,
     buffer: Vec<u8>,
     control: Vec<u8>,
 }
@@ -63,47 +58,13 @@ struct Side {
     by_client: HashMap<SocketAddr, usize>,
 }
 
-#[derive(Debug)]
-struct Kept {
-    /// Keys are used again, this is not.
-    id: u64,
-    gate: u64,
-    client: SocketAddr,
-    _permit: Permit,
-    state: State,
-}
-
-#[derive(Debug)]
-enum State {
-    Asking(Box<Asking>),
-    Pinned(Pinned),
-}
-
-#[derive(Debug)]
-struct Asking {
-    reader: InitialReader,
-    datagrams: Vec<Vec<u8>>,
-    held: Held,
-}
-
-#[derive(Debug)]
-struct Pinned {
-    socket: OwnedFd,
-    entry: OpenEntry,
-    is_answered: bool,
-    last: Instant,
-    _counted: Counted,
-}
-
 impl Flows {
     pub(super) fn new(shared: Arc<Shared>, epoll: Arc<OwnedFd>) -> Self {
         Self {
             shared,
             epoll,
             gates: HashMap::new(),
-            flows: Slab::new(),
-            next_id: 0,
-            deadlines: Deadlines::default(),
+            store: Store::default(),
             buffer: vec![0; LARGEST_DATAGRAM],
             control: datagrams::room(),
         }
@@ -121,16 +82,8 @@ impl Flows {
         let by_client = HashMap::new();
         self.gates.insert(id, Side { gate, by_client });
         for flow in flows {
-            let Flow {
-                client,
-                name,
-                socket,
-            } = flow;
-            let entry = names.named(name.as_deref());
-            let permit = self.shared.admission.admit(client.ip());
-            if let (Some(entry), Ok(permit)) = (entry, permit) {
-                let key = self.insert(id, client, permit, now);
-                self.pin(key, entry, socket, true, now);
+            if let Some(entry) = names.named(flow.name.as_deref()) {
+                self.go_on(id, entry, flow, now);
             }
         }
     }
@@ -143,7 +96,7 @@ impl Flows {
         let _ = epoll::delete(&self.epoll, &side.gate.socket);
         let mut given = Vec::new();
         for key in side.by_client.into_values() {
-            let Some(flow) = self.flows.try_remove(key) else {
+            let Some(flow) = self.store.remove(key) else {
                 continue;
             };
             if let State::Pinned(pinned) = flow.state {
@@ -152,6 +105,7 @@ impl Flows {
                 given.push(Flow {
                     client: flow.client,
                     name: pinned.entry.name.clone(),
+                    is_proven: pinned.origin.is_proven(),
                     socket: pinned.socket,
                 });
             }
@@ -161,7 +115,7 @@ impl Flows {
 
     /// Ends flows that lead where no table leads any more.
     pub(super) fn sweep(&mut self) {
-        let ended = self.flows.iter().filter(|(_, flow)| match &flow.state {
+        let ended = self.store.iter().filter(|(_, flow)| match &flow.state {
             State::Pinned(pinned) => pinned.entry.is_ended(),
             State::Asking(_) => false,
         });
@@ -192,7 +146,7 @@ impl Flows {
 
     /// Takes what a device has sent.
     pub(super) fn answer(&mut self, key: usize, now: Instant) {
-        let Some(flow) = self.flows.get_mut(key) else {
+        let Some(flow) = self.store.get_mut(key) else {
             return;
         };
         let (State::Pinned(pinned), Some(side)) = (&mut flow.state, self.gates.get(&flow.gate))
@@ -206,36 +160,27 @@ impl Flows {
             else {
                 break;
             };
-            pinned.is_answered = true;
             pinned.last = now;
             let bytes = self.buffer.get(..received.length).unwrap_or_default();
+            match &mut pinned.origin {
+                Origin::Proven { .. } => {}
+                Origin::Unproven(unproven) => unproven.handle_device(bytes.chunks(received.each)),
+            }
             let client = Some(flow.client);
             datagrams::send(&side.gate.socket, bytes, received.each, None, client);
         }
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.next()
+        self.store.next_deadline()
     }
 
     pub(super) fn expire(&mut self, now: Instant) {
-        while let Some(deadline) = self.deadlines.take_over(now) {
-            let flow = self.flows.get(deadline.key);
-            let Some(flow) = flow.filter(|flow| flow.id == deadline.id) else {
-                continue;
-            };
-            match &flow.state {
-                State::Asking(_) => {
+        while let Some((key, is_over)) = self.store.take_due(now) {
+            if is_over {
+                let flow = self.remove(key);
+                if let Some(State::Asking(_)) = flow {
                     count(&self.shared.counters.too_slow);
-                    self.remove(deadline.key);
-                }
-                State::Pinned(pinned) => {
-                    let limit = if pinned.is_answered { IDLE } else { UNANSWERED };
-                    if now.saturating_duration_since(pinned.last) >= limit {
-                        self.remove(deadline.key);
-                    } else {
-                        self.deadlines.add(now, LOOK, deadline.key, deadline.id);
-                    }
                 }
             }
         }
@@ -257,13 +202,18 @@ impl Flows {
                 .get(&gate.id)
                 .and_then(|side| side.by_client.get(&client).copied());
             if let Some(key) = known
-                && let Some(Kept {
-                    state: State::Pinned(pinned),
-                    ..
-                }) = self.flows.get_mut(key)
+                && let Some(flow) = self.store.get_mut(key)
+                && let State::Pinned(pinned) = &mut flow.state
             {
                 pinned.last = now;
                 datagrams::send(&pinned.socket, bytes, each, None, None);
+                let is_proof = match &mut pinned.origin {
+                    Origin::Proven { .. } => false,
+                    Origin::Unproven(unproven) => unproven.handle_client(bytes.chunks(each)),
+                };
+                if is_proof {
+                    self.prove(key, client.ip());
+                }
                 return;
             }
             let (datagram, rest) = bytes.split_at(each.min(bytes.len()));
@@ -284,71 +234,61 @@ impl Flows {
         datagram: &[u8],
         now: Instant,
     ) {
-        match known {
-            Some(key) => self.ask(gate, key, datagram, now),
-            None => {
-                // One who has not said what it wants makes room for one who may.
-                let permit = match self.shared.admission.admit(client.ip()) {
-                    Err(Excess::Total) if self.evict() => self.shared.admission.admit(client.ip()),
-                    permit => permit,
-                };
-                let Ok(permit) = permit else {
-                    count(&self.shared.counters.limited);
-                    return;
-                };
-                let key = self.insert(gate.id, client, permit, now);
-                self.ask(gate, key, datagram, now);
-            }
-        }
-    }
-
-    /// Another datagram of one who has not said yet where it wants to.
-    fn ask(&mut self, gate: &Arc<Gate>, key: usize, datagram: &[u8], now: Instant) {
-        let Some(Kept {
-            state: State::Asking(asking),
-            ..
-        }) = self.flows.get_mut(key)
-        else {
-            return;
-        };
-        let read = asking.reader.handle_input(datagram);
-        let is_first = asking.datagrams.is_empty();
-        asking.datagrams.push(datagram.to_vec());
-        let bytes: usize = asking.datagrams.iter().map(Vec::len).sum();
-        asking.held.set(bytes + asking.reader.size());
-        let is_too_much = asking.datagrams.len() >= MOST_ASKING;
         let names = gate.names();
-        match read {
-            Ok(Some(hello)) => match names.find(hello.server_name.as_deref()) {
-                Some(entry) => self.decide(gate, key, entry, now),
-                None => {
-                    count(&self.shared.counters.unknown_name);
+        if let Some(key) = known {
+            let flow = self.store.get_mut(key);
+            let Some(State::Asking(asking)) = flow.map(|flow| &mut flow.state) else {
+                return;
+            };
+            match asking.read(datagram, &names) {
+                Reading::Leads(entry) => self.decide(gate, key, &entry, now),
+                Reading::More => {}
+                nowhere @ (Reading::UnknownName | Reading::Malformed) => {
+                    self.count_refusal(&nowhere);
                     self.remove(key);
                 }
-            },
-            Err(QuicError::Tls(_)) => self.refuse(key),
-            // A flow from before, or of a version that only its device may know.
-            Err(QuicError::NotInitial) if is_first => match names.find(None) {
-                Some(entry) => self.decide(gate, key, entry, now),
-                None => self.refuse(key),
-            },
-            Err(_) if is_first => self.refuse(key),
-            Ok(None) | Err(_) if is_too_much => self.refuse(key),
-            Ok(None) | Err(_) => {}
+            }
+        } else {
+            let mut asking = Asking::new(self.shared.admission.hold());
+            let entry = match asking.read(datagram, &names) {
+                Reading::Leads(entry) => Some(entry),
+                Reading::More => None,
+                nowhere @ (Reading::UnknownName | Reading::Malformed) => {
+                    self.count_refusal(&nowhere);
+                    return;
+                }
+            };
+            let Some(files) = self.make_room(client.ip()) else {
+                count(&self.shared.counters.limited);
+                return;
+            };
+            let key = self.insert(gate.id, client, asking, files, now);
+            if let Some(entry) = entry {
+                self.decide(gate, key, &entry, now);
+            }
         }
-        while self.shared.admission.holds_too_much() && self.evict() {}
+        while self.shared.admission.holds_too_much()
+            && let Some(key) = self.store.oldest_asking()
+        {
+            self.evict(key);
+        }
     }
 
-    fn decide(&mut self, gate: &Arc<Gate>, key: usize, entry: &Arc<Entry>, now: Instant) {
-        let Some(flow) = self.flows.get_mut(key) else {
+    fn count_refusal(&self, reading: &Reading) {
+        let counters = &self.shared.counters;
+        match reading {
+            Reading::UnknownName => count(&counters.unknown_name),
+            Reading::Malformed => count(&counters.malformed),
+            Reading::Leads(_) | Reading::More => {}
+        }
+    }
+
+    fn decide(&mut self, gate: &Gate, key: usize, entry: &Arc<Entry>, now: Instant) {
+        let Some(flow) = self.store.get(key) else {
             return;
         };
-        let socket = match &entry.route {
-            Route::Device(target) => socket::dial(target, gate.service, flow.client),
-            Route::Redirect { .. } => Err(io::ErrorKind::Unsupported.into()),
-        };
-        let socket = match socket {
-            Ok(socket) => socket,
+        let (socket, pair) = match self.dial(gate, entry, flow.client) {
+            Ok(dialled) => dialled,
             Err(error) => {
                 count(&self.shared.counters.unreachable);
                 tracing::warn!(address = %gate.address, %error, "cannot lead a flow to a device");
@@ -356,38 +296,75 @@ impl Flows {
                 return;
             }
         };
+        let mut unproven = Unproven::default();
         if let State::Asking(asking) = &flow.state {
-            for datagram in &asking.datagrams {
+            for datagram in asking.datagrams() {
+                unproven.handle_client([datagram.as_slice()]);
                 datagrams::send(&socket, datagram, datagram.len().max(1), None, None);
             }
         }
-        self.pin(key, entry, socket, false, now);
+        self.pin(key, entry, socket, pair, Origin::Unproven(unproven), now);
     }
 
-    fn refuse(&mut self, key: usize) {
-        count(&self.shared.counters.malformed);
-        self.remove(key);
-    }
-
-    fn insert(&mut self, gate: u64, client: SocketAddr, permit: Permit, now: Instant) -> usize {
-        let id = self.next_id;
-        self.next_id += 1;
-        let asking = Asking {
-            reader: InitialReader::default(),
-            datagrams: Vec::new(),
-            held: permit.hold(),
+    fn dial(
+        &self,
+        gate: &Gate,
+        entry: &Entry,
+        client: SocketAddr,
+    ) -> io::Result<(OwnedFd, Option<Pair>)> {
+        let target = match &entry.route {
+            Route::Device(target) => target,
+            Route::Redirect { .. } => return Err(io::ErrorKind::Unsupported.into()),
         };
-        let key = self.flows.insert(Kept {
-            id,
-            gate,
+        // It may have another flow to this device from that port: by another listener, say.
+        let pair = self.shared.pairs.take(client, target.address);
+        let port = if pair.is_some() { client.port() } else { 0 };
+        let client = SocketAddr::new(client.ip(), port);
+        Ok((socket::dial(target, gate.service, client)?, pair))
+    }
+
+    /// Goes on with a flow of the front before.
+    fn go_on(&mut self, gate: u64, entry: &Arc<Entry>, flow: Flow, now: Instant) {
+        let Flow {
             client,
-            _permit: permit,
-            state: State::Asking(Box::new(asking)),
-        });
+            name: _,
+            is_proven,
+            socket,
+        } = flow;
+        let admission = Arc::clone(&self.shared.admission);
+        let origin = if is_proven {
+            let place = admission.admit_flow(client.ip());
+            place.map(|place| Origin::Proven { _place: place })
+        } else {
+            Ok(Origin::Unproven(Unproven::default()))
+        };
+        let (Ok(origin), Some(files)) = (origin, admission.spare_files(1)) else {
+            count(&self.shared.counters.limited);
+            return;
+        };
+        let pair = match &entry.route {
+            Route::Device(target) if socket::is_bound_to(&socket, client) => {
+                self.shared.pairs.take(client, target.address)
+            }
+            Route::Device(_) | Route::Redirect { .. } => None,
+        };
+        let asking = Asking::new(admission.hold());
+        let key = self.insert(gate, client, asking, files, now);
+        self.pin(key, entry, socket, pair, origin, now);
+    }
+
+    fn insert(
+        &mut self,
+        gate: u64,
+        client: SocketAddr,
+        asking: Asking,
+        files: Files,
+        now: Instant,
+    ) -> usize {
+        let key = self.store.insert(gate, client, asking, files, now);
         if let Some(side) = self.gates.get_mut(&gate) {
             side.by_client.insert(client, key);
         }
-        self.deadlines.add(now, ASKING, key, id);
         key
     }
 
@@ -396,49 +373,62 @@ impl Flows {
         key: usize,
         entry: &Arc<Entry>,
         socket: OwnedFd,
-        is_answered: bool,
+        pair: Option<Pair>,
+        origin: Origin,
         now: Instant,
     ) {
-        let Some(flow) = self.flows.get_mut(key) else {
-            return;
-        };
         datagrams::take_together(&socket);
         let subject = Subject::Flow(key).data();
         if epoll::add(&self.epoll, &socket, subject, EventFlags::IN).is_err() {
             self.remove(key);
             return;
         }
-        flow.state = State::Pinned(Pinned {
+        let pinned = Pinned {
             socket,
             entry: OpenEntry::new(Arc::clone(entry)),
-            is_answered,
+            origin,
             last: now,
+            _pair: pair,
             _counted: Counted::flow(&self.shared),
-        });
-        self.deadlines.add(now, LOOK, key, flow.id);
+        };
+        self.store.pin(key, pinned, now);
     }
 
-    fn remove(&mut self, key: usize) {
-        if let Some(flow) = self.flows.try_remove(key)
-            && let Some(side) = self.gates.get_mut(&flow.gate)
-        {
+    /// The client is where it says: it has a place of its own, or none if its source has had its share.
+    fn prove(&mut self, key: usize, client: IpAddr) {
+        match self.shared.admission.admit_flow(client) {
+            Ok(place) => self.store.prove(key, place),
+            Err(_) => self.evict(key),
+        }
+    }
+
+    /// Room for a flow that may be anybody's.
+    fn make_room(&mut self, client: IpAddr) -> Option<Files> {
+        let admission = Arc::clone(&self.shared.admission);
+        // There would be none when it has shown who it is.
+        admission.admit_flow(client).ok()?;
+        while self.store.unproven() >= admission.unproven() {
+            let key = self.store.next_to_go()?;
+            self.evict(key);
+        }
+        admission.spare_files(1).or_else(|| {
+            let key = self.store.next_to_go()?;
+            self.evict(key);
+            admission.spare_files(1)
+        })
+    }
+
+    fn evict(&mut self, key: usize) {
+        count(&self.shared.counters.limited);
+        self.remove(key);
+    }
+
+    /// What it was.
+    fn remove(&mut self, key: usize) -> Option<State> {
+        let flow = self.store.remove(key)?;
+        if let Some(side) = self.gates.get_mut(&flow.gate) {
             side.by_client.remove(&flow.client);
         }
-    }
-
-    /// Forgets the one that has waited the longest without saying where it wants to; whether there was one.
-    fn evict(&mut self) -> bool {
-        while let Some(deadline) = self.deadlines.take_oldest(ASKING) {
-            let flow = self.flows.get(deadline.key);
-            let is_asking = flow.is_some_and(|flow| {
-                flow.id == deadline.id && matches!(flow.state, State::Asking(_))
-            });
-            if is_asking {
-                count(&self.shared.counters.limited);
-                self.remove(deadline.key);
-                return true;
-            }
-        }
-        false
+        Some(flow.state)
     }
 }

@@ -38,8 +38,7 @@ impl HeadReader {
         // An empty line may have begun in what was there before.
         let from = self.received.len().saturating_sub(2);
         self.keep(bytes);
-        // RFC 9112 §2.2 has servers ignore one empty line in front of a request; looking for the end of many would be work.
-        if let Some(b"\r\n\r\n" | b"\n\n\n\n") = self.received.first_chunk() {
+        if self.begins_with_empty_lines() {
             return Err(HttpError::Malformed);
         }
         let is_whole = has_empty_line(self.received.get(from..).unwrap_or_default());
@@ -72,6 +71,16 @@ impl HeadReader {
             self.received.reserve_exact(wanted - self.received.len());
         }
         self.received.extend_from_slice(bytes);
+    }
+
+    /// RFC 9112 §2.2 has servers ignore one empty line in front of a request. More would each look like an end, and have all that
+    /// came before read once more.
+    fn begins_with_empty_lines(&self) -> bool {
+        let received = self.received.as_slice();
+        let rest = received
+            .strip_prefix(b"\r\n")
+            .or_else(|| received.strip_prefix(b"\n"));
+        matches!(rest, Some([b'\r' | b'\n', ..]))
     }
 
     fn parse(&self) -> Result<Option<Head>, HttpError> {
@@ -149,6 +158,12 @@ mod tests {
         HeadReader::default().handle_input(text.as_bytes())
     }
 
+    fn read_bytewise(text: &str) -> Result<Option<Head>, HttpError> {
+        let mut reader = HeadReader::default();
+        let mut reads = text.bytes().map(|byte| reader.handle_input(&[byte]));
+        reads.find(|read| *read != Ok(None)).unwrap_or(Ok(None))
+    }
+
     fn head(host: Option<&str>, path: &str) -> Result<Option<Head>, HttpError> {
         Ok(Some(Head {
             host: host.map(str::to_owned),
@@ -224,7 +239,41 @@ mod tests {
         assert!(text(8443).contains("\r\nLocation: https://a.example:8443/x?y\r\n"));
     }
 
+    #[test]
+    fn one_empty_line_in_front_is_passed_over_and_a_second_refused() {
+        for start in ["\n", "\r\n"] {
+            let request = "GET / HTTP/1.0\n\n";
+            for read in [read, read_bytewise] {
+                assert_eq!(read(&[start, request].concat()), head(None, "/"));
+                for more in ["\n", "\r\n"] {
+                    let text = [start, more, request].concat();
+                    assert_eq!(read(&text), Err(HttpError::Malformed), "{text:?}");
+                }
+            }
+        }
+    }
+
     proptest! {
+        // All that is there is read again whenever an empty line comes, so none may come without an end of it.
+        #[test]
+        fn an_empty_line_is_the_end_one_way_or_another(
+            text in "[\r\n]{0,3}(G|GET| |/|HTTP/1\\.[01]|Host|:|[\r\n]){0,40}",
+        ) {
+            let mut reader = HeadReader::default();
+            for byte in text.bytes() {
+                if reader.handle_input(&[byte]) != Ok(None) {
+                    break;
+                }
+                let received = reader.received();
+                let began = received.iter().position(|byte| !b"\r\n".contains(byte));
+                let empty_lines = match began {
+                    Some(began) => has_empty_line(&received[began..]),
+                    None => received.len() > 2,
+                };
+                prop_assert!(!empty_lines, "{received:?}");
+            }
+        }
+
         #[test]
         fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let mut reader = HeadReader::default();
