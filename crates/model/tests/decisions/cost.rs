@@ -136,8 +136,7 @@ fn leased(apart: usize) -> (World, DeviceId) {
 /// The whole table of ports is looked at once, whatever lies in it and however many ports are wished for.
 #[test]
 fn ports_that_lie_scattered_are_soon_found_or_not() {
-    let none = 0;
-    for (apart, count, found) in [(3, 1024, 2), (1, 1, none)] {
+    for (apart, count, found) in [(3, 1024, 2), (1, 1, 0)] {
         let (world, device) = leased(apart);
         let request = RequestLease {
             count,
@@ -149,7 +148,7 @@ fn ports_that_lie_scattered_are_soon_found_or_not() {
             Some(_) | None => None,
         });
         assert_eq!(
-            given.unwrap_or(none),
+            given.unwrap_or_default(),
             found,
             "{count} where one is taken in {apart}"
         );
