@@ -5,6 +5,7 @@ mod crash;
 mod flood;
 mod outsiders;
 mod reserved;
+mod rights;
 mod told;
 mod whole;
 
