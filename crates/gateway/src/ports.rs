@@ -291,10 +291,13 @@ impl PortControl {
                     return Outcome::Failed(Failure::left());
                 }
                 Wish::Address(_) | Wish::End(_) | Wish::EndAll(_) => {
-                    // Of what is gone nobody knows since when: it is with the newest at the latest.
-                    return match control.applied(committed.revision).await {
-                        Ok(()) => Outcome::Ended,
-                        Err(_) => Outcome::Failed(Failure::Gateway),
+                    // Of what is gone already nobody knows since when: with the newest revision at the latest.
+                    let is_gone = !committed.edits.is_empty()
+                        || control.applied(committed.revision).await.is_ok();
+                    return if is_gone {
+                        Outcome::Ended
+                    } else {
+                        Outcome::Failed(Failure::Gateway)
                     };
                 }
             };
@@ -339,11 +342,14 @@ impl PortControl {
     /// Clients have to know when their ports may be lost or have another address (RFC 6887 section 8.5): all that may have had
     /// some, since what is lost leaves no trace.
     fn watch_addresses(&self, control: &Control) {
+        // Two tasks look, and what was looked at earlier must not be followed later.
+        let mut places = lock(&self.places);
         let state = Arc::clone(&control.state.borrow());
         let outlook = self.outlook(control, &state);
+        let followed = places.follow(&state, &outlook);
         let begins = {
             let mut epoch = lock(&self.epoch);
-            if let Some(places) = lock(&self.places).follow(&state, &outlook) {
+            if let Some(places) = followed {
                 epoch.follow(places, state.revision);
             }
             epoch.is_to_be_told()
