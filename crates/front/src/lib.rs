@@ -9,6 +9,7 @@ mod control;
 pub mod datagrams;
 mod front;
 mod handover;
+mod predecessors;
 mod process;
 mod route;
 mod shared;

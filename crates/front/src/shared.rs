@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -15,9 +16,15 @@ use crate::table::{Route, Service};
 #[derive(Debug)]
 pub(crate) struct Gate {
     pub(crate) id: u64,
+    pub(crate) socket: OwnedFd,
+    pub(crate) place: Arc<Place>,
+}
+
+/// Where a listener is, and its names. Connections last longer than the socket by which they came.
+#[derive(Debug)]
+pub(crate) struct Place {
     pub(crate) address: SocketAddr,
     pub(crate) service: Service,
-    pub(crate) socket: OwnedFd,
     names: RwLock<Arc<Names>>,
 }
 
@@ -41,19 +48,29 @@ pub(crate) struct Counters {
 }
 
 impl Gate {
-    pub(crate) fn new(
-        id: u64,
-        address: SocketAddr,
-        service: Service,
-        socket: OwnedFd,
-        names: Arc<Names>,
-    ) -> Self {
+    pub(crate) fn new(id: u64, socket: OwnedFd, place: Place) -> Self {
         Self {
             id,
+            socket,
+            place: Arc::new(place),
+        }
+    }
+}
+
+impl Deref for Gate {
+    type Target = Place;
+
+    fn deref(&self) -> &Place {
+        &self.place
+    }
+}
+
+impl Place {
+    pub(crate) fn new(address: SocketAddr, service: Service, names: Names) -> Self {
+        Self {
             address,
             service,
-            socket,
-            names: RwLock::new(names),
+            names: RwLock::new(Arc::new(names)),
         }
     }
 
