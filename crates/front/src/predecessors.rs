@@ -20,7 +20,12 @@ struct Predecessor {
 impl Predecessors {
     pub(crate) fn add(&mut self, mut client: Client, table: &Table) -> Result<(), ClientError> {
         client.be_less_patient()?;
-        let status = client.set(table)?;
+        // A front that began anew, and was told nothing yet, knows of nothing that has to end.
+        let status = if *table == Table::default() {
+            client.status()?
+        } else {
+            client.set(table)?
+        };
         self.0.push(Predecessor { client, status });
         Ok(())
     }

@@ -324,10 +324,12 @@ fn a_name_that_goes_takes_its_connections_along_at_whichever_front_they_are() ->
     ensure!(busy(&first)? - before < 20, "it is busy with nothing");
     let mut fourth = town.follow()?;
     let mut kept = kept;
-    town.set(3, all_of(&["kept.example"]))?;
+    // Which knows of no name at first.
     wait_until("the first has found the fourth", LIMIT, || {
         Ok(town.status()?.connections == 1)
     })?;
+    kept.talk()?;
+    town.set(3, all_of(&["kept.example"]))?;
     kept.talk()?;
     town.set(4, all_of(&["other.example"]))?;
     kept.ensure_ended()?;
