@@ -12,6 +12,8 @@ use crate::status::Status;
 use crate::table::{Change, Table};
 
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What a front gets that carries its last connections: others wait for it.
+const PATIENCE_WITH_THE_LAST: Duration = Duration::from_secs(2);
 
 /// A connection to the front behind a socket. It blocks, ten seconds at most.
 #[derive(Debug)]
@@ -101,11 +103,38 @@ impl Client {
     }
 
     /// Says that this process goes on with what it was left.
-    pub(crate) fn let_go(mut self) -> Result<(), ClientError> {
+    pub(crate) fn let_go(&mut self) -> Result<(), ClientError> {
         match self.ask(Request::Taken {})? {
             Answer::Stopping {} => Ok(()),
             answer => Err(self.unexpected(&answer)),
         }
+    }
+
+    /// Lets the front ask this process, which carries its last connections.
+    pub(crate) fn follow(mut self) -> Result<BufReader<UnixStream>, ClientError> {
+        match self.ask(Request::Follow {})? {
+            Answer::Following {} => Ok(self.stream),
+            answer => Err(self.unexpected(&answer)),
+        }
+    }
+
+    /// Of one that follows.
+    pub(crate) fn of_follower(socket: &Path, stream: BufReader<UnixStream>) -> Self {
+        Self {
+            socket: socket.to_owned(),
+            stream,
+        }
+    }
+
+    pub(crate) fn socket(&self) -> io::Result<OwnedFd> {
+        self.stream.get_ref().try_clone().map(OwnedFd::from)
+    }
+
+    pub(crate) fn be_less_patient(&self) -> Result<(), ClientError> {
+        let (stream, patience) = (self.stream.get_ref(), Some(PATIENCE_WITH_THE_LAST));
+        let set = stream.set_read_timeout(patience);
+        set.and_then(|()| stream.set_write_timeout(patience))
+            .map_err(|error| self.unreachable(error))
     }
 
     fn ask_status(&mut self, request: Request) -> Result<Status, ClientError> {
@@ -144,7 +173,10 @@ impl Client {
                 socket: self.socket.clone(),
                 reason,
             }),
-            answer @ (Answer::Status(_) | Answer::Stopping {} | Answer::HandOver(_)) => Ok(answer),
+            answer @ (Answer::Status(_)
+            | Answer::Stopping {}
+            | Answer::HandOver(_)
+            | Answer::Following {}) => Ok(answer),
         }
     }
 

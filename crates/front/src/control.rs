@@ -38,8 +38,11 @@ pub(crate) enum Request {
     TakeOver {},
     /// Send the descriptors.
     Send {},
-    /// They have arrived, and the caller goes on with them: end with the last connection.
+    /// They have arrived, and the caller goes on with them: end with the last connection, and do what the caller says until
+    /// then, over this very connection.
     Taken {},
+    /// The caller has handed over and carries its last connections: tell it what leads where, over this very connection.
+    Follow {},
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -52,6 +55,8 @@ pub(crate) enum Answer {
     },
     Stopping {},
     HandOver(Inventory),
+    /// The caller is asked from here on.
+    Following {},
 }
 
 pub(crate) fn line<T: Serialize>(content: T) -> serde_json::Result<Vec<u8>> {

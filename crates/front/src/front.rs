@@ -9,9 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use crate::admission::Admission;
+use crate::client::{Client, ClientError};
 use crate::handover::{FlowItem, Inventory, ListenerItem};
+use crate::predecessors::Predecessors;
 use crate::route::Names;
-use crate::shared::{Gate, Shared};
+use crate::shared::{Entrance, Gate, Shared};
 use crate::socket;
 use crate::status::{ListenerStatus, NameStatus, Status};
 use crate::table::{Change, Listener, Service, Table, TableError};
@@ -36,6 +38,7 @@ pub(crate) struct State {
     doors: BTreeMap<Key, Door>,
     next_gate: u64,
     is_handed_over: bool,
+    predecessors: Predecessors,
 }
 
 type Key = (SocketAddr, Service);
@@ -45,6 +48,8 @@ type Key = (SocketAddr, Service);
 enum Door {
     Open(Arc<Gate>),
     Failed(String),
+    /// Another front has it. Connections that came by it are led by its names still.
+    Left(Arc<Entrance>),
 }
 
 /// What another front has left.
@@ -52,6 +57,8 @@ enum Door {
 pub(crate) struct Inheritance {
     sockets: BTreeMap<Key, OwnedFd>,
     flows: BTreeMap<Key, Vec<Flow>>,
+    /// Over which those before are told what leads where.
+    pub(crate) predecessors: Vec<OwnedFd>,
 }
 
 /// What is about to be handed over: it has stopped to carry datagrams.
@@ -60,6 +67,7 @@ pub(crate) struct Leaving {
     control: Arc<OwnedFd>,
     gates: Vec<Arc<Gate>>,
     flows: Vec<(usize, Vec<Flow>)>,
+    predecessors: Vec<OwnedFd>,
 }
 
 impl Front {
@@ -104,17 +112,20 @@ impl Front {
         // What goes makes room for what comes.
         state.doors.retain(|key, door| {
             let stays = listeners.contains_key(key);
-            if let Door::Open(gate) = door
-                && !stays
-            {
-                is_any_gone |= rename(gate, None);
+            if !stays && let Some(entrance) = door.entrance() {
+                is_any_gone |= rename(entrance, None);
+            }
+            if !stays && let Door::Open(gate) = door {
                 self.close(gate);
             }
             stays
         });
         for (key, listener) in &listeners {
-            if let Some(Door::Open(gate)) = state.doors.get(key) {
-                is_any_gone |= rename(gate, Some(listener));
+            if let Some(entrance) = state.doors.get(key).and_then(Door::entrance) {
+                is_any_gone |= rename(entrance, Some(listener));
+                continue;
+            }
+            if state.is_handed_over {
                 continue;
             }
             let id = state.next_gate;
@@ -131,6 +142,7 @@ impl Front {
             self.sweep();
         }
         state.table = table;
+        state.predecessors.set(&state.table);
         Ok(())
     }
 
@@ -140,14 +152,26 @@ impl Front {
         let mut is_any_gone = false;
         for changed in &change.listeners {
             // One that could not be opened has the table's names when it can.
-            if let Some(Door::Open(gate)) = state.doors.get(&(changed.address, changed.service)) {
-                is_any_gone |= gate.change_names(&changed.names);
+            let door = state.doors.get(&(changed.address, changed.service));
+            if let Some(entrance) = door.and_then(Door::entrance) {
+                is_any_gone |= entrance.change_names(&changed.names);
             }
         }
         if is_any_gone {
             self.sweep();
         }
+        state.predecessors.change(change, &state.table);
         Ok(())
+    }
+
+    /// Leads one that carries its last connections.
+    pub(crate) fn lead(&self, state: &mut State, follower: Client) -> Result<(), ClientError> {
+        state.predecessors.add(follower, &state.table)
+    }
+
+    /// Ends those that carry their last connections.
+    pub(crate) fn stop_predecessors(&self, state: &mut State) {
+        state.predecessors.stop();
     }
 
     /// Tries once more what could not be opened.
@@ -158,6 +182,7 @@ impl Front {
             doors,
             next_gate,
             is_handed_over,
+            predecessors: _,
         } = &mut *state;
         if *is_handed_over {
             return;
@@ -181,8 +206,25 @@ impl Front {
         }
     }
 
+    /// With all that those before carry still.
+    pub(crate) fn fresh_status(&self, state: &mut State, with_names: bool) -> Status {
+        state.predecessors.refresh(with_names);
+        let mut status = self.own_status(state);
+        if with_names {
+            status.names = Self::names(state);
+        }
+        state.predecessors.count(&mut status);
+        status
+    }
+
     /// Without the names.
     pub(crate) fn status(&self, state: &State) -> Status {
+        let mut status = self.own_status(state);
+        state.predecessors.count(&mut status);
+        status
+    }
+
+    fn own_status(&self, state: &State) -> Status {
         let counters = &self.shared.counters;
         let listeners = state.table.listeners.iter().map(|listener| {
             let Listener {
@@ -190,7 +232,7 @@ impl Front {
             } = *listener;
             let problem = match state.doors.get(&(address, service)) {
                 Some(Door::Failed(problem)) => Some(problem.clone()),
-                Some(Door::Open(_)) | None => None,
+                Some(Door::Open(_) | Door::Left(_)) | None => None,
             };
             ListenerStatus {
                 address,
@@ -212,20 +254,21 @@ impl Front {
         }
     }
 
-    pub(crate) fn names(state: &State) -> Vec<NameStatus> {
+    fn names(state: &State) -> Vec<NameStatus> {
         let mut names = Vec::new();
         for listener in &state.table.listeners {
             let Listener {
                 address, service, ..
             } = *listener;
-            let gate = match state.doors.get(&(address, service)) {
-                Some(Door::Open(gate)) => Some(gate.names()),
-                Some(Door::Failed(_)) | None => None,
-            };
+            let entrance = state
+                .doors
+                .get(&(address, service))
+                .and_then(Door::entrance);
+            let entries = entrance.map(|entrance| entrance.names());
             let listed = listener.names.keys().map(|name| Some(name.as_str()));
             let fallback = listener.fallback.iter().map(|_| None);
             for name in listed.chain(fallback) {
-                let entry = gate.as_ref().and_then(|gate| gate.named(name));
+                let entry = entries.as_ref().and_then(|entries| entries.named(name));
                 names.push(NameStatus {
                     address,
                     service,
@@ -245,8 +288,10 @@ impl Front {
         state: &State,
         control: Arc<OwnedFd>,
     ) -> (Inventory, Leaving) {
+        let predecessors = state.predecessors.sockets();
         let mut inventory = Inventory {
             table: state.table.clone(),
+            predecessors: predecessors.len(),
             ..Inventory::default()
         };
         let mut gates = Vec::new();
@@ -277,6 +322,7 @@ impl Front {
             control,
             gates,
             flows,
+            predecessors,
         };
         (inventory, leaving)
     }
@@ -291,7 +337,7 @@ impl Front {
         }
     }
 
-    /// Another front has taken it: connections that are there go on to their end.
+    /// Another front has taken it: connections that are there go on to their end, or to that of their name.
     pub(crate) fn leave(&self, state: &mut State, leaving: Leaving) {
         for gate in &leaving.gates {
             for worker in &self.workers {
@@ -299,8 +345,15 @@ impl Front {
             }
             self.shared.remove_gate(gate.id);
         }
-        state.doors.clear();
+        let doors = std::mem::take(&mut state.doors).into_iter();
+        let left = doors.filter_map(|(key, door)| match door {
+            Door::Open(gate) => Some((key, Door::Left(Arc::clone(&gate.entrance)))),
+            Door::Left(entrance) => Some((key, Door::Left(entrance))),
+            Door::Failed(_) => None,
+        });
+        state.doors = left.collect();
         state.is_handed_over = true;
+        state.predecessors = Predecessors::default();
     }
 
     fn sweep(&self) {
@@ -324,7 +377,8 @@ impl Front {
             None => socket::open(address, service)?,
         };
         let (names, _) = Names::new(listener, &Names::default());
-        let gate = Arc::new(Gate::new(id, address, service, socket, Arc::new(names)));
+        let entrance = Entrance::new(address, service, names);
+        let gate = Arc::new(Gate::new(id, socket, entrance));
         self.shared.add_gate(Arc::clone(&gate));
         if service.is_tcp() {
             for worker in &self.workers {
@@ -380,7 +434,7 @@ impl Inheritance {
         for (item, socket) in inventory.listeners.iter().zip(descriptors.by_ref()) {
             inheritance.sockets.insert(key(item), socket);
         }
-        for (item, socket) in inventory.flows.iter().zip(descriptors) {
+        for (item, socket) in inventory.flows.iter().zip(descriptors.by_ref()) {
             if let Some(listener) = inventory.listeners.get(item.listener) {
                 let flows = inheritance.flows.entry(key(listener)).or_default();
                 flows.push(Flow {
@@ -391,6 +445,7 @@ impl Inheritance {
                 });
             }
         }
+        inheritance.predecessors = descriptors.collect();
         inheritance
     }
 }
@@ -404,6 +459,7 @@ impl Leaving {
         std::iter::once(self.control.as_fd())
             .chain(gates)
             .chain(flows)
+            .chain(self.predecessors.iter().map(OwnedFd::as_fd))
             .collect()
     }
 }
@@ -413,17 +469,25 @@ impl Door {
         tracing::warn!(address = %listener.address, %error, "cannot listen");
         Self::Failed(error.to_string())
     }
+
+    fn entrance(&self) -> Option<&Entrance> {
+        match self {
+            Self::Open(gate) => Some(gate),
+            Self::Left(entrance) => Some(entrance),
+            Self::Failed(_) => None,
+        }
+    }
 }
 
-/// Gives a gate the names of a listener, or none; whether any that it had is gone.
-fn rename(gate: &Gate, listener: Option<&Listener>) -> bool {
+/// Gives an entrance the names of a listener, or none; whether any that it had is gone.
+fn rename(entrance: &Entrance, listener: Option<&Listener>) -> bool {
     let none = Listener {
-        address: gate.address,
-        service: gate.service,
+        address: entrance.address,
+        service: entrance.service,
         names: BTreeMap::new(),
         fallback: None,
     };
-    let (names, is_any_gone) = Names::new(listener.unwrap_or(&none), &gate.names());
-    gate.set_names(Arc::new(names));
+    let (names, is_any_gone) = Names::new(listener.unwrap_or(&none), &entrance.names());
+    entrance.set_names(Arc::new(names));
     is_any_gone
 }

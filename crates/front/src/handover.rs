@@ -17,12 +17,15 @@ use crate::table::{Service, Table};
 /// Descriptors in one message; the kernel takes 253 (unix(7)).
 const TOGETHER: usize = 200;
 
-/// The descriptors in the order in which they come: the control socket, the listeners, the flows.
+/// The descriptors in the order in which they come: the control socket, the listeners, the flows, and what the fronts are told
+/// over that carry their last connections.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Inventory {
     pub(crate) table: Table,
     pub(crate) listeners: Vec<ListenerItem>,
     pub(crate) flows: Vec<FlowItem>,
+    #[serde(default)]
+    pub(crate) predecessors: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +50,7 @@ pub(crate) struct FlowItem {
 impl Inventory {
     /// How many descriptors come with it.
     pub(crate) const fn count(&self) -> usize {
-        1 + self.listeners.len() + self.flows.len()
+        1 + self.listeners.len() + self.flows.len() + self.predecessors
     }
 }
 

@@ -10,6 +10,7 @@ pub mod datagrams;
 mod front;
 mod handover;
 mod pairs;
+mod predecessors;
 mod process;
 mod route;
 mod shared;

@@ -1,10 +1,10 @@
 //! The process: it takes over from the one before, and lives until it is told to end or the next has taken over from it.
 
-use std::io;
+use std::io::{self, BufReader};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -79,11 +79,11 @@ pub fn serve(socket: &Path, ready: impl FnOnce()) -> Result<(), ServeError> {
     let end = Arc::new(end.map_err(|errno| failed("serve")(errno.into()))?);
     let control = {
         let (front, listener, end) = (Arc::clone(&front), Arc::clone(&listener), Arc::clone(&end));
-        let sender = sender.clone();
+        let (sender, socket) = (sender.clone(), socket.to_owned());
         thread::Builder::new()
             .name("control-socket".to_owned())
             .spawn(move || {
-                if let Err(error) = server::serve(&front, &listener, &end, &sender) {
+                if let Err(error) = server::serve(&front, &socket, &listener, &end, &sender) {
                     tracing::error!(%error, "the control socket has failed");
                     let _ = sender.send(Occasion::Stop);
                 }
@@ -97,8 +97,14 @@ pub fn serve(socket: &Path, ready: impl FnOnce()) -> Result<(), ServeError> {
             let _ = sender.send(Occasion::Stop);
         })
         .map_err(failed("await signals for"))?;
-    if let Some(before) = before {
-        before.let_go()?;
+    if let Some(Before { mut last, earlier }) = before {
+        last.let_go()?;
+        for client in earlier.into_iter().chain([last]) {
+            if let Err(error) = front.lead(&mut front.lock(), client) {
+                // It may have had nothing more to carry.
+                tracing::debug!(%error, "a front before this one is gone");
+            }
+        }
     }
     notify();
     ready();
@@ -129,13 +135,20 @@ pub fn serve(socket: &Path, ready: impl FnOnce()) -> Result<(), ServeError> {
     Ok(())
 }
 
+/// The fronts that have handed over.
+struct Before {
+    /// It waits for a word.
+    last: Client,
+    earlier: Vec<Client>,
+}
+
 /// The control socket: of the front that is there, or a new one.
 fn claim<F: FnOnce(io::Error) -> ServeError>(
     socket: &Path,
     front: &Front,
     failed: impl Fn(&'static str) -> F,
-) -> Result<(OwnedFd, Option<Client>), ServeError> {
-    let mut before = match Client::connect(socket) {
+) -> Result<(OwnedFd, Option<Before>), ServeError> {
+    let mut last = match Client::connect(socket) {
         Ok(client) => client,
         Err(ClientError::Unreachable { source, .. }) if is_nobody(&source) => {
             if source.kind() == io::ErrorKind::ConnectionRefused {
@@ -150,15 +163,21 @@ fn claim<F: FnOnce(io::Error) -> ServeError>(
         }
         Err(error) => return Err(error.into()),
     };
-    let (inventory, descriptors) = before.take_over()?;
+    let (inventory, descriptors) = last.take_over()?;
     let mut descriptors = descriptors.into_iter();
     let Some(listener) = descriptors.next() else {
         return Err(failed("take over")(io::ErrorKind::UnexpectedEof.into()));
     };
-    let inheritance = Inheritance::new(&inventory, descriptors);
+    let mut inheritance = Inheritance::new(&inventory, descriptors);
+    let earlier = std::mem::take(&mut inheritance.predecessors).into_iter();
+    let earlier = earlier.map(|stream| {
+        let stream = BufReader::new(UnixStream::from(stream));
+        Client::of_follower(socket, stream)
+    });
+    let earlier = earlier.collect();
     let table: Table = inventory.table;
     front.set(&mut front.lock(), table, inheritance)?;
-    Ok((listener, Some(before)))
+    Ok((listener, Some(Before { last, earlier })))
 }
 
 fn is_nobody(error: &io::Error) -> bool {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -16,9 +17,15 @@ use crate::table::{Route, Service};
 #[derive(Debug)]
 pub(crate) struct Gate {
     pub(crate) id: u64,
+    pub(crate) socket: OwnedFd,
+    pub(crate) entrance: Arc<Entrance>,
+}
+
+/// Where a listener is, and its names. Connections last longer than the socket by which they came.
+#[derive(Debug)]
+pub(crate) struct Entrance {
     pub(crate) address: SocketAddr,
     pub(crate) service: Service,
-    pub(crate) socket: OwnedFd,
     names: RwLock<Arc<Names>>,
 }
 
@@ -43,19 +50,29 @@ pub(crate) struct Counters {
 }
 
 impl Gate {
-    pub(crate) fn new(
-        id: u64,
-        address: SocketAddr,
-        service: Service,
-        socket: OwnedFd,
-        names: Arc<Names>,
-    ) -> Self {
+    pub(crate) fn new(id: u64, socket: OwnedFd, entrance: Entrance) -> Self {
         Self {
             id,
+            socket,
+            entrance: Arc::new(entrance),
+        }
+    }
+}
+
+impl Deref for Gate {
+    type Target = Entrance;
+
+    fn deref(&self) -> &Entrance {
+        &self.entrance
+    }
+}
+
+impl Entrance {
+    pub(crate) fn new(address: SocketAddr, service: Service, names: Names) -> Self {
+        Self {
             address,
             service,
-            socket,
-            names: RwLock::new(names),
+            names: RwLock::new(Arc::new(names)),
         }
     }
 

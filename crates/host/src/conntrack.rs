@@ -10,6 +10,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use adit_model::desired::firewall::Endpoint;
+use adit_model::desired::rule::{FRONT_MARK, MARK_MASK};
 use adit_model::protocol::{PortRange, Protocol};
 use ipnet::IpNet;
 use nix::errno::Errno;
@@ -18,7 +19,7 @@ use nix::libc::{AF_INET, AF_INET6};
 use thiserror::Error;
 
 use crate::netfilter::{
-    Message, Request, Requests, SUBSYSTEM_CONNTRACK, attribute, push_attribute, u16_be,
+    Message, Request, Requests, SUBSYSTEM_CONNTRACK, attribute, push_attribute, u16_be, u32_be,
 };
 
 /// Which connections have to end.
@@ -65,6 +66,7 @@ const KIND_GET: u8 = 1;
 const KIND_DELETE: u8 = 2;
 const ORIGINAL: u16 = 1;
 const REPLY: u16 = 2;
+const MARK: u16 = 8;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
 const NESTED: u16 = 0x8000;
@@ -81,6 +83,13 @@ pub(crate) struct Criteria {
 
 /// Disjoint, by first address.
 struct Networks(Vec<IpNet>);
+
+/// A tracked connection.
+struct Connection {
+    original: Tuple,
+    reply: Tuple,
+    mark: u32,
+}
 
 /// One direction of a tracked connection.
 struct Tuple {
@@ -126,24 +135,30 @@ impl Criteria {
     }
 
     /// The public side of a forward is where a connection was sent to, or where its answers come: the latter for what
-    /// a device sends from a forwarded port.
-    fn concern(&self, original: &Tuple, reply: &Tuple) -> bool {
-        [original, reply]
-            .into_iter()
-            .any(|tuple| self.name_destination(tuple))
-            || [
-                original.source,
-                original.destination,
-                reply.source,
-                reply.destination,
-            ]
-            .into_iter()
-            .any(|address| self.networks.contain(address))
-            || self.began_unguarded(original, reply)
+    /// a device sends from a forwarded port. The front's own connections to devices are led by no forward and no pinhole, and
+    /// it ends itself what has to end.
+    fn concern(&self, connection: &Connection) -> bool {
+        let Connection {
+            original, reply, ..
+        } = connection;
+        [
+            original.source,
+            original.destination,
+            reply.source,
+            reply.destination,
+        ]
+        .into_iter()
+        .any(|address| self.networks.contain(address))
+            || !connection.is_of_front()
+                && ([original, reply]
+                    .into_iter()
+                    .any(|tuple| self.name_destination(tuple))
+                    || self.began_unguarded(original, reply))
     }
 
     /// Connections that were translated had rules. Of the others, those to the Internet from addresses of its own are let
-    /// be: no rule would have kept them from beginning, and without them an answer finds no way back.
+    /// be: no rule would have kept them from beginning, and without them an answer finds no way back. So are those that this
+    /// host opened.
     fn began_unguarded(&self, original: &Tuple, reply: &Tuple) -> bool {
         let is_private = match original.source {
             IpAddr::V4(_) => true,
@@ -151,6 +166,7 @@ impl Criteria {
         };
         original.source == reply.destination
             && original.destination == reply.source
+            && !self.own.contains(&original.source)
             && (self.unguarded.contain(original.destination)
                 || self.unguarded.contain(original.source)
                     && (is_private || self.own.contains(&original.destination)))
@@ -224,7 +240,14 @@ fn sweep_families(criteria: &Criteria) -> Result<usize, ConntrackError> {
 pub(crate) fn deletion(criteria: &Criteria, message: Message<'_>) -> Option<Request> {
     let original = attribute(message.attributes, ORIGINAL)?;
     let reply = attribute(message.attributes, REPLY)?;
-    if !criteria.concern(&Tuple::decode(original)?, &Tuple::decode(reply)?) {
+    let connection = Connection {
+        original: Tuple::decode(original)?,
+        reply: Tuple::decode(reply)?,
+        mark: attribute(message.attributes, MARK)
+            .and_then(u32_be)
+            .unwrap_or(0),
+    };
+    if !criteria.concern(&connection) {
         return None;
     }
     let mut attributes = Vec::new();
@@ -239,6 +262,13 @@ pub(crate) fn deletion(criteria: &Criteria, message: Message<'_>) -> Option<Requ
         family: message.family,
         attributes,
     })
+}
+
+impl Connection {
+    /// The firewall marks what has answered to the front.
+    const fn is_of_front(&self) -> bool {
+        self.mark & MARK_MASK == FRONT_MARK
+    }
 }
 
 impl Tuple {

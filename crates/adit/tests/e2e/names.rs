@@ -1,5 +1,6 @@
 //! Devices that share a port of the gateway by TLS names, seen with clients and servers that know nothing of it.
 
+mod downloads;
 mod obstacles;
 mod restarts;
 mod visitor;

@@ -3,9 +3,10 @@
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{SocketFlags, accept_with};
 
 use super::{Answer, Envelope, LONGEST_LINE, Request, VERSION, line};
+use crate::client::{Client, ClientError};
 use crate::front::{Front, Inheritance, State};
 use crate::handover;
 use crate::table::TableError;
@@ -21,6 +23,8 @@ use crate::table::TableError;
 const MOST: usize = 32;
 /// What one who was given an answer gets for the next step of a handover.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often one that has handed over, and was left alone, looks for a front.
+const RETRY: Duration = Duration::from_millis(200);
 
 /// Why the process has something to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +37,7 @@ pub(crate) enum Occasion {
 /// Serves the socket until the front is handed over, which `end` tells, too.
 pub(crate) fn serve(
     front: &Arc<Front>,
+    socket: &Path,
     listener: &Arc<OwnedFd>,
     end: &OwnedFd,
     occasions: &Sender<Occasion>,
@@ -65,7 +70,8 @@ pub(crate) fn serve(
         }
         let talk = Talk {
             front: Arc::clone(front),
-            listener: Arc::clone(listener),
+            socket: socket.to_owned(),
+            listener: Arc::downgrade(listener),
             occasions: occasions.clone(),
         };
         let count = Arc::clone(&talking);
@@ -85,72 +91,88 @@ pub(crate) fn serve(
 
 struct Talk {
     front: Arc<Front>,
-    listener: Arc<OwnedFd>,
+    socket: PathBuf,
+    /// It is gone when the front is handed over: who holds it keeps a socket alive that nobody serves.
+    listener: Weak<OwnedFd>,
     occasions: Sender<Occasion>,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Caller {
+    Anybody,
+    /// The front that has taken over.
+    Successor,
+}
+
+/// What becomes of a connection when the caller asks nothing more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    End,
+    HandOver,
+    Lead,
 }
 
 impl Talk {
     fn run(&self, stream: UnixStream) -> io::Result<()> {
         stream.set_write_timeout(Some(PATIENCE))?;
         let mut stream = BufReader::new(stream);
-        while let Some(request) = receive(&mut stream)? {
+        match self.obey(&mut stream, Caller::Anybody)? {
+            Rest::End => Ok(()),
+            Rest::HandOver => self.hand_over(stream),
+            Rest::Lead => self.lead(stream),
+        }
+    }
+
+    fn obey(&self, stream: &mut BufReader<UnixStream>, caller: Caller) -> io::Result<Rest> {
+        while let Some(request) = receive(stream)? {
             let request = match request {
                 Ok(request) => request,
                 Err(reason) => {
-                    tell(&mut stream, Answer::Refused { reason })?;
+                    tell(stream, Answer::Refused { reason })?;
                     continue;
                 }
             };
-            match request {
+            let mut state = self.front.lock();
+            if state.is_handed_over() && caller == Caller::Anybody {
+                // The next front serves the same socket.
+                return Ok(Rest::End);
+            }
+            let answer = match request {
                 Request::Set(table) => {
-                    let mut state = self.front.lock();
-                    if state.is_handed_over() {
-                        // The next front serves the same socket.
-                        return Ok(());
-                    }
                     let set = self.front.set(&mut state, table, Inheritance::default());
-                    let answer = self.answer(&state, set);
-                    drop(state);
-                    tell(&mut stream, answer)?;
+                    self.answer(&state, set)
                 }
                 Request::Change(change) => {
-                    let mut state = self.front.lock();
-                    if state.is_handed_over() {
-                        return Ok(());
-                    }
                     let changed = self.front.change(&mut state, &change);
-                    let answer = self.answer(&state, changed);
-                    drop(state);
-                    tell(&mut stream, answer)?;
+                    self.answer(&state, changed)
                 }
                 Request::Status { names } => {
-                    let state = self.front.lock();
-                    if state.is_handed_over() {
-                        return Ok(());
-                    }
-                    let mut status = self.front.status(&state);
-                    if names {
-                        status.names = Front::names(&state);
-                    }
-                    drop(state);
-                    tell(&mut stream, Answer::Status(status))?;
+                    Answer::Status(self.front.fresh_status(&mut state, names))
                 }
                 Request::Stop {} => {
-                    tell(&mut stream, Answer::Stopping {})?;
+                    self.front.stop_predecessors(&mut state);
+                    drop(state);
+                    tell(stream, Answer::Stopping {})?;
                     let _ = self.occasions.send(Occasion::Stop);
                     // Held open until the process ends, which tells the caller that it has.
                     loop {
                         thread::park();
                     }
                 }
-                Request::TakeOver {} => return self.hand_over(stream),
-                Request::Send {} | Request::Taken {} => {
-                    let reason = "nothing is being handed over".to_owned();
-                    tell(&mut stream, Answer::Refused { reason })?;
-                }
-            }
+                Request::TakeOver {} if caller == Caller::Anybody => return Ok(Rest::HandOver),
+                Request::Follow {} if caller == Caller::Anybody => return Ok(Rest::Lead),
+                Request::TakeOver {}
+                | Request::Follow {}
+                | Request::Send {}
+                | Request::Taken {} => Answer::Refused {
+                    reason: "nothing is being handed over".to_owned(),
+                },
+            };
+            drop(state);
+            tell(stream, answer)?;
         }
-        Ok(())
+        Ok(Rest::End)
     }
 
     fn answer(&self, state: &State, done: Result<(), TableError>) -> Answer {
@@ -165,11 +187,10 @@ impl Talk {
     /// All the steps of a handover, while nobody changes anything.
     fn hand_over(&self, mut stream: BufReader<UnixStream>) -> io::Result<()> {
         let mut state = self.front.lock();
-        if state.is_handed_over() {
+        let Some(control) = (self.listener.upgrade()).filter(|_| !state.is_handed_over()) else {
             return Ok(());
-        }
+        };
         stream.get_ref().set_read_timeout(Some(PATIENCE))?;
-        let control = Arc::clone(&self.listener);
         let (inventory, leaving) = self.front.prepare_to_leave(&state, control);
         let steps = |stream: &mut BufReader<UnixStream>| {
             tell(stream, Answer::HandOver(inventory))?;
@@ -192,7 +213,42 @@ impl Talk {
         let told = tell(&mut stream, Answer::Stopping {});
         // The process may end with this.
         let _ = self.occasions.send(Occasion::HandedOver);
-        told
+        told?;
+        self.follow(stream)
+    }
+
+    /// Does what the front says that has taken over, or whichever serves the socket when that is gone.
+    fn follow(&self, mut stream: BufReader<UnixStream>) -> io::Result<()> {
+        loop {
+            stream.get_ref().set_read_timeout(None)?;
+            if let Err(error) = self.obey(&mut stream, Caller::Successor) {
+                tracing::debug!(%error, "the next front has broken off");
+            }
+            drop(stream);
+            stream = loop {
+                thread::sleep(RETRY);
+                match Client::connect(&self.socket).and_then(Client::follow) {
+                    Ok(stream) => break stream,
+                    Err(ClientError::Unreachable { .. }) => {}
+                    Err(error @ (ClientError::Refused { .. } | ClientError::Unexpected { .. })) => {
+                        tracing::warn!(%error, "connections go on whatever becomes of their names");
+                        return Ok(());
+                    }
+                }
+            };
+        }
+    }
+
+    fn lead(&self, mut stream: BufReader<UnixStream>) -> io::Result<()> {
+        let mut state = self.front.lock();
+        if state.is_handed_over() {
+            return Ok(());
+        }
+        tell(&mut stream, Answer::Following {})?;
+        let follower = Client::of_follower(&self.socket, stream);
+        self.front
+            .lead(&mut state, follower)
+            .map_err(io::Error::other)
     }
 }
 

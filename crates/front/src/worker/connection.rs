@@ -17,7 +17,7 @@ use super::direction::{CHUNK, Direction, Ready, Side};
 use super::pipe::Pipes;
 use crate::admission::{Held, Permit};
 use crate::route::{Entry, OpenEntry};
-use crate::shared::{Counted, Counters, Gate, Shared, count};
+use crate::shared::{Counted, Counters, Entrance, Gate, Shared, count};
 use crate::socket;
 use crate::table::{Mode, Route, Service, Target};
 
@@ -33,7 +33,7 @@ pub(super) struct Connection {
     client: OwnedFd,
     client_ready: Ready,
     address: SocketAddr,
-    gate: Arc<Gate>,
+    entrance: Arc<Entrance>,
     state: State,
     /// Until it is closed.
     permit: Option<Permit>,
@@ -132,7 +132,7 @@ impl Connection {
                 hung_up: false,
             },
             address,
-            gate: Arc::clone(gate),
+            entrance: Arc::clone(&gate.entrance),
             state: State::Asking(Box::new(asking)),
             permit: Some(permit),
         }
@@ -254,10 +254,10 @@ impl Connection {
     }
 
     fn decide(&mut self, wish: &Wish, loan: &mut Loan<'_>) -> Need {
-        let names = self.gate.names();
+        let names = self.entrance.names();
         let Some(entry) = names.find(wish.name.as_deref()) else {
             count(&loan.shared.counters.unknown_name);
-            return self.answer(match self.gate.service {
+            return self.answer(match self.entrance.service {
                 Service::Tls | Service::Quic => &tls::UNRECOGNIZED_NAME,
                 Service::Http => http::MISDIRECTED,
             });
@@ -281,7 +281,7 @@ impl Connection {
         };
         let mut first = Vec::new();
         if target.mode == Mode::ProxyProtocol {
-            first.extend(proxy_protocol::header(self.address, self.gate.address));
+            first.extend(proxy_protocol::header(self.address, self.entrance.address));
         }
         first.extend_from_slice(asking.reader.received());
         let has_room = self.permit.as_mut().is_some_and(Permit::take_file);
@@ -289,7 +289,7 @@ impl Connection {
             count(&loan.shared.counters.limited);
             return self.abort();
         }
-        let device = match socket::dial(target, self.gate.service, self.address) {
+        let device = match socket::dial(target, self.entrance.service, self.address) {
             Ok(device) => device,
             Err(error) => {
                 tracing::warn!(device = %target.address, %error, "cannot call a device");
@@ -390,7 +390,7 @@ impl Connection {
 
     fn fail_to_reach(&mut self, counters: &Counters) -> Need {
         count(&counters.unreachable);
-        match self.gate.service {
+        match self.entrance.service {
             Service::Tls | Service::Quic => self.abort(),
             Service::Http => self.answer(http::UNREACHABLE),
         }

@@ -191,7 +191,18 @@ fn a_front_of_another_version_hands_over_and_breaks_no_connection() -> Result<()
         Ok(front(&vps)? != before)
     })?;
     held.talk().context("over the front of the other version")?;
-    drop(held);
+    wait_until("it is counted", LIMIT, || {
+        Ok(town.world.adit("status")?["front"]["connections"] == 1)
+    })?;
+    // It hears what is gone although another has its place.
+    town.world
+        .adit("forward add 443/tcp laptop --name other.example.org")?;
+    held.talk().context("beside another name")?;
+    let id = town
+        .world
+        .id("forward", &json!({"hostname": "blog.example.org"}))?;
+    town.world.adit(&format!("forward remove {id}"))?;
+    ensure!(held.talk().is_err(), "a connection survives its forward");
     wait_until("the end of the one before", LIMIT, || {
         Ok(!Path::new("/proc").join(&before).exists())
     })

@@ -8,6 +8,7 @@ use rustix::event::epoll::CreateFlags;
 use super::*;
 use crate::admission::Admission;
 use crate::route::Names;
+use crate::shared::Entrance;
 use crate::table::{Limits, Listener, Mode, Service, Target};
 
 const GATE: u64 = 1;
@@ -68,7 +69,7 @@ impl Bench {
             fallback: has_fallback.then_some(Route::Device(target)),
         };
         let (names, _) = Names::new(&listener, &Names::default());
-        let gate = Gate::new(GATE, front, Service::Quic, socket, Arc::new(names));
+        let gate = Gate::new(GATE, socket, Entrance::new(front, Service::Quic, names));
         let epoll = Arc::new(epoll::create(CreateFlags::CLOEXEC).unwrap());
         let mut flows = Flows::new(shared, epoll);
         let begin = Instant::now();

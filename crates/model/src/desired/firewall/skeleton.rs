@@ -353,21 +353,34 @@ fn push_evidence(text: &mut String, firewall: &Firewall) {
 }
 
 /// The front's sockets towards devices have the clients' addresses: what comes back to them is marked, and a rule delivers it
-/// to this host. Replies only, so that no device reaches a transparent socket of another program.
+/// to this host. No device reaches a transparent socket of another program by that: datagrams have to be replies, and a segment
+/// that does not begin a connection makes none. It need not be a reply: where tracking was lost, it begins with whoever speaks
+/// first. The connection is marked, too: it is not one that slipped in while there were no rules.
 fn render_names(firewall: &Firewall) -> String {
     if firewall.names.is_empty() {
         return String::new();
     }
     let (mark, others) = (FRONT_MARK, !MARK_MASK);
     let tunnel = &firewall.interface;
+    let rules = ["ipv4", "ipv6"].map(|family| {
+        format!(
+            r#"        iifname "{tunnel}" meta nfproto {family} tcp flags & (syn | ack) != syn socket transparent 1 goto to_front
+        iifname "{tunnel}" meta nfproto {family} meta l4proto udp ct direction reply socket transparent 1 goto to_front
+"#
+        )
+    });
     format!(
         r#"
-    chain back_to_front {{
-        type filter hook prerouting priority mangle; policy accept;
-        iifname "{tunnel}" meta nfproto ipv4 meta l4proto {{ tcp, udp }} ct direction reply socket transparent 1 meta mark set meta mark and {others:#010x} or {mark:#010x}
-        iifname "{tunnel}" meta nfproto ipv6 meta l4proto {{ tcp, udp }} ct direction reply socket transparent 1 meta mark set meta mark and {others:#010x} or {mark:#010x}
+    chain to_front {{
+        ct mark set ct mark and {others:#010x} or {mark:#010x}
+        meta mark set meta mark and {others:#010x} or {mark:#010x}
     }}
-"#
+
+    chain back_to_front {{
+        type filter hook prerouting priority mangle + 1; policy accept;
+{rules}    }}
+"#,
+        rules = rules.concat(),
     )
 }
 
@@ -429,9 +442,12 @@ fn render_chains(firewall: &Firewall) -> String {
     if !firewall.sources.ipv6.is_empty() {
         egresses.push_str("        oifname @uplinks meta nfproto ipv6 ip6 saddr vmap @egresses6\n");
     }
-    let (to_names, advertised_names) = if firewall.names.is_empty() {
-        (String::new(), String::new())
+    let (of_front, to_names, advertised_names) = if firewall.names.is_empty() {
+        (String::new(), String::new(), String::new())
     } else {
+        let of_front = format!(
+            "        meta mark and {MARK_MASK:#010x} == {FRONT_MARK:#010x} accept comment \"connections of the front, tracked or not\"\n"
+        );
         let to_names = [("ipv4", "ip", 4), ("ipv6", "ip6", 6)].map(|(family, word, version)| {
             format!("        meta nfproto {family} meta l4proto {{ tcp, udp }} {word} daddr . meta l4proto . th dport @names{version} goto admit comment \"names of devices\"\n")
         });
@@ -439,7 +455,7 @@ fn render_chains(firewall: &Firewall) -> String {
             "        iifname \"{}\" meta nfproto ipv4 meta l4proto {{ tcp, udp }} dnat ip to ip daddr . meta l4proto . th dport map @advertised_names4\n",
             firewall.interface
         );
-        (to_names.concat(), advertised)
+        (of_front, to_names.concat(), advertised)
     };
     let remember = if firewall.reply_marks.is_empty() {
         ""
@@ -500,7 +516,7 @@ fn render_chains(firewall: &Firewall) -> String {
 
     chain to_gateway {{
         ct state established,related accept
-        meta nfproto ipv6 icmpv6 type {{ mld-listener-query, mld-listener-report, mld-listener-done, nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect, mld2-listener-report }} drop comment "a tunnel has no neighbours"
+{of_front}        meta nfproto ipv6 icmpv6 type {{ mld-listener-query, mld-listener-report, mld-listener-done, nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect, mld2-listener-report }} drop comment "a tunnel has no neighbours"
         meta nfproto ipv4 icmp type redirect drop
         meta nfproto ipv4 icmp type echo-request goto admit
         meta nfproto ipv6 icmpv6 type echo-request goto admit

@@ -176,9 +176,16 @@ fn names_read_well() {
     set names4 { type ipv4_addr . inet_proto . inet_service; }
     set names6 { type ipv6_addr . inet_proto . inet_service; }
     map advertised_names4 { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }
+    chain to_front {
+    ct mark set ct mark and 0xc0ffffff or 0x3f000000
+    meta mark set meta mark and 0xc0ffffff or 0x3f000000
     chain back_to_front {
-    iifname "adit0" meta nfproto ipv4 meta l4proto { tcp, udp } ct direction reply socket transparent 1 meta mark set meta mark and 0xc0ffffff or 0x3f000000
-    iifname "adit0" meta nfproto ipv6 meta l4proto { tcp, udp } ct direction reply socket transparent 1 meta mark set meta mark and 0xc0ffffff or 0x3f000000
+    type filter hook prerouting priority mangle + 1; policy accept;
+    iifname "adit0" meta nfproto ipv4 tcp flags & (syn | ack) != syn socket transparent 1 goto to_front
+    iifname "adit0" meta nfproto ipv4 meta l4proto udp ct direction reply socket transparent 1 goto to_front
+    iifname "adit0" meta nfproto ipv6 tcp flags & (syn | ack) != syn socket transparent 1 goto to_front
+    iifname "adit0" meta nfproto ipv6 meta l4proto udp ct direction reply socket transparent 1 goto to_front
+    meta mark and 0x3f000000 == 0x3f000000 accept comment "connections of the front, tracked or not"
     meta nfproto ipv4 meta l4proto { tcp, udp } ip daddr . meta l4proto . th dport @names4 goto admit comment "names of devices"
     meta nfproto ipv6 meta l4proto { tcp, udp } ip6 daddr . meta l4proto . th dport @names6 goto admit comment "names of devices"
     iifname "adit0" meta nfproto ipv4 meta l4proto { tcp, udp } dnat ip to ip daddr . meta l4proto . th dport map @advertised_names4
