@@ -21,7 +21,7 @@ use crate::control::{AskPeers, Await, Basis, PeerStatus, Progress};
 use crate::fleeting::Fleeting;
 use crate::metrics::Metrics;
 use crate::names;
-use crate::writer::{seconds_since_1970, with_listeners};
+use crate::writer::seconds_since_1970;
 
 /// The wall clock can be set: an expiry is looked for at least this often.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
@@ -105,9 +105,8 @@ impl Bridge {
                     self.apply().await;
                 }
                 () = tokio::time::sleep(settling) => {
-                    let facts = host_facts.borrow_and_update().clone();
-                    self.take_facts(&with_listeners(&facts, &self.holding));
-                    self.apply().await;
+                    // Sockets that went sent no event. What is looked at here alone would not be told when it goes again.
+                    self.handle.look_for_facts();
                 }
             }
         }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv6Addr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use adit_model::desired::Desired;
@@ -53,6 +54,15 @@ pub struct Handle {
     status: watch::Receiver<Status>,
     policed: watch::Receiver<Option<Policed>>,
     foreign: watch::Receiver<Arc<Ruleset>>,
+    look_for_facts: Arc<Occasion>,
+}
+
+/// When this host is looked at.
+#[derive(Debug, Default)]
+struct Occasion {
+    wanted: Notify,
+    /// What is found is told even if it is what was known.
+    is_awaited: AtomicBool,
 }
 
 /// How the reconciler fares.
@@ -115,6 +125,14 @@ impl Handle {
         answered.await.unwrap_or(Ok(None))
     }
 
+    /// Looks at what this host is like. It is told as a change, even if nothing is another.
+    pub fn look_for_facts(&self) {
+        self.look_for_facts
+            .is_awaited
+            .store(true, Ordering::Release);
+        self.look_for_facts.wanted.notify_one();
+    }
+
     /// What this host is like; changes are told.
     pub fn facts(&self) -> watch::Receiver<Arc<Facts>> {
         self.facts.clone()
@@ -145,7 +163,7 @@ pub async fn start(reconciler: Reconciler) -> Result<Handle, ReconcileError> {
     let (requests_sender, requests) = mpsc::channel(64);
     let (facts_sender, facts) = watch::channel(Arc::new(first));
     let (status_sender, status) = watch::channel(Status::default());
-    let look_for_facts = Arc::new(Notify::new());
+    let look_for_facts: Arc<Occasion> = Arc::default();
     let mut beside = JoinSet::new();
     beside.spawn(keep_facts(
         Netlink::open()?,
@@ -167,7 +185,7 @@ pub async fn start(reconciler: Reconciler) -> Result<Handle, ReconcileError> {
         requests,
         events: Some(events),
         table: Some(table),
-        look_for_facts,
+        look_for_facts: Arc::clone(&look_for_facts),
         _beside: beside,
         status: status_sender,
         port: port_sender,
@@ -187,6 +205,7 @@ pub async fn start(reconciler: Reconciler) -> Result<Handle, ReconcileError> {
         status,
         policed,
         foreign,
+        look_for_facts,
     })
 }
 
@@ -195,7 +214,7 @@ struct Task {
     requests: mpsc::Receiver<Request>,
     events: Option<mpsc::Receiver<Event>>,
     table: Option<firewall::Watch>,
-    look_for_facts: Arc<Notify>,
+    look_for_facts: Arc<Occasion>,
     /// Ends with this task.
     _beside: JoinSet<()>,
     status: watch::Sender<Status>,
@@ -220,11 +239,12 @@ struct Task {
 async fn keep_facts(
     netlink: Netlink,
     interface: String,
-    wanted: Arc<Notify>,
+    occasion: Arc<Occasion>,
     known: watch::Sender<Arc<Facts>>,
 ) {
     loop {
-        wanted.notified().await;
+        occasion.wanted.notified().await;
+        let is_awaited = occasion.is_awaited.swap(false, Ordering::AcqRel);
         match facts::observe(&netlink, &interface).await {
             Ok(facts) => {
                 known.send_if_modified(|known| {
@@ -232,10 +252,14 @@ async fn keep_facts(
                     if is_news {
                         *known = Arc::new(facts);
                     }
-                    is_news
+                    is_news || is_awaited
                 });
             }
-            Err(error) => tracing::warn!(%error, "cannot observe this host"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot observe this host");
+                // The next look is told of instead.
+                occasion.is_awaited.fetch_or(is_awaited, Ordering::AcqRel);
+            }
         }
     }
 }
@@ -283,7 +307,7 @@ impl Task {
                     self.heal(&touched.parts).await;
                     self.hasten();
                     if touched.facts {
-                        self.look_for_facts.notify_one();
+                        self.look_for_facts.wanted.notify_one();
                     }
                 }
                 _ = poll.tick() => {
@@ -411,7 +435,7 @@ impl Task {
             && evidence != self.evidence
         {
             self.evidence = evidence;
-            self.look_for_facts.notify_one();
+            self.look_for_facts.wanted.notify_one();
         }
     }
 
@@ -444,7 +468,7 @@ impl Task {
         self.looked = (Instant::now(), began.elapsed());
         tracing::debug!(took = ?self.looked.1, "looked at everything");
         self.tell();
-        self.look_for_facts.notify_one();
+        self.look_for_facts.wanted.notify_one();
     }
 
     fn watch_again(&mut self) {
