@@ -6,6 +6,7 @@ mod flood;
 mod outsiders;
 mod reserved;
 mod rights;
+mod services;
 mod told;
 mod whole;
 
