@@ -269,12 +269,7 @@ impl DeleteRequest {
 
     /// The answer when the mapping is gone, or never was.
     pub fn deleted(&self, epoch: u32) -> Vec<u8> {
-        self.envelope.deleted(0, epoch)
-    }
-
-    /// The answer when traffic keeps the mapping for some seconds more (RFC 6887 section 15).
-    pub fn kept(&self, lifetime: u32, epoch: u32) -> Vec<u8> {
-        self.envelope.deleted(lifetime, epoch)
+        self.envelope.deleted(epoch)
     }
 
     /// The answer when it may not be taken away.
@@ -378,7 +373,7 @@ fn delete(reading: &Reading<'_>, body: &MapBody, epoch: u32) -> Result<Received,
     let envelope = reading.envelope.with_options(options.processed);
     let Some(target) = target else {
         // Nothing of such a protocol can be there, and deleting nothing succeeds.
-        return Ok(Received::Answer(envelope.deleted(0, epoch)));
+        return Ok(Received::Answer(envelope.deleted(epoch)));
     };
     Ok(Received::Request(Request::Delete(DeleteRequest {
         client: reading.source,

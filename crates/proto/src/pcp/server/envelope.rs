@@ -116,9 +116,9 @@ impl Envelope {
         message
     }
 
-    /// A mapping that is gone, or that traffic keeps; the external fields are copied (RFC 6887 section 15.1).
-    pub(super) fn deleted(&self, lifetime: u32, epoch: u32) -> Vec<u8> {
-        let mut message = self.start(lifetime, epoch);
+    /// A mapping that is gone; the external fields are copied (RFC 6887 section 15.1).
+    pub(super) fn deleted(&self, epoch: u32) -> Vec<u8> {
+        let mut message = self.start(0, epoch);
         for option in &self.processed {
             push_option(&mut message, option.code, &option.data);
         }
