@@ -97,9 +97,14 @@ fn show(session: &Session, lease: &Lease) -> Result<(), Failure> {
     if session.output.is_json() {
         return session.output.document(lease);
     }
+    let names = Vec::from_iter(lease.hostnames.iter().map(String::as_str)).join(", ");
     session.output.fields(&[
         ("id", lease.id.to_string()),
         ("device", lease.device.clone()),
+        (
+            "asked by",
+            lease.asked_by.as_ref().unwrap_or(&lease.device).clone(),
+        ),
         ("mechanism", lease.mechanism.to_string()),
         ("external", external(lease)),
         ("internal", or_dash(lease.internal)),
@@ -108,6 +113,7 @@ fn show(session: &Session, lease: &Lease) -> Result<(), Failure> {
             "filters",
             or_dash((!lease.filters.is_empty()).then(|| lease.filters.join(", "))),
         ),
+        ("names", or_dash((!names.is_empty()).then_some(names))),
         ("state", state(lease)),
         ("description", lease.description.clone()),
         ("expires", lease.expires.to_string()),

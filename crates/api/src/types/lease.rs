@@ -20,6 +20,8 @@ pub struct Lease {
     pub version: u64,
     /// Name of the device.
     pub device: String,
+    /// Name of the other device that asked for it in this one's stead (RFC 6887 section 13.1); none: this one did.
+    pub asked_by: Option<String>,
     /// The protocol by which the device asked.
     pub mechanism: Mechanism,
     /// What it opens.

@@ -43,7 +43,9 @@ impl Kind for state::Lease {
     }
 
     fn others(&self, state: &state::State) -> Vec<Key> {
-        view::keys_of_device(state, self.device)
+        let mut keys = view::keys_of_device(state, self.device);
+        keys.extend(self.asking.map(Key::Device));
+        keys
     }
 }
 

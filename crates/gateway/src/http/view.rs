@@ -223,6 +223,7 @@ pub(super) fn lease(snapshot: &Snapshot, lease: &state::Lease) -> Lease {
         id: lease.id.0,
         version: version(snapshot, Key::Lease(lease.id)),
         device: name_of(snapshot, lease.device),
+        asked_by: lease.asking.map(|asking| name_of(snapshot, asking)),
         mechanism: lease.mechanism,
         opening: lease.opening,
         protocol: lease.protocol,

@@ -29,6 +29,14 @@ fn for_another(world: &World, server: &Device, laptop: &Device) -> Result<()> {
     let third = json!([[1, format!("{}ffff{octets}", "00".repeat(10))]]);
     let wish = json!({"internal": 8400, "external": 8400, "client": server.ipv4, "options": third});
     granted(server, wish.clone())?;
+    let listed = leases(world)?;
+    let parties = listed
+        .first()
+        .map(|lease| (&lease["device"], &lease["asked_by"]));
+    ensure!(
+        parties == Some((&json!("laptop"), &json!("box"))),
+        "{listed:?}"
+    );
     let web = listen(&laptop.host, at(laptop.ipv4, 8400))?;
     converse(&internet, None, at(PUBLIC4, 8400), &web)?;
     world.adit("device set laptop --lease-quota 9")?;
