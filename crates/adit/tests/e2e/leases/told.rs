@@ -227,6 +227,7 @@ fn devices_are_told_what_became_of_their_mappings() -> Result<()> {
     let mut findings = Findings::default();
     findings.check("removed", removed(&world, &server));
     findings.check("not theirs to have", out_of_policy(&world, &server));
+    findings.check("a lower quota", over_the_quota(&world, &server));
     findings.check("another address", at_another_address(&world, &server));
     findings.check("a service of the host", taken_by_a_service(&world, &server));
     findings.check("all protocols", whole_address(&world, &server));
@@ -282,6 +283,23 @@ fn out_of_policy(world: &World, server: &Device) -> Result<()> {
         "{update}"
     );
     world.adit("device set box --kind server")?;
+    Ok(())
+}
+
+fn over_the_quota(world: &World, server: &Device) -> Result<()> {
+    granted(server, json!({"internal": 8709}))?;
+    let hearing = Hearing::start(server, "pcp", 8710, false)?;
+    world.adit("device set box --lease-quota 1")?;
+    let update = hearing.update()?;
+    // USER_EX_QUOTA, short as such an error is, for what came last.
+    ensure!(
+        update["result"] == 10 && update["lifetime"] == 30 && update["external"] == 0,
+        "{update}"
+    );
+    let left = leases(world)?;
+    ensure!(left.len() == 1, "{left:?}");
+    remove(world, &format!("{}:8709", server.ipv4))?;
+    world.adit("device set box --lease-quota 256")?;
     Ok(())
 }
 
