@@ -282,7 +282,8 @@ impl Gateway {
         }
     }
 
-    fn log_end(&self) -> String {
+    /// The last lines of the daemon's log.
+    pub fn log_end(&self) -> String {
         let log = self.log().unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")

@@ -150,7 +150,11 @@ impl Victim {
         let took = began.elapsed();
         self.slowest = self.slowest.max(took);
         self.kills += 1;
-        ensure!(took < RECOVERED, "recovered after {took:?}");
+        ensure!(
+            took < RECOVERED,
+            "recovered after {took:?}; the end of the log is\n{}",
+            self.world.gateway.log_end()
+        );
         Ok(())
     }
 
