@@ -1,27 +1,23 @@
 //! Documents that are generated from the code: written, or checked to be current.
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::openapi;
+use crate::{example, openapi};
 
 /// A document, and the example that prints it from the code's own definitions.
 struct Document {
     path: &'static str,
-    package: &'static str,
     example: &'static str,
 }
 
 const REFERENCE: Document = Document {
     path: "docs/commands.md",
-    package: "adit",
     example: "reference",
 };
 const INTERFACE: Document = Document {
     path: "docs/openapi.json",
-    package: "adit-gateway",
     example: "openapi",
 };
 
@@ -55,12 +51,9 @@ pub(crate) fn generate(repository: &Path, check: bool) -> Result<Vec<String>> {
 }
 
 fn print(repository: &Path, document: &Document) -> Result<Vec<u8>> {
-    let output = Command::new(env!("CARGO"))
-        .args(["run", "--quiet", "--locked", "--package", document.package])
-        .args(["--example", document.example])
-        .current_dir(repository)
+    let output = example::command(repository, document.example)?
         .output()
-        .context("cannot run cargo")?;
+        .with_context(|| format!("cannot run the example `{}`", document.example))?;
     if !output.status.success() {
         bail!(
             "{} cannot be generated:\n{}",

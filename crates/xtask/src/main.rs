@@ -1,6 +1,7 @@
 //! Repository chores, started as `cargo xtask CHORE`.
 
 mod docs;
+mod example;
 mod layout;
 mod manual;
 mod openapi;

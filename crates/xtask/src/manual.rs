@@ -1,9 +1,10 @@
 //! The man pages and the completions of shells, which packages bring along.
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+
+use crate::example;
 
 const FOLDER: &str = "target/manual";
 
@@ -23,13 +24,10 @@ pub(crate) fn generate(repository: &Path) -> Result<Vec<String>> {
     if folder.exists() {
         std::fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {FOLDER}"))?;
     }
-    let status = Command::new(env!("CARGO"))
-        .args(["run", "--quiet", "--locked", "--package", "adit"])
-        .args(["--example", "manual", "--"])
+    let status = example::command(repository, "manual")?
         .arg(&folder)
-        .current_dir(repository)
         .status()
-        .context("cannot run cargo")?;
+        .context("cannot run the example `manual`")?;
     if !status.success() {
         bail!("{FOLDER} cannot be generated: {status}");
     }
