@@ -31,6 +31,8 @@ pub(crate) struct Bridge {
     pub(crate) interface: String,
     /// Another one comes with the state of the change that took it over.
     pub(crate) private_key: watch::Receiver<PrivateKey>,
+    /// The public one of the last.
+    pub(crate) public_key: Option<(PrivateKey, PublicKey)>,
     pub(crate) state: watch::Receiver<Arc<State>>,
     /// Facts with the gateway's key in them, for decisions.
     pub(crate) facts: watch::Sender<Arc<Facts>>,
@@ -116,7 +118,7 @@ impl Bridge {
     async fn apply(&mut self) {
         let state = Arc::clone(&self.state.borrow_and_update());
         let private_key = *self.private_key.borrow();
-        let gateway_key = Some(private_key.public_key());
+        let gateway_key = Some(self.public_key(private_key));
         if self.facts.borrow().gateway_key != gateway_key {
             self.facts
                 .send_modify(|facts| Arc::make_mut(facts).gateway_key = gateway_key);
@@ -160,6 +162,18 @@ impl Bridge {
         self.tell(Some((state.revision, Basis { state, facts })));
     }
 
+    /// Calculated once for each.
+    fn public_key(&mut self, private: PrivateKey) -> PublicKey {
+        match self.public_key {
+            Some((of, public)) if of == private => public,
+            _ => {
+                let public = private.public_key();
+                self.public_key = Some((private, public));
+                public
+            }
+        }
+    }
+
     async fn answer(&mut self, request: Await) {
         let reached = self.progress.borrow().revision;
         if reached.is_none_or(|reached| reached < request.revision) {
@@ -171,9 +185,10 @@ impl Bridge {
     }
 
     fn take_facts(&mut self, facts: &Facts) {
+        let private_key = *self.private_key.borrow();
         let mut facts = Facts {
             listeners: self.fleeting.sift(&facts.listeners, Instant::now()),
-            gateway_key: Some(self.private_key.borrow().public_key()),
+            gateway_key: Some(self.public_key(private_key)),
             ..facts.clone()
         };
         self.holding.name(&mut facts);

@@ -171,6 +171,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<Ending> {
         handle,
         interface: options.interface.clone(),
         private_key: key_receiver,
+        public_key: None,
         state: state_receiver.clone(),
         facts: facts_sender,
         progress: progress_sender,

@@ -298,6 +298,8 @@ impl Writer {
             self.published.send_replace(Arc::clone(&state));
             self.events.commit(revision, edits, state);
             adit_fault::passing("writer/published");
+            // While the kernel is led there.
+            self.store.acknowledge();
         }
         for answer in told {
             self.answers.add(answer);
@@ -318,12 +320,12 @@ impl Writer {
         key: Option<&PrivateKey>,
     ) -> Result<(), String> {
         let Some(key) = key else {
-            let committed = self.store.commit(revision, writes);
+            let committed = self.store.put(revision, writes);
             return committed.map_err(|error| error.to_string());
         };
         key::stage(&self.directory, key).map_err(|error| error.to_string())?;
         adit_fault::passing("writer/staged");
-        if let Err(error) = self.store.commit(revision, writes) {
+        if let Err(error) = self.store.put(revision, writes) {
             if let Err(error) = key::discard(&self.directory) {
                 tracing::error!(%error, "a key that was not taken over is left");
             }

@@ -38,7 +38,7 @@ pub struct Store {
     files: Files,
     /// None while the disk refuses: then nothing there is kept open, and each commit tries anew.
     open: Option<Open>,
-    /// The last that was acknowledged.
+    /// The last that was committed.
     revision: u64,
     health: Health,
 }
@@ -126,9 +126,24 @@ impl Store {
         ))
     }
 
+    /// [`Self::put`] and [`Self::acknowledge`].
+    pub fn commit(&mut self, revision: u64, writes: &[Write]) -> Result<(), StoreError> {
+        self.put(revision, writes)?;
+        self.acknowledge();
+        Ok(())
+    }
+
+    /// Puts the last revision on record: from now on it is noticed if it is lost. To be done before anyone is told that a
+    /// change was made; does nothing the second time.
+    pub fn acknowledge(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.record.follow(self.revision);
+        }
+    }
+
     /// Makes all of `writes` and the revision durable, or nothing. After an error the store holds what it held
     /// before, and takes the next commit. Answers and entries of the log alone leave the revision as it is.
-    pub fn commit(&mut self, revision: u64, writes: &[Write]) -> Result<(), StoreError> {
+    pub fn put(&mut self, revision: u64, writes: &[Write]) -> Result<(), StoreError> {
         let result = match self.write(revision, writes) {
             // To SQLite a file system that went read-only is an I/O error like any other.
             Err(error @ StoreError::Database { .. }) => match Snapshots::of(&self.files).probe() {
@@ -202,9 +217,6 @@ impl Store {
             .commit()
             .map_err(|error| failed("commit", error))?;
         adit_fault::passing("store/committed");
-        if head.revision > self.revision {
-            open.record.write(head.revision);
-        }
         self.revision = head.revision;
         Ok(())
     }

@@ -17,6 +17,8 @@ pub(crate) struct Record {
     path: PathBuf,
     file: Option<File>,
     next: u64,
+    /// What it says; none when that is not known.
+    said: Option<u64>,
 }
 
 impl Record {
@@ -33,15 +35,21 @@ impl Record {
             path: path.to_owned(),
             file: None,
             next: 0,
+            said: None,
         };
-        record.write(revision);
+        record.follow(revision);
         record
     }
 
     /// Durable when this returns, unless the record is gone.
-    pub(crate) fn write(&mut self, revision: u64) {
+    pub(crate) fn follow(&mut self, revision: u64) {
+        if self.said == Some(revision) {
+            return;
+        }
+        self.said = Some(revision);
         if self.try_write(revision).is_err() {
             self.file = None;
+            self.said = None;
             // Nothing to remove, or a disk that takes nothing: then no commit succeeds either.
             let _ = fs::remove_file(&self.path);
         }
@@ -102,7 +110,7 @@ mod tests {
         let mut record = Record::begin(&path, 7);
         assert_eq!(Record::read(&path), Some(7));
         for revision in 8..12 {
-            record.write(revision);
+            record.follow(revision);
             assert_eq!(Record::read(&path), Some(revision));
             assert_eq!(fs::metadata(&path).unwrap().len(), 2 * SLOT as u64);
         }

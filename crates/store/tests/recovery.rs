@@ -104,6 +104,29 @@ fn what_is_damaged_is_restored_when_nothing_is_lost_by_it() {
 }
 
 #[test]
+fn only_what_was_acknowledged_is_missed() {
+    let directory = in_memory();
+    let (mut store, _) = Store::open(directory.path()).unwrap();
+    store.commit(1, &[set(1, 1, "told")]).unwrap();
+    let log = fs::read(directory.path().join("adit.db-wal")).unwrap();
+    let without_the_last = || {
+        let copy = in_memory();
+        for entry in fs::read_dir(directory.path()).unwrap() {
+            let path = entry.unwrap().path();
+            fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+        }
+        fs::write(copy.path().join("adit.db-wal"), &log).unwrap();
+        let opened = Store::open(copy.path());
+        opened.map(|(_, loaded)| loaded.revision)
+    };
+    store.put(2, &[set(2, 2, "on its way")]).unwrap();
+    assert_eq!(without_the_last().unwrap(), 1);
+    store.acknowledge();
+    let error = without_the_last().unwrap_err().to_string();
+    assert!(error.contains("revision 2"), "{error}");
+}
+
+#[test]
 fn what_would_lose_changes_is_refused_until_that_is_accepted() {
     for behind in [1, 3] {
         let crashed = Crashed::new(behind);
