@@ -361,7 +361,8 @@ fn ends(world: &World, server: &Device) -> Result<()> {
         server,
         json!({"internal": 8400, "external": 8400, "lifetime": 2}),
     )?;
-    ensure!(told["lifetime"] == 2, "{told}");
+    // What is left when the answer goes out: writing takes its time.
+    ensure!(told["lifetime"] == 2 || told["lifetime"] == 1, "{told}");
     let web = listen(&server.host, at(server.ipv4, 8400))?;
     let early = connect(&internet, None, at(PUBLIC4, 8400), SHORT);
     wait_until("the end of a lease", SOON, || Ok(leases(world)?.is_empty()))?;
