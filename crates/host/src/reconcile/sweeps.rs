@@ -33,7 +33,7 @@ pub(super) struct Sweeps {
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// ... and where sweeping takes long, for this many times as long as it took.
-const SHARE: u32 = 10;
+const SHARE: u32 = 30;
 
 impl Sweeps {
     /// With what a predecessor left undone.
