@@ -133,7 +133,7 @@ impl Store {
         Ok(())
     }
 
-    /// Puts the last revision on record: from now on it is noticed if it is lost. To be done before anyone is told that a
+    /// Puts the last revision on record: a database that ends before it is refused. To be done before anyone is told that a
     /// change was made; does nothing the second time.
     pub fn acknowledge(&mut self) {
         if let Some(open) = &mut self.open {
