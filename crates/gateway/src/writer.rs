@@ -296,10 +296,10 @@ impl Writer {
                 self.metrics.changed(action, kind);
             }
             self.published.send_replace(Arc::clone(&state));
+            // While the kernel is led there; before anyone is told.
+            self.store.acknowledge();
             self.events.commit(revision, edits, state);
             adit_fault::passing("writer/published");
-            // While the kernel is led there.
-            self.store.acknowledge();
         }
         for answer in told {
             self.answers.add(answer);
