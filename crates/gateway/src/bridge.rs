@@ -33,6 +33,7 @@ pub(crate) struct Bridge {
     pub(crate) private_key: watch::Receiver<PrivateKey>,
     /// The public one of the last.
     pub(crate) public_key: Option<(PrivateKey, PublicKey)>,
+    /// Those that are on disk.
     pub(crate) state: watch::Receiver<Arc<State>>,
     /// Facts with the gateway's key in them, for decisions.
     pub(crate) facts: watch::Sender<Arc<Facts>>,

@@ -1,4 +1,4 @@
-//! Keeps a snapshot of the state beside the database, and tells how the disk of both does.
+//! Keeps a snapshot of the state beside the database, has the database put on record, and tells how the disk of both does.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,8 +9,10 @@ use adit_model::state::State;
 use adit_store::snapshot::Snapshot;
 use adit_store::{Health, Snapshots, StoredObject};
 use nix::sys::statvfs::{FsFlags, statvfs};
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::writer::Order;
 
 /// How long it has to be quiet after a change.
 const QUIET: Duration = Duration::from_millis(1500);
@@ -20,6 +22,9 @@ const LONGEST: Duration = Duration::from_secs(10);
 
 /// How soon a snapshot that failed is tried again.
 const AGAIN: Duration = Duration::from_secs(3);
+
+/// How long what devices opened may be not on record, where power failures are concerned. It is on disk already.
+const UNRECORDED: Duration = Duration::from_millis(20);
 
 /// How often the disk is looked at.
 const LOOK: Duration = Duration::from_secs(2);
@@ -109,6 +114,16 @@ impl Keeper {
             *told = problems;
             is_new
         });
+    }
+}
+
+/// Has what changes put on record a moment later.
+pub(crate) async fn record(mut state: watch::Receiver<Arc<State>>, orders: mpsc::Sender<Order>) {
+    while state.changed().await.is_ok() {
+        sleep(UNRECORDED).await;
+        if orders.send(Order::Record).await.is_err() {
+            return;
+        }
     }
 }
 

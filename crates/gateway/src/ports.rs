@@ -230,6 +230,8 @@ impl PortControl {
 
     /// What a wish leads to that needs no change: of what this host's kernel has.
     fn at_once(&self, control: &Control, state: &State, wish: &Wish, now: u64) -> Option<Outcome> {
+        let facts = Arc::clone(&control.facts.borrow());
+        let mut known = None;
         let change = match wish {
             Wish::Address(device) => {
                 let outlook = self.outlook(control, state);
@@ -238,11 +240,16 @@ impl PortControl {
                     None => Outcome::Failed(Failure::no_address()),
                 });
             }
-            Wish::Request(wish) => Change::RequestLease(wish.clone()),
+            Wish::Request(wish) => {
+                known = granted(state, &facts, wish, now);
+                if known.is_none() && has_room(state, wish.parties.owner) {
+                    return None;
+                }
+                Change::RequestLease(wish.clone())
+            }
             Wish::End(wish) => Change::EndLease(wish.clone()),
             Wish::EndAll(wish) => Change::EndLeases(*wish),
         };
-        let facts = Arc::clone(&control.facts.borrow());
         let edits = match decide(state, change, &facts, now, &[0; 64]) {
             Ok(edits) => edits,
             Err(refusal) => return Some(Outcome::Failed(failure(refusal))),
@@ -250,8 +257,8 @@ impl PortControl {
         if !edits.is_empty() {
             return None;
         }
-        let request = match wish {
-            Wish::Request(request) => request,
+        match wish {
+            Wish::Request(_) => {}
             Wish::EndAll(wish) if translation::is_left(state, wish) => {
                 return Some(Outcome::Failed(Failure::left()));
             }
@@ -259,8 +266,8 @@ impl PortControl {
                 let is_gone = control.progress.borrow().has(state.revision);
                 return is_gone.then_some(Outcome::Ended);
             }
-        };
-        let grant = granted(state, &facts, request, now)?;
+        }
+        let grant = known?;
         let is_live = control.progress.borrow().has(grant.version);
         (is_live && self.promises.renew(&grant, now)).then_some(Outcome::Granted(grant))
     }
@@ -430,6 +437,12 @@ fn policy(device: &Device) -> Policy {
         },
         nat_pmp: true,
     }
+}
+
+/// Whether a device may open a port more.
+fn has_room(state: &State, device: DeviceId) -> bool {
+    let device = state.devices.get(&device);
+    device.is_some_and(|device| state.leased_ports(device.id) < device.lease_quota())
 }
 
 fn failure(refusal: Refusal) -> Failure {

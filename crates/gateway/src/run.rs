@@ -32,7 +32,7 @@ use crate::control::{Control, Progress};
 use crate::events::{Events, watch_network};
 use crate::fleeting::Fleeting;
 use crate::http;
-use crate::keeper::Keeper;
+use crate::keeper::{self, Keeper};
 use crate::key;
 use crate::metrics::Metrics;
 use crate::names::Front;
@@ -113,7 +113,9 @@ pub async fn run(options: RunOptions) -> anyhow::Result<Ending> {
     let (access, told) = prepared;
     let (api_sender, api_receiver) = watch::channel(told);
 
-    let (state_sender, state_receiver) = watch::channel(Arc::new(state.clone()));
+    let restored = Arc::new(state.clone());
+    let (leading_sender, leading_receiver) = watch::channel(Arc::clone(&restored));
+    let (state_sender, state_receiver) = watch::channel(restored);
     let holding = front.holding().await;
     let mut first_facts = Facts {
         gateway_key: Some(private_key.public_key()),
@@ -154,6 +156,8 @@ pub async fn run(options: RunOptions) -> anyhow::Result<Ending> {
         events: Arc::clone(&events),
         metrics: Arc::clone(&metrics),
         facts: facts_receiver.clone(),
+        observer: adit_host::listener::Observer::default(),
+        leading: leading_sender,
         published: state_sender,
         answers: answers.clone(),
         directory: options.state_dir.clone(),
@@ -172,7 +176,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<Ending> {
         interface: options.interface.clone(),
         private_key: key_receiver,
         public_key: None,
-        state: state_receiver.clone(),
+        state: leading_receiver,
         facts: facts_sender,
         progress: progress_sender,
         awaits: awaits_receiver,
@@ -230,6 +234,10 @@ pub async fn run(options: RunOptions) -> anyhow::Result<Ending> {
         None => None,
     };
     let mut beside = JoinSet::new();
+    beside.spawn(keeper::record(
+        control.state.clone(),
+        control.requests.clone(),
+    ));
     beside.spawn(watch_network(Arc::downgrade(&control), Arc::clone(&events)));
     beside.spawn(tell_refused(Arc::clone(&audit)));
     let ports = PortControl::new(&control, &options.state_dir);

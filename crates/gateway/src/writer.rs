@@ -13,6 +13,7 @@ use adit_model::decide::{Random, decide, decide_awaiting};
 use adit_model::edit::{Edit, Key, Object, ObjectError};
 use adit_model::facts::{Facts, Listener};
 use adit_model::key::PrivateKey;
+use adit_model::protocol::Protocol;
 use adit_model::refusal::Refusal;
 use adit_model::state::State;
 use adit_model::{confinement, confirmation};
@@ -38,6 +39,8 @@ pub(crate) enum Order {
     Change(Box<Request>),
     /// An entry for the audit log that tells of no change; answered when it is durable, or cannot be.
     Note(Note, oneshot::Sender<()>),
+    /// To put on record what was answered already.
+    Record,
     /// A part of the audit log.
     Read(LogQuery, oneshot::Sender<Result<Vec<Entry>, String>>),
 }
@@ -106,6 +109,10 @@ pub(crate) struct Writer {
     /// The committed state, and while a batch is decided what it will be.
     pub(crate) state: State,
     pub(crate) facts: watch::Receiver<Arc<Facts>>,
+    pub(crate) observer: listener::Observer,
+    /// Where the kernel is led: what is on disk.
+    pub(crate) leading: watch::Sender<Arc<State>>,
+    /// What everybody sees: what is on record, too.
     pub(crate) published: watch::Sender<Arc<State>>,
     pub(crate) answers: Answers,
     /// Where the private key is.
@@ -132,11 +139,13 @@ impl Writer {
             let mut requests = Vec::new();
             let mut notes = Vec::new();
             let mut reads = Vec::new();
+            let mut is_to_record = false;
             let mut next = Some(first);
             while let Some(order) = next {
                 match order {
                     Order::Change(request) => requests.push(*request),
                     Order::Note(note, answer) => notes.push((note, answer)),
+                    Order::Record => is_to_record = true,
                     Order::Read(query, answer) => reads.push((query, answer)),
                 }
                 let is_full = requests.len() + notes.len() + reads.len() >= BATCH;
@@ -148,12 +157,16 @@ impl Writer {
             }
             self.commit(requests);
             self.note(notes);
+            if is_to_record {
+                self.store.acknowledge();
+            }
             for (query, answer) in reads {
                 let entries = self.store.log(&query).map_err(|error| error.to_string());
                 // Whoever asked may have gone away.
                 let _ = answer.send(entries);
             }
         }
+        self.store.acknowledge();
     }
 
     /// Entries that tell of no change have a commit of their own: what keeps them from the disk must stop no change.
@@ -181,22 +194,15 @@ impl Writer {
         }
         let facts = Arc::clone(&self.facts.borrow());
         // For all that devices ask together, it is looked once which services there are.
-        let asked = |request: &Request| matches!(request.change, Change::RequestLease(_));
-        let listening = batch.iter().any(asked).then(|| {
-            let present = listener::observe_quickly(&facts.listeners);
-            let fresh = facts_with(&facts, present, &self.holding);
-            Facts {
-                listeners: facts.listeners.clone(),
-                present: fresh.listeners,
-                ..fresh
-            }
-        });
+        let asked: BTreeSet<Protocol> = batch.iter().flat_map(protocols_of).collect();
+        let listening = self.with_present(&facts, &asked);
         let before = self.state.clone();
         let mut decided = Vec::new();
         let mut repeated = Vec::new();
         let mut begun = HashSet::new();
         let mut notes = Vec::new();
         let mut changes = Vec::new();
+        let mut is_of_devices_alone = true;
         let mut key = None;
         let revision = before.revision + 1;
         self.state.revision = revision;
@@ -240,6 +246,7 @@ impl Writer {
                         changes.push(action);
                     }
                     notes.extend(note);
+                    is_of_devices_alone &= is_of_devices || edits.is_empty();
                     key = taken.or(key);
                     begun.extend(repeatable.as_ref().map(|repeatable| repeatable.key.clone()));
                     decided.push(Decided {
@@ -295,9 +302,14 @@ impl Writer {
             for (action, kind) in changes {
                 self.metrics.changed(action, kind);
             }
-            self.published.send_replace(Arc::clone(&state));
+            self.leading.send_replace(Arc::clone(&state));
             // While the kernel is led there; before anyone is told.
-            self.store.acknowledge();
+            if is_of_devices_alone {
+                self.store.acknowledge_for_now();
+            } else {
+                self.store.acknowledge();
+            }
+            self.publish(&state);
             self.events.commit(revision, edits, state);
             adit_fault::passing("writer/published");
         }
@@ -310,6 +322,38 @@ impl Writer {
         for answer in repeated {
             reply(answer, Err(WriteError::Repeated));
         }
+        if is_changed {
+            self.announce();
+        }
+    }
+
+    /// Facts with the listeners of this moment beside those that are known, where there are others that count.
+    fn with_present(&mut self, facts: &Facts, protocols: &BTreeSet<Protocol>) -> Option<Facts> {
+        if protocols.is_empty() {
+            return None;
+        }
+        let present = self.observer.observe(protocols, &facts.listeners);
+        if matches!(&present, Ok(present) if present.is_subset(&facts.listeners)) {
+            return None;
+        }
+        let fresh = facts_with(facts, present, &self.holding);
+        Some(Facts {
+            listeners: facts.listeners.clone(),
+            present: fresh.listeners,
+            ..fresh
+        })
+    }
+
+    /// Whoever is answered sees the change; those who wait for any are woken after the answers.
+    fn publish(&self, state: &Arc<State>) {
+        self.published.send_if_modified(|published| {
+            published.clone_from(state);
+            false
+        });
+    }
+
+    fn announce(&self) {
+        self.published.send_modify(|_| {});
     }
 
     /// Commits, with the key that is taken over: after a crash at any moment both are there or neither is.
@@ -459,6 +503,17 @@ const fn is_of_devices(change: &Change) -> bool {
             | Change::EndLeases(_)
             | Change::ExpireLeases(_)
     )
+}
+
+/// The protocols of which a device asks for a port.
+fn protocols_of(request: &Request) -> Vec<Protocol> {
+    let Change::RequestLease(wish) = &request.change else {
+        return Vec::new();
+    };
+    match wish.protocol {
+        Some(protocol) => vec![protocol],
+        None => Protocol::ALL.to_vec(),
+    }
 }
 
 /// The private key that a change makes the gateway's.

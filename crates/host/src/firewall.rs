@@ -59,6 +59,8 @@ pub struct Table {
     journal: Arc<Journal>,
     /// The skeleton that was loaded last, and how the kernel lists it.
     loaded: Option<(String, Fingerprint)>,
+    /// For elements; open while they can be exchanged by it.
+    requests: Option<Requests>,
 }
 
 /// What the kernel holds.
@@ -153,8 +155,8 @@ impl Table {
         self.apply("delete", &render_removal()).await
     }
 
-    async fn exchange(&self, delta: &Delta) -> Result<(), FirewallError> {
-        let Some(requests) = batch::requests(delta) else {
+    async fn exchange(&mut self, delta: &Delta) -> Result<(), FirewallError> {
+        let Some(changes) = batch::requests(delta) else {
             return self.apply(UPDATE, &delta.render()).await;
         };
         let failed = |cause| FirewallError::Netlink {
@@ -164,11 +166,15 @@ impl Table {
         let mut own = self.journal.0.lock().await;
         adit_fault::point(format_args!("nft/{UPDATE}")).map_err(failed)?;
         for _ in 0..LOAD_ATTEMPTS {
-            let before = current_generation()?;
-            let outcome = Requests::open().and_then(|mut it| it.transact(before, &requests));
-            match outcome {
+            let mut requests = match self.requests.take() {
+                Some(requests) => requests,
+                None => Requests::open().map_err(failed)?,
+            };
+            let before = generation(&mut requests)?;
+            match requests.transact(before, &changes) {
                 Ok(()) => {
                     remember(&mut own, before.wrapping_add(1));
+                    self.requests = Some(requests);
                     adit_fault::passing(format_args!("nft/{UPDATE}/done"));
                     return Ok(());
                 }
@@ -261,6 +267,11 @@ fn is_loaded(table: &str) -> Result<bool, FirewallError> {
 }
 
 fn current_generation() -> Result<u32, FirewallError> {
+    let mut requests = Requests::open().map_err(no_generation)?;
+    generation(&mut requests)
+}
+
+fn generation(requests: &mut Requests) -> Result<u32, FirewallError> {
     const GET_GENERATION: u8 = 16;
     let request = Request {
         subsystem: SUBSYSTEM_NFTABLES,
@@ -268,14 +279,16 @@ fn current_generation() -> Result<u32, FirewallError> {
         family: 0,
         attributes: Vec::new(),
     };
-    Requests::open()
-        .and_then(|mut requests| {
-            requests.get(&request, |message| generation_in(message.attributes))
-        })
-        .map_err(|cause| FirewallError::Netlink {
-            operation: "read the ruleset's generation",
-            cause,
-        })
+    requests
+        .get(&request, |message| generation_in(message.attributes))
+        .map_err(no_generation)
+}
+
+fn no_generation(cause: io::Error) -> FirewallError {
+    FirewallError::Netlink {
+        operation: "read the ruleset's generation",
+        cause,
+    }
 }
 
 pub(crate) fn generation_in(attributes: &[u8]) -> Option<u32> {

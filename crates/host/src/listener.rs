@@ -12,13 +12,15 @@ use adit_model::protocol::Protocol;
 
 pub(crate) mod diagnosis;
 
+use self::diagnosis::Diagnosis;
+
 /// Listening TCP sockets and unconnected UDP sockets in the network namespace of the calling thread, those on
 /// loopback left out. A socket on `::` usually takes IPv4, too; whether it does cannot be seen here.
 ///
 /// Process names are found by looking through the descriptors of all processes, as far as we may see them. That takes
 /// long where there are many: it is not done when all sockets are among those that are `known`.
 pub fn observe(known: &BTreeSet<Listener>) -> io::Result<BTreeSet<Listener>> {
-    let sockets = sockets()?;
+    let sockets = sockets(&mut Diagnosis::default(), &Protocol::ALL.into())?;
     let recognized: Option<BTreeSet<Listener>> = recognize(&sockets, known).collect();
     if let Some(listeners) = recognized {
         return Ok(listeners);
@@ -31,19 +33,29 @@ pub fn observe(known: &BTreeSet<Listener>) -> io::Result<BTreeSet<Listener>> {
         .collect())
 }
 
-/// [`observe`] without looking for processes: those that are not among the `known` have no name.
-pub fn observe_quickly(known: &BTreeSet<Listener>) -> io::Result<BTreeSet<Listener>> {
-    let sockets = sockets()?;
-    let recognized = recognize(&sockets, known);
-    Ok(recognized
-        .zip(&sockets)
-        .map(|(listener, socket)| listener.unwrap_or_else(|| socket.of_process(None)))
-        .collect())
+/// Looks for sockets again and again.
+#[derive(Debug, Default)]
+pub struct Observer(Diagnosis);
+
+impl Observer {
+    /// [`observe`] of some protocols, without looking for processes: those that are not among the `known` have no name.
+    pub fn observe(
+        &mut self,
+        protocols: &BTreeSet<Protocol>,
+        known: &BTreeSet<Listener>,
+    ) -> io::Result<BTreeSet<Listener>> {
+        let sockets = sockets(&mut self.0, protocols)?;
+        let recognized = recognize(&sockets, known);
+        Ok(recognized
+            .zip(&sockets)
+            .map(|(listener, socket)| listener.unwrap_or_else(|| socket.of_process(None)))
+            .collect())
+    }
 }
 
-fn sockets() -> io::Result<Vec<Socket>> {
+fn sockets(diagnosis: &mut Diagnosis, protocols: &BTreeSet<Protocol>) -> io::Result<Vec<Socket>> {
     // Its modules may be missing.
-    diagnosis::sockets().or_else(|_| listed())
+    diagnosis.sockets(protocols).or_else(|_| listed())
 }
 
 /// For each socket the listener that is known of it.
@@ -244,7 +256,7 @@ mod tests {
             let ours = |socket: &Socket| ports.contains(&socket.port);
             sockets.into_iter().filter(ours).collect()
         };
-        let told = ours(diagnosis::sockets().unwrap());
+        let told = ours(Diagnosis::default().sockets(&Protocol::ALL.into()).unwrap());
         assert_eq!(told, ours(listed().unwrap()));
         let (listening, rest) = ports.split_at(4);
         for port in listening {

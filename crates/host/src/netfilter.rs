@@ -59,6 +59,8 @@ pub(crate) struct Request {
 pub(crate) struct Requests {
     socket: Socket,
     sequence: u32,
+    /// The last answer.
+    datagram: Vec<u8>,
 }
 
 impl Requests {
@@ -70,6 +72,7 @@ impl Requests {
         Ok(Self {
             socket,
             sequence: 0,
+            datagram: Vec::with_capacity(DATAGRAM),
         })
     }
 
@@ -82,8 +85,8 @@ impl Requests {
         adit_fault::point("netfilter/get")?;
         let sequence = self.send(&[request], REQUEST)?;
         loop {
-            let datagram = self.receive()?;
-            let Some(part) = Parts(&datagram).find(|part| part.sequence == sequence) else {
+            self.receive()?;
+            let Some(part) = Parts(&self.datagram).find(|part| part.sequence == sequence) else {
                 continue;
             };
             if part.kind == KIND_ERROR {
@@ -127,8 +130,8 @@ impl Requests {
             let mut expected = self.send(&batch, REQUEST | ACKNOWLEDGE)?;
             let end = outcomes.len() + batch.len();
             while outcomes.len() < end {
-                let datagram = self.receive()?;
-                for part in Parts(&datagram) {
+                self.receive()?;
+                for part in Parts(&self.datagram) {
                     if part.sequence == expected && part.kind == KIND_ERROR {
                         outcomes.push(part.outcome());
                         expected = expected.wrapping_add(1);
@@ -166,8 +169,8 @@ impl Requests {
         self.socket.send(&datagram, 0)?;
         // Of a change that fails an error is told, of the last one how it ended, and of the first message what prevents all.
         loop {
-            let datagram = self.receive()?;
-            for part in Parts(&datagram).filter(|part| part.kind == KIND_ERROR) {
+            self.receive()?;
+            for part in Parts(&self.datagram).filter(|part| part.kind == KIND_ERROR) {
                 let place = part.sequence.wrapping_sub(first);
                 if place <= last.wrapping_sub(first) {
                     part.outcome()?;
@@ -210,8 +213,8 @@ impl Requests {
         let mut selected = Vec::new();
         let mut whole = true;
         loop {
-            let datagram = self.receive()?;
-            let mut parts = Parts(&datagram);
+            self.receive()?;
+            let mut parts = Parts(&self.datagram);
             for part in parts.by_ref().filter(|part| part.sequence == sequence) {
                 whole &= part.flags & DUMP_INTERRUPTED == 0;
                 match part.kind {
@@ -255,10 +258,10 @@ impl Requests {
         self.sequence
     }
 
-    fn receive(&self) -> io::Result<Vec<u8>> {
-        let mut datagram = Vec::with_capacity(DATAGRAM);
-        self.socket.recv(&mut datagram, 0)?;
-        Ok(datagram)
+    fn receive(&mut self) -> io::Result<()> {
+        self.datagram.clear();
+        self.socket.recv(&mut self.datagram, 0)?;
+        Ok(())
     }
 }
 

@@ -141,6 +141,13 @@ impl Store {
         }
     }
 
+    /// The same as far as a power failure is not concerned: for that it is to be [acknowledged](Self::acknowledge) soon.
+    pub fn acknowledge_for_now(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.record.say(self.revision);
+        }
+    }
+
     /// Makes all of `writes` and the revision durable, or nothing. After an error the store holds what it held
     /// before, and takes the next commit. Answers and entries of the log alone leave the revision as it is.
     pub fn put(&mut self, revision: u64, writes: &[Write]) -> Result<(), StoreError> {

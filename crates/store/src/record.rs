@@ -19,6 +19,7 @@ pub(crate) struct Record {
     next: u64,
     /// What it says; none when that is not known.
     said: Option<u64>,
+    is_durable: bool,
 }
 
 impl Record {
@@ -36,6 +37,7 @@ impl Record {
             file: None,
             next: 0,
             said: None,
+            is_durable: false,
         };
         record.follow(revision);
         record
@@ -43,16 +45,32 @@ impl Record {
 
     /// Durable when this returns, unless the record is gone.
     pub(crate) fn follow(&mut self, revision: u64) {
-        if self.said == Some(revision) {
-            return;
+        if self.say(revision) && !self.is_durable {
+            let synced = self.file.as_ref().map_or(Ok(()), File::sync_data);
+            self.is_durable = synced.is_ok();
+            if !self.is_durable {
+                self.withdraw();
+            }
         }
-        self.said = Some(revision);
-        if self.try_write(revision).is_err() {
-            self.file = None;
-            self.said = None;
-            // Nothing to remove, or a disk that takes nothing: then no commit succeeds either.
-            let _ = fs::remove_file(&self.path);
+    }
+
+    /// Said to whoever reads it, and durable with the next that [follows](Self::follow); whether there is a record.
+    pub(crate) fn say(&mut self, revision: u64) -> bool {
+        if self.said != Some(revision) {
+            self.is_durable = false;
+            self.said = Some(revision);
+            if self.try_write(revision).is_err() {
+                self.withdraw();
+            }
         }
+        self.said.is_some()
+    }
+
+    fn withdraw(&mut self) {
+        self.file = None;
+        self.said = None;
+        // Nothing to remove, or a disk that takes nothing: then no commit succeeds either.
+        let _ = fs::remove_file(&self.path);
     }
 
     fn try_write(&mut self, revision: u64) -> io::Result<()> {
@@ -74,7 +92,6 @@ impl Record {
             }
         };
         file.write_all_at(&slot, self.next * size)?;
-        file.sync_data()?;
         self.next = 1 - self.next;
         self.file = Some(file);
         Ok(())

@@ -204,10 +204,16 @@ pub(crate) fn apply(
 
 /// Removes a row; its digest, if it was there.
 fn take(transaction: &Transaction<'_>, kind: &str, id: i64) -> rusqlite::Result<Option<i64>> {
-    transaction
-        .prepare_cached("DELETE FROM object WHERE kind = ?1 AND id = ?2 RETURNING digest")?
+    let digest = transaction
+        .prepare_cached("SELECT digest FROM object WHERE kind = ?1 AND id = ?2")?
         .query_row(params![kind, id], |row| row.get(0))
-        .optional()
+        .optional()?;
+    if digest.is_some() {
+        transaction
+            .prepare_cached("DELETE FROM object WHERE kind = ?1 AND id = ?2")?
+            .execute(params![kind, id])?;
+    }
+    Ok(digest)
 }
 
 impl Head {

@@ -124,6 +124,10 @@ fn only_what_was_acknowledged_is_missed() {
     store.acknowledge();
     let error = without_the_last().unwrap_err().to_string();
     assert!(error.contains("revision 2"), "{error}");
+    store.put(3, &[set(3, 3, "told at once")]).unwrap();
+    store.acknowledge_for_now();
+    let error = without_the_last().unwrap_err().to_string();
+    assert!(error.contains("revision 3"), "{error}");
 }
 
 #[test]

@@ -34,6 +34,8 @@ fn start(directory: &std::path::Path) -> (Writer, watch::Receiver<Arc<State>>) {
             store,
             state,
             facts,
+            observer: listener::Observer::default(),
+            leading: watch::Sender::new(Arc::default()),
             published,
             answers,
             events: Arc::new(Events::new(0)),

@@ -20,6 +20,8 @@ pub struct Watch {
     touched: bool,
     /// Generations in which our table was touched, not yet looked at.
     pending: VecDeque<u32>,
+    /// The last events.
+    datagram: Vec<u8>,
 }
 
 impl Watch {
@@ -30,6 +32,7 @@ impl Watch {
             journal,
             touched: false,
             pending: VecDeque::new(),
+            datagram: Vec::with_capacity(DATAGRAM),
         })
     }
 
@@ -47,10 +50,14 @@ impl Watch {
                     return Ok(());
                 }
             }
-            let mut datagram = Vec::with_capacity(DATAGRAM);
-            let received = self.socket.recv(&mut datagram).await;
+            self.datagram.clear();
+            let received = self.socket.recv(&mut self.datagram).await;
             match received.and_then(|()| adit_fault::point("nft/event")) {
-                Ok(()) => messages(&datagram).for_each(|message| self.take(message)),
+                Ok(()) => {
+                    for message in messages(&self.datagram) {
+                        take(message, &mut self.touched, &mut self.pending);
+                    }
+                }
                 // Events were lost, and with them perhaps the end of a transaction.
                 Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => {
                     self.touched = false;
@@ -61,18 +68,18 @@ impl Watch {
             }
         }
     }
+}
 
-    /// The kernel tells every object of a transaction, and last the generation that it made.
-    fn take(&mut self, message: Message<'_>) {
-        const NEW_GENERATION: u8 = 15;
-        if message.subsystem != SUBSYSTEM_NFTABLES {
-            return;
-        }
-        if message.kind != NEW_GENERATION {
-            self.touched |= is_ours(message);
-        } else if std::mem::take(&mut self.touched) {
-            self.pending.extend(generation_in(message.attributes));
-        }
+/// The kernel tells every object of a transaction, and last the generation that it made.
+fn take(message: Message<'_>, touched: &mut bool, pending: &mut VecDeque<u32>) {
+    const NEW_GENERATION: u8 = 15;
+    if message.subsystem != SUBSYSTEM_NFTABLES {
+        return;
+    }
+    if message.kind != NEW_GENERATION {
+        *touched |= is_ours(message);
+    } else if std::mem::take(touched) {
+        pending.extend(generation_in(message.attributes));
     }
 }
 

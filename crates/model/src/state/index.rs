@@ -15,7 +15,7 @@ use crate::key::PublicKey;
 use crate::protocol::{PortRange, Protocol};
 
 /// The classes of ranges by length: up to 1, 2, 4, … 65536 ports.
-const CLASSES: RangeInclusive<u32> = 0..=16;
+const CLASSES: usize = 17;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Index {
@@ -53,7 +53,11 @@ pub(super) struct Index {
 
 /// Ranges of ports by group, the class of their length and their first port: ranges that hold a port start near below it.
 #[derive(Clone, Debug)]
-struct Ranges<G: Ord, I: Ord>(OrdSet<(G, u32, u16, I)>);
+struct Ranges<G: Ord, I: Ord> {
+    all: OrdSet<(G, u32, u16, I)>,
+    /// How many there are of each class: most are of the first.
+    counts: [usize; CLASSES],
+}
 
 /// Joined spans of numbers by group: the first of each, and its last.
 #[derive(Clone, Debug)]
@@ -429,19 +433,35 @@ const fn side_of(lease: &Lease) -> (DeviceId, Family, Option<Protocol>) {
 
 impl<G: Ord + Copy, I: Ord + Copy> Ranges<G, I> {
     fn insert(&mut self, group: G, ports: PortRange, id: I) {
-        self.0.insert((group, class(ports), ports.first(), id));
+        let class = class(ports);
+        let before = self.all.insert((group, class, ports.first(), id));
+        if before.is_none() {
+            self.count(class, 1);
+        }
     }
 
     fn remove(&mut self, group: G, ports: PortRange, id: I) {
-        self.0.remove(&(group, class(ports), ports.first(), id));
+        let class = class(ports);
+        let before = self.all.remove(&(group, class, ports.first(), id));
+        if before.is_some() {
+            self.count(class, -1);
+        }
+    }
+
+    fn count(&mut self, class: u32, change: isize) {
+        if let Some(count) = self.counts.get_mut(class as usize) {
+            *count = count.saturating_add_signed(change);
+        }
     }
 
     /// Those that may meet a range, and few others; the least and the greatest id that can be.
     fn near(&self, group: G, ports: PortRange, least: I, greatest: I) -> impl Iterator<Item = I> {
-        CLASSES.flat_map(move |class| {
+        let classes = (0_u32..).zip(&self.counts);
+        let present = classes.filter(|(_, count)| **count > 0);
+        present.flat_map(move |(class, _)| {
             let longest = u16::try_from((1_u32 << class) - 1).unwrap_or(u16::MAX);
             let first = ports.first().saturating_sub(longest);
-            let found = (self.0)
+            let found = (self.all)
                 .range((group, class, first, least)..=(group, class, ports.last(), greatest));
             found.map(|(.., id)| *id)
         })
@@ -450,7 +470,10 @@ impl<G: Ord + Copy, I: Ord + Copy> Ranges<G, I> {
 
 impl<G: Ord, I: Ord> Default for Ranges<G, I> {
     fn default() -> Self {
-        Self(OrdSet::new())
+        Self {
+            all: OrdSet::new(),
+            counts: [0; CLASSES],
+        }
     }
 }
 

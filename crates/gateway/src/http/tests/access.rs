@@ -93,6 +93,8 @@ impl World {
             answers: Answers::default(),
             directory: directory.path().to_owned(),
             private_key: watch::Sender::new(PrivateKey::from_random([1; 32])),
+            observer: adit_host::listener::Observer::default(),
+            leading: watch::Sender::new(Arc::default()),
             published,
             events: Arc::clone(&stopped().events),
             metrics: Arc::clone(&stopped().metrics),
