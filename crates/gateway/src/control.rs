@@ -420,7 +420,7 @@ impl Control {
             peers: Arc::default(),
             interface: self.interface.clone(),
             dataplane: progress.dataplane,
-            applied: progress.revision == Some(state.revision) && progress.problems.is_empty(),
+            applied: progress.revision >= Some(state.revision) && progress.problems.is_empty(),
             problems: progress.problems,
             healed: progress.healed,
             mtu,

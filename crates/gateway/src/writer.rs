@@ -1,8 +1,9 @@
 //! The one writer: decides on changes, commits those that arrived together in one transaction, and only then publishes
 //! the new state.
 
+mod listeners;
+
 use std::collections::{BTreeSet, HashSet};
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -11,7 +12,7 @@ use adit_host::listener;
 use adit_model::change::{Change, Expected};
 use adit_model::decide::{Random, decide, decide_awaiting};
 use adit_model::edit::{Edit, Key, Object, ObjectError};
-use adit_model::facts::{Facts, Listener};
+use adit_model::facts::Facts;
 use adit_model::key::PrivateKey;
 use adit_model::protocol::Protocol;
 use adit_model::refusal::Refusal;
@@ -29,6 +30,8 @@ use crate::events::Events;
 use crate::key;
 use crate::metrics::Metrics;
 use crate::names::Holding;
+
+pub(crate) use self::listeners::with_listeners;
 
 /// The most changes that share one commit.
 const BATCH: usize = 256;
@@ -194,8 +197,9 @@ impl Writer {
         }
         let facts = Arc::clone(&self.facts.borrow());
         // For all that devices ask together, it is looked once which services there are.
-        let asked: BTreeSet<Protocol> = batch.iter().flat_map(protocols_of).collect();
-        let listening = self.with_present(&facts, &asked);
+        let asked = batch.iter().map(|request| &request.change);
+        let asked: BTreeSet<Protocol> = asked.flat_map(listeners::protocols_of).collect();
+        let listening = listeners::with_present(&facts, &asked, &mut self.observer, &self.holding);
         let before = self.state.clone();
         let mut decided = Vec::new();
         let mut repeated = Vec::new();
@@ -327,23 +331,6 @@ impl Writer {
         }
     }
 
-    /// Facts with the listeners of this moment beside those that are known, where there are others that count.
-    fn with_present(&mut self, facts: &Facts, protocols: &BTreeSet<Protocol>) -> Option<Facts> {
-        if protocols.is_empty() {
-            return None;
-        }
-        let present = self.observer.observe(protocols, &facts.listeners);
-        if matches!(&present, Ok(present) if present.is_subset(&facts.listeners)) {
-            return None;
-        }
-        let fresh = facts_with(facts, present, &self.holding);
-        Some(Facts {
-            listeners: facts.listeners.clone(),
-            present: fresh.listeners,
-            ..fresh
-        })
-    }
-
     /// Whoever is answered sees the change; those who wait for any are woken after the answers.
     fn publish(&self, state: &Arc<State>) {
         self.published.send_if_modified(|published| {
@@ -461,32 +448,6 @@ impl Writer {
     }
 }
 
-/// Facts with the listeners of this moment.
-pub(crate) fn with_listeners(facts: &Facts, holding: &Holding) -> Facts {
-    facts_with(facts, listener::observe(&facts.listeners), holding)
-}
-
-fn facts_with(
-    facts: &Facts,
-    listeners: io::Result<BTreeSet<Listener>>,
-    holding: &Holding,
-) -> Facts {
-    match listeners {
-        Ok(listeners) => {
-            let mut fresh = Facts {
-                listeners,
-                ..facts.clone()
-            };
-            holding.name(&mut fresh);
-            fresh
-        }
-        Err(error) => {
-            tracing::warn!(%error, "cannot look for listeners");
-            facts.clone()
-        }
-    }
-}
-
 /// What a decision may use.
 pub(crate) fn random() -> Result<Random, String> {
     let mut random: Random = [0; 64];
@@ -503,17 +464,6 @@ const fn is_of_devices(change: &Change) -> bool {
             | Change::EndLeases(_)
             | Change::ExpireLeases(_)
     )
-}
-
-/// The protocols of which a device asks for a port.
-fn protocols_of(request: &Request) -> Vec<Protocol> {
-    let Change::RequestLease(wish) = &request.change else {
-        return Vec::new();
-    };
-    match wish.protocol {
-        Some(protocol) => vec![protocol],
-        None => Protocol::ALL.to_vec(),
-    }
 }
 
 /// The private key that a change makes the gateway's.
