@@ -3,8 +3,8 @@
 usage: asking.py WAY SERVER OWN COUNT FLIGHTS [FIRST]
   map        new PCP mappings of the internal ports from FIRST on, each for two hours
   renew      the COUNT mappings of the ports from FIRST on that are there, again and again for 10 s
-  announce   PCP ANNOUNCE
-  address    the external address, by NAT-PMP
+  announce   PCP ANNOUNCE, for 2 s
+  address    the external address, by NAT-PMP, for 2 s
 Nonces follow from the internal port, so that another run can renew. An answer that does not come within 2 s is asked for again.
 """
 
@@ -15,6 +15,7 @@ import sys
 import time
 
 SECONDS = 10
+BRIEFLY = 2
 LIFETIME = 7200
 UDP = 17
 
@@ -97,10 +98,10 @@ def main():
         match = mapped
     elif way == "announce":
         text = struct.pack("!BBHI", 2, 0, 0, 0) + wrapped(own)
-        questions = until(SECONDS, lambda number: (number, text))
+        questions = until(BRIEFLY, lambda number: (number, text))
         match = lambda answer, waiting: next(iter(waiting)) if answer[1] == 0x80 and answer[3] == 0 else None
     elif way == "address":
-        questions = until(SECONDS, lambda number: (number, b"\0\0"))
+        questions = until(BRIEFLY, lambda number: (number, b"\0\0"))
         match = lambda answer, waiting: next(iter(waiting)) if answer[:4] == b"\0\x80\0\0" else None
     else:
         sys.exit(__doc__)
